@@ -1,0 +1,182 @@
+"""The command line: help without heavy imports, exit codes, one-sentence errors, clean JSON."""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+import tlmtool
+from tlmtool.cli import COMMANDS, run
+from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
+from tlmtool.report import Report
+from tlmtool.schema import settings
+
+HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """A stand-in for tlmtool.commands; `answer` may be set to an exception or a function."""
+    module = types.ModuleType("tlmtool.commands")
+    module.recipes = []
+    module.answer = lambda recipe: Report(recipe.verb, {"quality": {"name": "loss", "after": 3.31}})
+
+    def command(recipe):
+        module.recipes.append(recipe)
+        print("noise of a library")
+        logging.getLogger("tlmtool").info("half way")
+        if isinstance(module.answer, BaseException):
+            raise module.answer
+        return module.answer(recipe)
+
+    for verb in COMMANDS:
+        setattr(module, verb, command)
+    monkeypatch.setitem(sys.modules, "tlmtool.commands", module)
+    monkeypatch.setattr(tlmtool, "commands", module, raising=False)
+    return module
+
+
+@pytest.mark.parametrize("args", [["--help"], ["compress", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(args):
+    code = (
+        f"import sys; from tlmtool.cli import run; code = run({args!r})\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[] 0"
+    assert "tlm" in done.stdout and "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("verb", list(COMMANDS))
+def test_help_shows_every_flag_and_an_example(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: tlm {verb} " in " ".join(shown.split())
+    for setting in settings(verb).values():
+        assert setting.flag is None or f"--{setting.flag} " in shown
+
+
+def test_without_arguments_the_help(capsys):
+    assert run([]) == 0
+    assert "compress" in capsys.readouterr().out
+
+
+def test_a_command_gets_its_recipe_and_prints_its_report(commands, capsys):
+    sets = ["--set", "seed=3", "--set", "calibration.samples=9"]
+    assert run(["compress", "minilm", "--rank", "8", *sets]) == 0
+    (recipe,) = commands.recipes
+    assert (recipe.verb, recipe.model, recipe.compression.rank) == ("compress", "minilm", 8)
+    assert (recipe.seed, recipe.calibration.samples) == (3, 9)
+    out, err = capsys.readouterr()
+    assert "3.3100" in out and "noise" not in out and "\x1b" not in out
+    assert "noise of a library" in err and "half way" in err
+
+
+@pytest.mark.parametrize("extra", [[], ["-v"], ["-q"]])
+def test_json_is_the_only_thing_on_stdout(commands, capsys, extra):
+    assert run(["merge", "m", "--json", *extra]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["schema_version"] == 1
+    assert ("half way" in err) == (extra != ["-q"])
+
+
+def one_sentence(capsys):
+    out, err = capsys.readouterr()
+    sentence = err.replace("noise of a library\n", "").replace("half way\n", "")
+    assert out == "" and sentence.startswith("tlm: ") and sentence.count("\n") == 1
+    return sentence.removeprefix("tlm: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("compres minilm", "did you mean 'compress'?"),
+        ("compress m --rnak 8", "tlm compress has no option --rnak; did you mean --rank?"),
+        ("compress m --rank", "requires an argument"),
+        ("compress m x --rank 8", "unexpected extra argument"),
+        ("compress m --rank eight --json", "--rank must be an integer of at least 1, got 'eight'"),
+        ("compress m --rank -1", "--rank must be an integer of at least 1, got -1"),
+        ("compress --rank 8", "compress needs a MODEL"),
+        ("compress m --rank 8 --keep 0.5", "--rank and --keep exclude each other"),
+        ("merge m --fail-if loss", "not a comparison"),
+        ("profile m --set profiling.bach=2", "did you mean profiling.batch?"),
+    ],
+)
+def test_wrong_usage_exits_2(commands, capsys, args, says):
+    assert run(args.split()) == 2
+    assert says in one_sentence(capsys)
+    assert not commands.recipes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (NotLoadable("x is no model"), 4, "x is no model"),
+        (MissingDependency("install tlm[demo]"), 5, "install tlm[demo]"),
+        (CheckFailed("parity"), 3, "parity"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/m8"), 1, "the disk is full: out/m8"),
+        (RuntimeError("io: No space left on device (os error 28)"), 1, "the disk is full"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out/m8"),
+            1,
+            "out/m8: Permission denied",
+        ),
+        (MemoryError(), 1, "out of memory"),
+        (ZeroDivisionError("a\nb"), 1, "internal error: ZeroDivisionError: a (please report"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_failures_are_one_sentence_and_a_code(commands, capsys, error, code, says, json_flag):
+    commands.answer = error
+    assert run(["merge", "m", *json_flag]) == code
+    assert says in one_sentence(capsys)
+
+
+def test_verbose_shows_the_traceback(commands, capsys):
+    commands.answer = ZeroDivisionError("oops")
+    assert run(["merge", "m", "-v"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_failed_check_exits_3_after_the_report(commands, capsys):
+    assert run(["merge", "m", "--json", "--fail-if", "loss>3.2"]) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["quality"]["after"] == 3.31
+    assert "tlm: check failed: loss is 3.31" in err
+    assert run(["merge", "m", "--fail-if", "loss>3.4"]) == 0
+
+
+def test_a_reader_that_leaves_is_not_a_traceback(tmp_path):
+    code = (
+        "import sys, types; from tlmtool.report import Report\n"
+        "commands = types.ModuleType('tlmtool.commands')\n"
+        "commands.merge = lambda recipe: Report('merge', {'warnings': ['x' * 99] * 9999})\n"
+        "import tlmtool; tlmtool.commands = sys.modules['tlmtool.commands'] = commands\n"
+        "from tlmtool.cli import run; sys.exit(run(['merge', 'm'] + sys.argv[1:]))"
+    )
+    for extra in ([], ["--json"]):
+        args = [sys.executable, "-c", code, *extra]
+        with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+
+
+def test_third_party_loggers_are_quiet_unless_verbose(commands, monkeypatch):
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    seen = []
+    commands.answer = lambda recipe: (
+        seen.append(logging.getLogger("httpx").getEffectiveLevel()) or Report("merge")
+    )
+    logging.getLogger("httpx").setLevel(logging.NOTSET)
+    run(["merge", "m", "-v"])
+    run(["merge", "m"])
+    assert seen[0] < logging.ERROR <= seen[1]
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"

@@ -1,0 +1,171 @@
+"""Reading data: what is accepted, what is refused in one sentence, and padding by hand."""
+
+import sys
+import types
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from tlmtool.data.tasks import batches, choose, sentence_pairs, texts
+from tlmtool.failure import MissingDependency, NotLoadable, Usage
+
+WORDS = "the cat sat on a mat and dogs ran far away".split()
+
+
+def word_tokenizer(pad: bool = True, special: bool = True) -> PreTrainedTokenizerFast:
+    """One token a word; with [CLS] ... [SEP] round a text if `special`."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    kinds = {"unk_token": "[UNK]", "mask_token": "[MASK]", "eos_token": "[SEP]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **kinds, **({"pad_token": "[PAD]"} if pad else {})
+    )
+
+
+def test_texts_are_lines_without_mark_and_blanks(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone two\r\n\r\n   \nthree\xe2\x80\xa8four\n")
+    assert texts(path) == ["one two", "three\u2028four"]
+
+
+def test_samples_are_a_seeded_choice_in_order(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(f"line {i:03}" for i in range(100)))
+    first = texts(path, 10, seed=1)
+    assert len(set(first)) == 10 and first == sorted(first)
+    assert first == texts(path, 10, seed=1) != texts(path, 10, seed=2)
+    assert texts(path, 1000) == texts(path)
+    with pytest.raises(Usage, match="samples is 0"):
+        choose(["a"], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"word\n", "one word"),
+        (b"a b\0c", "is binary"),
+        (b"caf\xe9 au lait", "not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, content, sentence):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    with pytest.raises(NotLoadable, match=sentence) as caught:
+        texts(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code == 4
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(NotLoadable, match="does not exist"):
+        texts(tmp_path / "none.txt")
+    with pytest.raises(NotLoadable, match="is a directory"):
+        texts(tmp_path)
+    with pytest.raises(MissingDependency, match="pip install datasets"):
+        texts("someone/some-data")
+
+
+def test_a_data_set_is_read_by_datasets(monkeypatch):
+    rows = {"label": [0, 1], "text": ["a b", "c d"]}
+
+    class Split:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, key):
+            return {k: v[key] for k, v in rows.items()} if isinstance(key, int) else rows[key]
+
+    def load_dataset(name):
+        if name != "someone/some-data":
+            raise RuntimeError("no such data\nset")
+        return {"test": None, "train": Split()}
+
+    fake = types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert texts("someone/some-data") == ["a b", "c d"]
+    with pytest.raises(NotLoadable, match="no such data$"):
+        texts("someone/other")
+
+
+PAIRS = [('He said "no".', "a, b", 2.5), ("x y", "z", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", '"He said ""no"".","a, b",2.5\nx y,z,0\n'),
+        ("a.csv", 'score,sentence2,sentence1\n2.5,"a, b","He said ""no""."\n0,z,x y\n'),
+        ("a.tsv", 'index\tsentence1\tsentence2\tlabel\n0\tHe said "no".\ta, b\t2.5\n1\tx y\tz\t0'),
+        ("a.tsv", '\ufeffHe said "no".\ta, b\t2.5\r\n\r\nx y\tz\t0\r\n'),
+    ],
+)
+def test_pairs_in_every_accepted_form(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8", newline="")
+    assert sentence_pairs(path) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a,b,1\nc,d\n", "line 2 .* has 2 fields"),
+        ("a,b,1\nc,d,e,2\n", "line 2 .* has 4 fields"),
+        ("a,b\n", "line 1 .* has 2 fields"),
+        ("a,b,1\nc,d,high\n", "line 2 .*'high', not a number"),
+        ("a,b,1\nc,d,nan\n", "line 2 .*not a finite number"),
+        ("sentence1,sentence2\na,b\n", "without `score` or `label`"),
+        ('a,b,1\n"c,d,2\n', "is not csv"),
+        ("a,b,1\n", "1 sentence pairs"),
+        ("", "0 sentence pairs"),
+    ],
+)
+def test_wrong_pairs_are_refused_with_their_line(tmp_path, content, sentence):
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    with pytest.raises(NotLoadable, match=sentence):
+        sentence_pairs(path)
+
+
+def test_batches_hold_every_text_once_longest_first():
+    given = ["the cat", "a", "the cat sat on a mat", "dogs ran far", "and"]
+    seen = []
+    for part in batches(word_tokenizer(), given, batch=2, max_length=6):
+        lengths = part.inputs["attention_mask"].sum(1).tolist()
+        seen += list(zip(part.indices, lengths, strict=True))
+        assert part.inputs["input_ids"].shape == (len(part.indices), max(lengths))
+        assert part.special.sum(1).tolist() == [max(lengths) - n + 2 for n in lengths]
+    assert dict(seen) == {0: 4, 1: 3, 2: 6, 3: 5, 4: 3}  # [CLS], words, [SEP]; cut to 6
+    assert [n for _, n in seen] == [6, 5, 4, 3, 3]
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_and_masks_only_that():
+    tokenizer = word_tokenizer(pad=False)
+    assert tokenizer.pad_token_id is None
+    (part,) = batches(tokenizer, ["a", "the cat sat"], batch=8)
+    assert part.indices == [1, 0]
+    assert part.inputs["input_ids"][1].tolist()[2:] == [3, 3, 3]  # its own end, then padding
+    assert part.inputs["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+
+
+def test_what_the_tokenizer_file_says_of_padding_is_not_used():
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    (part,) = batches(tokenizer, ["the cat sat"], max_length=128)
+    assert part.inputs["input_ids"].shape == (1, 5)
+    assert torch.equal(part.inputs["attention_mask"], torch.ones(1, 5, dtype=torch.long))
+
+
+def test_a_length_without_room_for_a_token_is_refused():
+    with pytest.raises(Usage, match="max length is 2"):
+        next(batches(word_tokenizer(), ["a"], max_length=2))

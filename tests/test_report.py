@@ -1,0 +1,251 @@
+"""Reports: JSON, the terminal table, the card, checks; all data here is made up."""
+
+import io
+import json
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tlmtool.failure import CheckFailed, Usage
+from tlmtool.report import Report
+from tlmtool.views import figure, human
+
+
+def site(layer: int, role: str, **more: object) -> dict:
+    return {
+        "site": f"encoder.layer.{layer}.attention.self.{role}",
+        "role": role,
+        "shape": [384, 384],
+        "decomposition": {"name": "btd", "rank": 8, "blocks": 12},
+        "parameters": 47_184,
+        "keep": 0.32,
+        "weight_error": 0.4 + layer / 100,
+        "output_error": 0.2 + layer / 100,
+        "svd_weight_error": 0.5,
+        "svd_output_error": 0.4,
+    } | more
+
+
+def compressed(layers: int = 6, **more: object) -> Report:
+    roles = ("query", "key", "value", "output")
+    return Report(
+        "compress",
+        {
+            "model": {
+                "id": "minilm",
+                "type": "bert",
+                "class": "BertModel",
+                "license": "apache-2.0",
+                "out": "out/m8",
+                "sha256": {"model.safetensors": "ab" * 32},
+            },
+            "parameters": {
+                "before": 22_713_216,
+                "after": 20_306_304,
+                "sites_before": 3_538_944,
+                "sites_after": 1_132_416,
+                "keep": 0.32,
+                "by_role": {
+                    role: {"sites": layers, "before": 884_736, "after": 283_104} for role in roles
+                },
+            },
+            "flops": {"note": "forward, batch 1 x 128 tokens", "before": 2.87e9, "after": 2.26e9},
+            "bytes": {"before": 90_900_000, "after": 81_300_000},
+            "quality": {
+                "what": "relative error of the last hidden state on 60 held-out texts",
+                "name": "feature_error",
+                "before": 0.0,
+                "after": 0.2134,
+            },
+            "calibration": {"source": "the shipped text", "texts": 240, "tokens": 5120},
+            "sites": [site(layer, role) for layer in range(layers) for role in roles],
+            "warnings": ["rank 1 keeps 4.0 % of encoder.layer.0.attention.self.query"],
+            "seconds": {"calibrate": 3.2, "decompose": 1.1, "total": 6.04},
+            "recipe": {"verb": "compress", "model": "minilm", "compression": {"rank": 8}},
+        }
+        | more,
+    )
+
+
+def profiled() -> Report:
+    def model(name: str, factor: float) -> dict:
+        return {
+            "id": name,
+            "parameters": int(20e6 * factor),
+            "by_role": {"query": int(1e6 * factor), "other": int(19e6 * factor)},
+            "bytes": int(80e6 * factor),
+            "runs": [
+                {
+                    "seq_len": n,
+                    "batch": 1,
+                    "flops": n * 1e7 * factor,
+                    "by_part": {"query": n * 1e6 * factor, "attention scores": n * 9e6 * factor},
+                    "latency_ms": {"median": 12.34 * factor, "min": 1, "max": 20, "runs": 7},
+                    "peak_memory_bytes": None,
+                }
+                for n in (128, 512)
+            ],
+        }
+
+    return Report("profile", {"models": [model("minilm", 1), model("out/m8", 0.5)]})
+
+
+def evaluated() -> Report:
+    model = {"id": "out/m8", "score": 0.8441, "n": 1500}
+    baseline = {"id": "minilm", "score": 0.8671, "n": 1500, "difference": -0.023}
+    baseline |= {"interval": [-0.0301, -0.0159], "level": 0.95, "resamples": 2000}
+    data = {"task": "similarity", "metric": "spearman", "better": "higher", "what": "Spearman of x"}
+    return Report("evaluate", data | {"models": [model], "baseline": baseline})
+
+
+def printed(report: Report, **more: object) -> str:
+    stream = io.StringIO()
+    report.table(Console(file=stream, width=100, color_system=None), **more)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (20_306_304, "", "20.3 M"),
+        (7_240_000_000, "", "7.24 B"),
+        (5.4e9, "FLOPs", "5.40 GFLOPs"),
+        (81.3e6, "B", "81.3 MB"),
+        (999_999, "", "1.00 M"),
+        (47_184, "", "47.2 k"),
+        (7, "", "7"),
+        (0, "B", "0 B"),
+        (None, "B", ""),
+    ],
+)
+def test_human_has_three_digits(value, unit, text):
+    assert human(value, unit) == text
+
+
+def test_figure_shows_small_errors():
+    assert [figure(v) for v in (0.32, 0.0, 2.1e-7, None)] == ["0.320", "0.000", "2.1e-07", ""]
+
+
+def test_json_is_one_object_with_its_version_first():
+    report = compressed(quality={"name": "loss", "before": float("nan"), "after": 1.0})
+    data = json.loads(report.to_json(), parse_constant=pytest.fail)
+    assert list(data)[:2] == ["schema_version", "verb"]
+    assert (data["schema_version"], data["verb"]) == (1, "compress")
+    assert data["quality"]["before"] is None
+
+
+@pytest.mark.parametrize("report", [compressed(), compressed(1), profiled(), evaluated()])
+@pytest.mark.parametrize("full", [False, True])
+def test_table_fits_100_plain_columns(report, full):
+    text = printed(report, full=full)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+
+
+def test_many_sites_are_grouped_unless_asked():
+    grouped, full = printed(compressed()), printed(compressed(), full=True)
+    assert "encoder.layer.5.attention.self.query" not in grouped
+    assert "factorized sites by role" in grouped
+    assert "0.425" in grouped and "0.450" in grouped  # mean and worst weight error of layers 0..5
+    assert "encoder.layer.5.attention.self.query" in full
+    assert "encoder.layer.0.attention.self.query" in printed(compressed(1))
+
+
+def test_table_of_compress_shows_the_figures():
+    text = printed(compressed())
+    for shown in (
+        "22.7 M",
+        "20.3 M",
+        "0.320",
+        "2.26 GFLOPs",
+        "81.3 MB",
+        "0.2134",
+        "btd rank 8",
+        "6.0",
+    ):
+        assert shown in text
+    assert "predicted" not in text
+
+
+def test_predicted_figures_are_marked_in_every_table():
+    text = printed(compressed(predicted=True))
+    assert text.splitlines()[0].endswith("predicted, nothing was written")
+    assert text.count("(predicted)") == 3  # cost, roles, sites
+
+
+def test_missing_parts_are_left_out():
+    assert printed(Report("merge", {})).strip() == "tlm merge"
+    text = printed(
+        Report("merge", {"parity": {"max_abs": 3e-7, "relative": 1e-8, "tolerance": 1e-5}})
+    )
+    assert "3.0e-07" in text and "cost" not in text
+    dense = [{"site": f"layer.{i}.q", "reason": "a form would be larger"} for i in range(3)]
+    text = printed(compressed(sites=[], left_dense=dense))
+    assert "layer.0.q and 2 more" in text
+
+
+def test_profile_is_side_by_side():
+    lines = printed(profiled()).splitlines()
+    row = next(line for line in lines if line.startswith("parameters"))
+    assert row.split() == ["parameters", "20.0", "M", "10.0", "M", "0.500"]
+    latency = next(line for line in lines if line.startswith("latency 1 x 512"))
+    assert latency.split()[4:] == ["12.34", "ms", "6.17", "ms", "0.500"]
+
+
+def test_evaluation_shows_the_interval():
+    text = printed(evaluated())
+    assert "-0.0230 to minilm, 95 % interval [-0.0301, -0.0159] (2,000 paired resamples)" in text
+    assert "minilm (baseline)" in text and "higher is better" in text
+
+
+def test_card_front_matter_and_loading():
+    card = compressed().card("out/m8")
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "base_model": "minilm",
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "tags": ["tlm", "btd"],
+    }
+    assert body.index("import tlmtool") < body.index('AutoModel.from_pretrained("out/m8")')
+    assert "20.3 M parameters instead of 22.7 M" in body
+    assert "| parameters | 22.7 M | 20.3 M | 0.894 |" in body
+    recipe = body.split("```yaml\n")[1].split("```")[0]
+    assert yaml.safe_load(recipe)["compression"] == {"rank": 8}
+
+
+def test_card_loads_with_the_class_of_its_head():
+    model = {"id": "gpt2", "class": "GPT2LMHeadModel"}
+    assert "AutoModelForCausalLM.from_pretrained" in compressed(model=model).card("x")
+    assert "import tlmtool" not in Report("merge", {"model": model}).card("x")
+
+
+def test_check_fails_when_true():
+    report = compressed(quality={"name": "loss", "before": 3.0, "after": 3.31})
+    with pytest.raises(CheckFailed, match=r"loss is 3\.31"):
+        report.check("loss>3.2")
+    report.check("loss>3.4")
+    report.check("parameters.keep>=0.33")
+    with pytest.raises(CheckFailed):
+        report.check("keep == 0.32")  # the one outside the list of sites
+    with pytest.raises(CheckFailed):
+        evaluated().check("spearman<0.85")
+    with pytest.raises(CheckFailed, match="not a number"):
+        compressed(quality={"name": "loss", "after": float("nan")}).check("loss>3.2")
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        ("loss", "not a comparison"),
+        ("loss>high", "not a comparison"),
+        ("loss>nan", "not a comparison"),
+        ("before>1", "not one figure of the report: say parameters.before or"),
+        ("feature_eror>1", "did you mean feature_error"),
+        ("verb>1", "cannot be compared"),
+    ],
+)
+def test_bad_checks_are_usage(expression, says):
+    with pytest.raises(Usage, match=says):
+        compressed().check(expression)

@@ -1,0 +1,1 @@
+"""tlm: pretrained transformers as tensors, smaller or larger, trained and measured."""

@@ -1,0 +1,242 @@
+"""Reading data: a file or data set becomes texts or sentence pairs; texts become token batches."""
+
+import csv
+import importlib.resources
+import io
+import math
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from tlmtool.failure import MissingDependency, NotLoadable, Usage
+
+Item = TypeVar("Item")
+Pair = tuple[str, str, float]
+
+TEXT_SUFFIXES = {".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md", ".raw", ".gz", ".zip"}
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+SAVED_DATASET = ("dataset_info.json", "dataset_dict.json", "*.parquet", "*.arrow")
+
+
+class Batch(NamedTuple):
+    """Tokenized texts of similar length, padded on the right.
+
+    `indices`: place of each row in the list of texts; `inputs`: what the model takes, each (B, N);
+    `special`: (B, N), true on padding and on the tokens that the tokenizer adds.
+    """
+
+    indices: list[int]
+    inputs: dict[str, Tensor]
+    special: Tensor
+
+
+def choose(items: list[Item], samples: int | None, seed: int) -> list[Item]:
+    """`samples` of the items, a seeded draw kept in the items' order; all where there are fewer."""
+    if samples is None or samples >= len(items):
+        return list(items)
+    if samples < 1:
+        raise Usage(f"samples is {samples}; at least 1 is needed")
+    return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), samples))]
+
+
+def texts(source: str | Path | None = None, samples: int | None = None, seed: int = 0) -> list[str]:
+    """The texts of a file (one a line, stripped, blank lines dropped), or of a data set.
+
+    `None` is the calibration text shipped with the package. A folder or a name that is no file is
+    given to `datasets` (split `train`, column `text` or else the first column of strings). Of more
+    lines than `samples`, a seeded choice. Raises NotLoadable for a file that is missing, empty,
+    binary, or holds fewer than two words.
+    """
+    if source is None:
+        shipped = importlib.resources.files("tlmtool.data").joinpath("calibration.txt")
+        name, lines = (
+            "the shipped calibration text",
+            _decode(shipped.read_bytes(), "calibration.txt").split("\n"),
+        )
+    elif Path(source).expanduser().is_file():
+        name, lines = str(source), _read(Path(source).expanduser()).split("\n")
+    else:
+        name, lines = str(source), _dataset(str(source))
+    found = [line.strip() for line in lines if line.strip()]
+    words = sum(len(line.split()) for line in found)
+    if not found:
+        raise NotLoadable(f"{name} is empty: it should hold one text a line")
+    if words < 2:
+        raise NotLoadable(
+            f"{name} holds one word ({found[0][:40]!r}): two or more are needed, one text a line"
+        )
+    return choose(found, samples, seed)
+
+
+def _read(path: Path) -> str:
+    """The text of a file, a byte order mark dropped; raises NotLoadable where there is none."""
+    if path.is_dir():
+        raise NotLoadable(f"{path} is a directory, not a text file: name a file in it")
+    if not path.exists():
+        raise NotLoadable(f"{path} does not exist: name a text file")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise NotLoadable(f"{path} cannot be read: {error.strerror}") from error
+    return _decode(raw, str(path))
+
+
+def _decode(raw: bytes, name: str) -> str:
+    """UTF-8 text without byte order mark, with plain line ends; raises NotLoadable for others."""
+    if b"\0" in raw:
+        raise NotLoadable(
+            f"{name} is binary (a NUL byte at {raw.index(0)}): it should be UTF-8 text"
+        )
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise NotLoadable(
+            f"{name} is not UTF-8 text (byte {raw[error.start]:#04x} at {error.start}): convert it"
+        ) from error
+
+
+def _dataset(source: str) -> list[str]:
+    """The texts of a folder or of a Hub data set, by the optional `datasets`."""
+    path = Path(source).expanduser()
+    saved = path.is_dir() and any(any(path.glob(pattern)) for pattern in SAVED_DATASET)
+    hub = HUB_NAME.fullmatch(source) and path.suffix.lower() not in TEXT_SUFFIXES
+    if not saved and (path.is_dir() or not hub):
+        _read(path)  # raises: a directory, or a file that does not exist
+    try:
+        import datasets
+    except ImportError as error:
+        kind = "holds a data set" if saved else "is no file here; if it is a data set of the Hub"
+        needed = "the package `datasets` is needed (pip install datasets)"
+        raise MissingDependency(f"{source} {kind}: {needed}") from error
+    try:
+        on_disk = any((path / name).exists() for name in SAVED_DATASET[:2])
+        read: Any = datasets.load_from_disk if on_disk else datasets.load_dataset
+        loaded = read(str(path) if saved else source)
+    except Exception as error:  # the library and the network raise too many kinds to name
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise NotLoadable(f"{source} cannot be loaded by `datasets`: {reason}") from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+    first = rows[0] if len(rows) else {}
+    columns = [name for name, value in first.items() if isinstance(value, str)]
+    if not columns:
+        raise NotLoadable(
+            f"{source} has no column of strings: its columns are {', '.join(first) or 'none'}"
+        )
+    return list(rows["text" if "text" in columns else columns[0]])
+
+
+def sentence_pairs(path: str | Path) -> list[Pair]:
+    """(sentence1, sentence2, score) of each line of a csv or tsv; in a tsv quotes are text.
+
+    A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order among
+    others; without one there are exactly these three. Raises NotLoadable with the line's number.
+    """
+    text = _read(Path(path).expanduser())
+    first = text.lstrip("\n").split("\n", 1)[0]
+    tabs = Path(path).suffix.lower() == ".tsv" or "\t" in first
+    form: dict[str, Any] = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    )
+    rows = csv.reader(io.StringIO(text, newline=""), **form)
+    pairs: list[Pair] = []
+    columns: list[int] | None = None
+    try:
+        for fields in rows:
+            if not any(field.strip() for field in fields):
+                continue
+            if columns is None:
+                columns, header = _columns(fields, f"line {rows.line_num} of {path}")
+                if header:
+                    continue
+            pairs.append(_pair(fields, columns, f"line {rows.line_num} of {path}"))
+    except csv.Error as error:
+        raise NotLoadable(f"line {rows.line_num} of {path} is not csv: {error}") from error
+    if len(pairs) < 2:
+        raise NotLoadable(f"{path} holds {len(pairs)} sentence pairs; at least 2 are needed")
+    return pairs
+
+
+def _columns(fields: list[str], where: str) -> tuple[list[int], bool]:
+    """The places of the two sentences and the score, and whether `fields` is a header."""
+    names = [field.strip().lower() for field in fields]
+    if "sentence1" not in names or "sentence2" not in names:
+        if len(fields) != 3:
+            raise NotLoadable(
+                f"{where} has {len(fields)} fields: sentence1, sentence2, score are expected"
+            )
+        return [0, 1, 2], False
+    score = next((name for name in ("score", "label") if name in names), None)
+    if score is None:
+        raise NotLoadable(
+            f"{where} is a header without `score` or `label`: it has {', '.join(names)}"
+        )
+    return [names.index("sentence1"), names.index("sentence2"), names.index(score)], True
+
+
+def _pair(fields: list[str], columns: list[int], where: str) -> Pair:
+    """One line's pair; raises NotLoadable with its place."""
+    if len(fields) <= max(columns) or (columns == [0, 1, 2] and len(fields) != 3):
+        raise NotLoadable(f"{where} has {len(fields)} fields: {max(columns) + 1} are expected")
+    left, right, score = (fields[column] for column in columns)
+    try:
+        value = float(score)
+    except ValueError as error:
+        raise NotLoadable(f"{where}: the score is {score[:40]!r}, not a number") from error
+    if not math.isfinite(value):
+        raise NotLoadable(f"{where}: the score is {score[:40]!r}, not a finite number")
+    return left.strip(), right.strip(), value
+
+
+def batches(
+    tokenizer: Any, texts: list[str], batch: int = 32, max_length: int | None = 128
+) -> Iterator[Batch]:
+    """The texts as batches of at most `batch`, longest first (the first shows if memory suffices).
+
+    Texts are cut to `max_length` tokens, special ones included. Padding goes on the right whatever
+    the tokenizer says; one without a padding token pads with its end token. The attention mask
+    (B, N) is right in either case.
+    """
+    added = tokenizer.num_special_tokens_to_add(pair=False)
+    if batch < 1:
+        raise Usage(f"batch is {batch}; at least 1 is needed")
+    if max_length is not None and max_length <= added:
+        raise Usage(
+            f"max length is {max_length}; {added + 1} is the least with {added} special tokens"
+        )
+    cut = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+    encoded = tokenizer(
+        list(texts),
+        padding=False,
+        return_attention_mask=False,
+        return_special_tokens_mask=True,
+        **cut,
+    )
+    ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(token for token in ends if token is not None)
+    fill = {"input_ids": pad, "token_type_ids": 0, "special_tokens_mask": 1}
+    order = sorted(
+        range(len(texts)), key=lambda i: -len(encoded["input_ids"][i])
+    )  # stable: a run repeats
+    for start in range(0, len(order), batch):
+        indices = order[start : start + batch]
+        lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices])
+        width = max(1, int(lengths.max()))
+        padded = {
+            name: torch.tensor(
+                [
+                    list(encoded[name][i]) + [value] * (width - len(encoded[name][i]))
+                    for i in indices
+                ]
+            )
+            for name, value in fill.items()
+            if name in encoded
+        }
+        padded["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()  # (B, N)
+        special = padded.pop("special_tokens_mask").bool()
+        yield Batch(indices, padded, special)

@@ -1,0 +1,37 @@
+"""Sizes of modes: balanced splits, and ranks held against them."""
+
+
+def split(n: int) -> tuple[int, int]:
+    """n = a b with a <= b as close as they get."""
+    a = int(n**0.5)
+    while n % a:
+        a -= 1
+    return a, n // a
+
+
+def factorized(n: int, order: int) -> tuple[int, ...]:
+    """n as a product of `order` factors, balanced: large primes first, each to the smallest."""
+    primes, d = [], 2
+    while n > 1:
+        while n % d == 0:
+            primes.append(d)
+            n //= d
+        d += 1
+    sizes = [1] * order
+    for p in reversed(primes):
+        sizes[sizes.index(min(sizes))] *= p
+    return tuple(sorted(sizes, reverse=True))
+
+
+def capped(rank: int | None, modes: tuple[int, ...], what: str) -> tuple[int, ...]:
+    """The rank of each mode: `rank` capped at the mode, or the mode itself for None.
+
+    Raises ValueError for a rank below 1 or above every mode.
+    """
+    if rank is None:
+        return tuple(modes)
+    if rank < 1:
+        raise ValueError(f"rank {rank} is below 1")
+    if rank > max(modes):
+        raise ValueError(f"rank {rank} is above {max(modes)}, the full rank of {what}")
+    return tuple(min(rank, m) for m in modes)

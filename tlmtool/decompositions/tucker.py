@@ -1,0 +1,69 @@
+"""Tucker decomposition: W as an order-3 core times a matrix in each mode."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ._shapes import capped, split
+from .base import Decomposition, unweigh, weigh
+
+
+@dataclass(frozen=True)
+class Tucker(Decomposition):
+    """W (H, D, I) = core (R1, R2, R3) x1 a (H, R1) x2 b (D, R2) x3 c (I, R3); a BTD of one block.
+
+    R counts the columns in each mode, capped at the mode. `modes` (H, D): how O is split; heads
+    and their width for an attention projection, else balanced.
+    """
+
+    modes: tuple[int, int] | None = None
+    reference: ClassVar[str] = "Tucker 1966; De Lathauwer et al. 2000 (HOOI)"
+
+    def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
+        modes = (*(self.modes or split(out_features)), in_features)
+        ranks = capped(self.rank, modes, f"a weight {modes}")
+        return {"core": ranks, **{k: (m, r) for k, m, r in zip("abc", modes, ranks, strict=True)}}
+
+    def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
+        shapes = self.shapes(*weight.shape)
+        tensor = weigh(weight, s).reshape(1, shapes["a"][0], shapes["b"][0], -1)
+        b, c = leading(tensor, 2, shapes["b"][1]), leading(tensor, 3, shapes["c"][1])
+        for _ in range(10 if self.rank else 1):
+            core, a, b, c = sweep(tensor, b, c, shapes["core"])
+        return {"core": core[0], "a": a[0], "b": b[0], "c": unweigh(c[0], s)}
+
+    def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        left = torch.einsum("xyz,hx,dy->hdz", factors["core"], factors["a"], factors["b"])
+        return left.flatten(0, 1), factors["c"].mT
+
+
+def top(m: Tensor, r: int) -> Tensor:
+    """Orthonormal (B, n, r): the leading left singular vectors of each m (B, n, k)."""
+    if m.shape[1] <= m.shape[2]:
+        return torch.linalg.eigh(m @ m.mT)[1][..., -r:]
+    if r > m.shape[2]:  # more columns than the unfolding has: complete the basis
+        return torch.linalg.qr(m, mode="complete")[0][..., :r]
+    return torch.linalg.qr(m @ torch.linalg.eigh(m.mT @ m)[1][..., -r:])[0]
+
+
+def leading(tensor: Tensor, mode: int, r: int) -> Tensor:
+    """Leading r singular vectors of the unfolding of tensor (B, H, D, I) along `mode`."""
+    return top(tensor.movedim(mode, 1).flatten(2), r)
+
+
+def sweep(tensor: Tensor, b: Tensor, c: Tensor, ranks: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """One HOOI sweep on tensor (B, H, D, I) from b (B, D, R2), c (B, I, R3).
+
+    Returns core (B, R1, R2, R3), a, b, c; the error does not grow.
+    """
+    batch, h, d, i = tensor.shape
+    tc = (tensor.flatten(1, 2) @ c).unflatten(1, (h, d))  # (B, H, D, R3)
+    a = top(torch.einsum("nhdz,ndy->nhyz", tc, b).flatten(2), ranks[0])
+    b = top(torch.einsum("nhdz,nhx->ndxz", tc, a).flatten(2), ranks[1])
+    ta = (a.mT @ tensor.flatten(2)).unflatten(2, (d, i))  # (B, R1, D, I)
+    tab = torch.einsum("nxdi,ndy->nixy", ta, b).flatten(2)  # (B, I, R1 R2)
+    c = top(tab, ranks[2])
+    core = (tab.mT @ c).unflatten(1, (a.shape[2], b.shape[2]))
+    return core, a, b, c

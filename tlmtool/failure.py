@@ -1,0 +1,34 @@
+"""Expected failures: one sentence each (what was asked, what was found, what to do) and the exit code of `tlm`."""
+
+
+class Failure(Exception):
+    """Something failed that a user can understand; `str(failure)` is the sentence, `code` the exit status."""
+
+    code = 1
+
+
+class Usage(Failure, ValueError):
+    """A wrong flag, recipe or argument."""
+
+    code = 2
+
+
+class CheckFailed(Failure):
+    """A check that the user (or `merge`) asked for did not hold."""
+
+    code = 3
+
+
+class NotLoadable(Failure, OSError):
+    """An input that does not exist or cannot be read as what it should be."""
+
+    code = 4
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class MissingDependency(Failure, ImportError):
+    """An optional package that this run needs is not installed."""
+
+    code = 5

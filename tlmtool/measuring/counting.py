@@ -1,0 +1,155 @@
+"""What can be counted of a model without running it: parameters by role, FLOPs."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tlmtool.failure import Usage
+from tlmtool.measuring.outputs import named, position_limit, takes
+
+OTHER, SCORES = "other", "attention scores"
+PROJECTIONS = {"query", "key", "value", "qkv"}  # a module that holds one computes attention scores
+FUSED = {"sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters, tied ones once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def parameters_by_role(model: nn.Module, roles: dict[str, str]) -> dict[str, int]:
+    """Parameters of each role, `other` for the rest; the parts add up to `count_parameters`.
+
+    `roles` is keyed by module, named relative to the model or to its `base_model`. A tied parameter
+    counts once, for the first role that holds it.
+    """
+    counts: Counter[str] = Counter()
+    seen: set[int] = set()
+    placed = _placed(model, roles)
+    for module, role in [*placed.items(), (model, OTHER)]:
+        for parameter in module.parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                counts[role] += parameter.numel()
+    return dict(counts)
+
+
+def _placed(model: nn.Module, roles: dict[str, str]) -> dict[nn.Module, str]:
+    """{module: role}; raises Usage for a name that the model does not have."""
+    base, modules = getattr(model, "base_model", model), dict(model.named_modules())
+    within = dict(base.named_modules())
+    if missing := [name for name in roles if name not in within and name not in modules]:
+        raise Usage(f"{named(model)} has no module {missing[0]}")
+    return {within.get(name, modules.get(name)): role for name, role in roles.items()}
+
+
+def forward_flops(
+    model: nn.Module, seq_len: int, batch: int = 1, roles: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """{"total", "by_part"}: FLOPs of one forward pass, counted on the meta device without weights.
+
+    Parts are the roles, `attention scores` (products done by a module that holds a query, key,
+    value or qkv site) and `other` (embeddings, heads); they add up to the total. The decoder of an
+    encoder-decoder gets the same length. Raises Usage for a length beyond the position table.
+    """
+    check_length(model, seq_len)
+    # Values cannot be read on meta: encoders read a mask, decoders where there is none; the heads
+    # that look for the end token always do, and are run.
+    run_on = "cpu" if next(model.parameters()).is_meta else None
+    for device, mask in (("meta", True), ("meta", False), (run_on, True)):
+        try:
+            return _counted(_shadow(model, device), seq_len, batch, roles or {}, mask)
+        except ValueError as error:
+            raise Usage(f"{named(model)} cannot run a batch of {batch}: {error}") from error
+        except (NotImplementedError, RuntimeError):
+            if device != "meta":
+                raise
+    raise AssertionError("unreachable")
+
+
+def check_length(model: nn.Module, seq_len: int) -> None:
+    """Raises Usage where an input of this length does not fit the position table."""
+    limit = position_limit(model)
+    if seq_len < 1 or (limit is not None and seq_len > limit):
+        has = "at least 1 is needed" if seq_len < 1 else f"{named(model)} has {limit} positions"
+        raise Usage(f"sequence length {seq_len} is not possible: {has}")
+
+
+def _shadow(model: nn.Module, device: str | None) -> Any:
+    """A copy with modules and config of its own; weights zero on `device`, or shared (None).
+
+    Its attention is eager, so that the counter sees the products of queries, keys and values.
+    """
+
+    def ghost(tensor: Tensor) -> Tensor:
+        if device is None:
+            return tensor
+        empty = torch.zeros_like(tensor, device=device)
+        return nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+
+    held = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
+    shadow: Any = copy.deepcopy(model, held)
+    if getattr(getattr(shadow, "config", None), "_attn_implementation", None) in FUSED:
+        shadow.set_attn_implementation("eager")
+    return shadow.eval()
+
+
+@torch.no_grad()
+def _counted(
+    shadow: nn.Module, seq_len: int, batch: int, roles: dict[str, str], mask: bool
+) -> dict[str, Any]:
+    """FLOPs of each part: what a module spends beyond its children goes to the nearest part."""
+    parts, placed = {shadow: OTHER}, _placed(shadow, roles)
+    for module in shadow.modules():
+        holds = {placed.get(child) for child in module.children()} & PROJECTIONS
+        own = placed.get(module) or (SCORES if holds else None)
+        parts[module] = own or parts[module]
+        for child in module.children():  # parents come first; a part reaches down to its next part
+            parts.setdefault(child, OTHER if parts[module] == SCORES else parts[module])
+    by_part: Counter[str] = Counter()
+    running: list[list[int]] = []  # [total on entry, spent by children]
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append([counter.get_total_flops(), 0])
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        start, inside = running.pop()
+        spent = counter.get_total_flops() - start
+        by_part[parts[module]] += spent - inside
+        if running:
+            running[-1][1] += spent
+
+    for module in shadow.modules():
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    inputs = example_of(shadow, seq_len, batch)
+    if not mask:
+        del inputs["attention_mask"]
+    with FlopCounterMode(display=False) as counter:
+        shadow(**inputs)
+    return {"total": counter.get_total_flops(), "by_part": {k: v for k, v in by_part.items() if v}}
+
+
+def example_of(model: Any, seq_len: int, batch: int) -> dict[str, Any]:
+    """Inputs (B, N) for one forward pass on the model's device: equal rows with one end token."""
+    device = next(model.parameters()).device
+    vocabulary = model.config.get_text_config().vocab_size
+    row = torch.arange(seq_len, device=device) % min(7, vocabulary)
+    end = getattr(model.config, "eos_token_id", None)
+    if isinstance(end, int) and end < vocabulary:
+        row = row.masked_fill(row == end, (end + 1) % 2)
+        row[-1] = end
+    ids = row.expand(batch, -1).contiguous()
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if takes(model, "decoder_input_ids"):
+        inputs["decoder_input_ids"] = ids
+    return inputs | ({"use_cache": False} if takes(model, "use_cache") else {})

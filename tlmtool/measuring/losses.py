@@ -1,0 +1,145 @@
+"""The language-model loss of a model's own objective, text by text, with seeded masks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tlmtool.data.tasks import Batch, batches
+from tlmtool.failure import Failure, Usage
+from tlmtool.measuring.outputs import Tick, evaluating, inputs_of, named, position_limit, shifted
+
+LOGITS = 2**25  # logits held at once: 128 MiB in float32
+MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
+
+
+def objective_of(model: nn.Module) -> str | None:
+    """Which language-model head it has, by its class: `mlm`, `clm`, `seq2seq` or None."""
+    from transformers.models.auto import modeling_auto as auto
+
+    names = {kind.__name__ for kind in type(model).__mro__}
+    tables = {
+        "seq2seq": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,  # first: some are in two
+        "clm": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    }
+    for objective, table in tables.items():
+        if names & set(table.values()):
+            return objective
+    pretraining = names & set(auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values())
+    return "mlm" if pretraining and model.get_output_embeddings() is not None else None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """NLL of each text in nats (`sums`) over so many tokens (`counts`); `mean` is per token."""
+
+    objective: str
+    sums: np.ndarray
+    counts: np.ndarray
+
+    def statistic(self, index: np.ndarray) -> np.ndarray:
+        """Mean NLL per token of resampled texts: index (S, n) -> (S,)."""
+        with np.errstate(invalid="ignore"):
+            return self.sums[index].sum(-1) / self.counts[index].sum(-1)
+
+    @property
+    def mean(self) -> float:
+        return float(self.statistic(np.arange(len(self.sums))))
+
+    @property
+    def perplexity(self) -> float | None:
+        return float(np.exp(self.mean)) if self.mean < 700 else None
+
+
+def language_loss(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: list[str],
+    *,
+    batch: int = 32,
+    max_length: int = 128,
+    seed: int = 0,
+    tick: Tick | None = None,
+) -> Loss:
+    """The loss of the model's own objective on each text; masks depend on seed and tokenizer only.
+
+    Raises Usage for a model without a language-model head Failure for a loss that is not finite.
+    """
+    objective = objective_of(model)
+    if objective is None:
+        raise Usage(
+            f"{named(model)} is a {type(model).__name__}, which has no language-modelling head"
+        )
+    if objective == "mlm" and tokenizer.mask_token_id is None:
+        raise Usage(
+            f"the tokenizer of {named(model)} has no mask token, which the masked loss needs"
+        )
+    max_length = min(max_length, position_limit(model) or max_length)
+    vocabulary = model.config.get_text_config().vocab_size
+    batch = max(1, min(batch, LOGITS // (max_length * vocabulary)))
+    sums, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
+    with evaluating(model):
+        for part in batches(tokenizer, texts, batch, max_length):
+            sums[part.indices], counts[part.indices] = _text_losses(
+                model, tokenizer, part, objective, seed
+            )
+            if tick:
+                tick(len(part.indices))
+    if not counts.sum():
+        raise Usage(
+            f"no token of the {len(texts)} texts can be predicted: give texts of two tokens or more"
+        )
+    if not np.isfinite(sums).all():
+        wrong = f"{int((~np.isfinite(sums)).sum())} of {len(sums)} texts"
+        raise Failure(f"the loss of {named(model)} is not finite on {wrong}")
+    return Loss(objective, sums, counts)
+
+
+@torch.no_grad()
+def _text_losses(
+    model: nn.Module, tokenizer: Any, part: Batch, objective: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the NLL (B,) and number of predicted tokens (B,) of each text in a batch."""
+    inputs = inputs_of(model, part)
+    ids = inputs["input_ids"]
+    real = part.inputs["attention_mask"].bool().to(ids.device)  # (B, N)
+    if objective == "mlm":
+        corrupted, chosen = masked(part, tokenizer, seed)
+        inputs["input_ids"], wanted = corrupted.to(ids.device), chosen.to(ids.device)
+    elif objective == "seq2seq":
+        inputs |= {"decoder_input_ids": shifted(model, ids), "use_cache": False}
+        wanted = real
+    else:
+        inputs["use_cache"], ids, wanted = False, ids[:, 1:], real[:, 1:]
+    output = model(**inputs)
+    logits = output["logits"] if "logits" in output else output["prediction_logits"]  # (B, N, V)
+    logits = logits[:, : ids.shape[1]]
+    nll = cross_entropy(logits[wanted].float(), ids[wanted], reduction="none").double().cpu()
+    rows = wanted.nonzero()[:, 0].cpu()
+    sums = torch.zeros(len(part.indices), dtype=torch.float64).index_add_(0, rows, nll)
+    return sums.numpy(), wanted.sum(1).cpu().numpy()
+
+
+def masked(part: Batch, tokenizer: Any, seed: int) -> tuple[Tensor, Tensor]:
+    """Corrupted ids (B, N) and which tokens to predict (B, N), drawn from (seed, place of text).
+
+    Predicted are 15 % of a text's tokens that are not special, one at least; of these 80 % become
+    the mask token, 10 % a random one, 10 % stay.
+    """
+    ids, chosen = part.inputs["input_ids"].clone(), torch.zeros_like(part.special)
+    for row, index in enumerate(part.indices):
+        free = (~part.special[row]).nonzero()[:, 0].numpy()
+        if not len(free):
+            continue
+        draw = np.random.default_rng((seed, index))
+        places = draw.choice(free, max(1, round(MASKED * len(free))), replace=False)
+        kind, other = draw.random(len(places)), draw.integers(0, tokenizer.vocab_size, len(places))
+        chosen[row, places] = True
+        ids[row, places[kind < AS_MASK]] = tokenizer.mask_token_id
+        swap = (kind >= AS_MASK) & (kind < AS_MASK + AS_RANDOM)
+        ids[row, places[swap]] = torch.from_numpy(other[swap])
+    return ids, chosen

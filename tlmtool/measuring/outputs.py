@@ -1,0 +1,157 @@
+"""What a model gives for texts: its last hidden states, and how far those of two are apart."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlmtool.data.tasks import Batch, batches
+from tlmtool.failure import Usage
+
+Tick = Callable[[int], None]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, each module put back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def counted(progress: Callable[[int, int], None] | None, total: int) -> Tick | None:
+    """A tick that adds up and passes (done, total) on."""
+    if progress is None:
+        return None
+    done = 0
+
+    def tick(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    return tick
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the forward pass of the model names this argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """The longest input that the model's position tables allow; None where it has no table."""
+    configured = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if configured is None:
+        return None
+    tables = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()
+    ]
+    words = getattr(model.get_input_embeddings(), "weight", None)
+    limits = [
+        min(
+            configured,
+            table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1),
+        )
+        for table in tables
+        if configured <= table.num_embeddings <= configured + 8 and table.weight is not words
+    ]  # some tables have a few more rows than positions, some start after the padding's row
+    return min(limits, default=None)
+
+
+def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The batch as this model takes it, on its device; too large a token id raises Usage."""
+    rows, largest = model.config.get_text_config().vocab_size, int(batch.inputs["input_ids"].max())
+    if largest >= rows:
+        has = f"{named(model)} has {rows} tokens"
+        raise Usage(
+            f"the tokenizer gives token {largest}; {has}: use the tokenizer it was made with"
+        )
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in batch.inputs.items() if takes(model, name)}
+
+
+def shifted(model: nn.Module, ids: Tensor) -> Tensor:
+    """Decoder inputs (B, N) of the targets (B, N): one place to the right, start token first."""
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    starts = [getattr(model.config, name, None) for name in names]
+    first = torch.full_like(ids[:, :1], next((s for s in starts if s is not None), 0))
+    return torch.cat([first, ids[:, :-1]], 1)
+
+
+def named(model: nn.Module) -> str:
+    """The path or Hub name that the model was loaded from, or else its class."""
+    return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+@torch.no_grad()
+def _last(model: nn.Module, batch: Batch) -> Tensor:
+    """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's."""
+    base: Any = model.base_model
+    inputs: dict[str, Any] = inputs_of(base, batch)
+    if not takes(base, "decoder_input_ids"):
+        return base(**inputs).last_hidden_state.float()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    read = base.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    decoder = base.get_decoder()
+    return decoder(
+        input_ids=shifted(model, ids),
+        encoder_hidden_states=read,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state.float()
+
+
+def streamed(
+    stack: ExitStack,
+    model: nn.Module,
+    tokenizer: Any,
+    texts: list[str],
+    batch: int = 32,
+    max_length: int = 128,
+    tick: Tick | None = None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """(batch, last hidden state (B, N, E)) of each batch; the batches depend on the tokenizer only.
+
+    The model stays in evaluation mode until the stack is left.
+    """
+    stack.enter_context(evaluating(model))
+    max_length = min(max_length, position_limit(model) or max_length)
+    for part in batches(tokenizer, texts, batch, max_length):
+        yield part, _last(model, part)
+        if tick:
+            tick(len(part.indices))
+
+
+def hidden_states(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: list[str],
+    batch: int = 32,
+    max_length: int = 128,
+    tick: Tick | None = None,
+) -> list[Tensor]:
+    """The last hidden state of each text, (N, E) without padding, float32 on the CPU."""
+    states: list[Tensor] = [torch.empty(0)] * len(texts)
+    with ExitStack() as stack:
+        for part, hidden in streamed(stack, model, tokenizer, texts, batch, max_length, tick):
+            for row, index in enumerate(part.indices):
+                states[index] = (
+                    hidden[row, : int(part.inputs["attention_mask"][row].sum())].cpu().clone()
+                )
+    return states
+
+
+def relative_error(a: list[Tensor] | Tensor, b: list[Tensor] | Tensor) -> float:
+    """Frobenius norm of a - b relative to that of b, summed in float64 over all tensors."""
+    pairs = [(a, b)] if isinstance(a, Tensor) else list(zip(a, b, strict=True))
+    wrong = sum(float((x.double() - y.double()).square().sum()) for x, y in pairs)
+    return (wrong / sum(float(y.double().square().sum()) for _, y in pairs)) ** 0.5

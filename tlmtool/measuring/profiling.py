@@ -1,0 +1,170 @@
+"""What a model costs, side by side: parameters, FLOPs, latency, memory."""
+
+import ctypes
+import gc
+import re
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlmtool.failure import Usage
+from tlmtool.measuring.counting import (
+    check_length,
+    count_bytes,
+    count_parameters,
+    example_of,
+    forward_flops,
+    parameters_by_role,
+)
+from tlmtool.measuring.outputs import evaluating
+
+NOTE = (
+    "forward pass; 1 multiply-add = 2 FLOPs, matrix products only, counted on the meta device; "
+    "peak memory: of one forward pass, above the loaded weights"
+)
+WARM_UP = 2
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def forward_latency(
+    models: dict[str, nn.Module], seq_len: int, batch: int = 1, runs: int = 10
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a forward pass, {id: {"median", "min", "max", "runs"}}.
+
+    The models take turns (A B A B ...) in one process after a warm-up, so that what else the
+    machine does meets them alike.
+    """
+    if runs < 1:
+        raise Usage(f"runs is {runs}; at least 1 is needed")
+    times: dict[str, list[float]] = {name: [] for name in models}
+    inputs = {name: example_of(model, seq_len, batch) for name, model in models.items()}
+    for turn in range(-WARM_UP, runs):
+        for name, model in models.items():
+            device = inputs[name]["input_ids"].device
+            with evaluating(model):
+                _synchronize(device)
+                start = time.perf_counter()
+                model(**inputs[name])
+                _synchronize(device)
+                elapsed = 1000 * (time.perf_counter() - start)
+            if turn >= 0:
+                times[name].append(elapsed)
+    return {
+        name: {"median": median(ms), "min": min(ms), "max": max(ms), "runs": runs}
+        for name, ms in times.items()
+    }
+
+
+class PeakMemory:
+    """Context manager: afterwards `bytes` is the peak above the memory in use on entry.
+
+    On a GPU what torch allocates there, else the resident memory of this process (Linux); None
+    where the system does not let its peak be reset (`/proc/self/clear_refs`).
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device, self.bytes = torch.device(device), None
+
+    def __enter__(self) -> "PeakMemory":
+        gc.collect()
+        if self.device.type == "cuda":
+            _synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.start: int | None = torch.cuda.memory_allocated(self.device)
+        else:
+            self.start = _reset_peak()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.device.type == "cuda":
+            _synchronize(self.device)
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
+        elif self.start is not None:
+            self.bytes = max(0, _status("VmHWM") - self.start)
+
+
+def _reset_peak() -> int | None:
+    """Gives free memory back and makes the peak the present; resident bytes or None."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # another C library: the peak is then a little lower
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(found.group(1)) if found else 0
+
+
+@torch.no_grad()
+def activation_peak(model: nn.Module, seq_len: int, batch: int = 1) -> int | None:
+    """Peak bytes of one forward pass above the loaded weights, after one to load what is lazy."""
+    inputs = example_of(model, seq_len, batch)
+    with evaluating(model):
+        model(**example_of(model, min(seq_len, 8), 1))
+        with PeakMemory(inputs["input_ids"].device) as peak:
+            model(**inputs)
+    return peak.bytes
+
+
+def profile(
+    models: list[tuple[str, nn.Module, dict[str, str]]],
+    seq_lens: list[int],
+    batch: int = 1,
+    latency: bool = False,
+    runs: int = 10,
+) -> dict[str, Any]:
+    """Cost of each (id, model, roles), side by side.
+
+    {"models": [{"id", "parameters", "by_role", "bytes", "runs": [{"seq_len", "batch", "flops",
+    "by_part", "latency_ms", "peak_memory_bytes"}]}], "note"}; latency is None unless asked for.
+    """
+    if batch < 1:
+        raise Usage(f"batch is {batch}; at least 1 is needed")
+    names = [name for name, _, _ in models]
+    if len(set(names)) < len(names):
+        raise Usage(f"two models have one id: {', '.join(names)}")
+    for _, model, _ in models:
+        for seq_len in seq_lens:
+            check_length(model, seq_len)
+    entries = [
+        {
+            "id": name,
+            "parameters": count_parameters(model),
+            "by_role": parameters_by_role(model, roles),
+            "bytes": count_bytes(model),
+            "runs": [],
+        }
+        for name, model, roles in models
+    ]
+    for seq_len in seq_lens:
+        counts = [forward_flops(model, seq_len, batch, roles) for _, model, roles in models]
+        everyone = {name: model for name, model, _ in models}
+        times = forward_latency(everyone, seq_len, batch, runs) if latency else {}
+        for entry, counted, (name, model, _) in zip(entries, counts, models, strict=True):
+            entry["runs"].append(
+                {
+                    "seq_len": seq_len,
+                    "batch": batch,
+                    "flops": counted["total"],
+                    "by_part": counted["by_part"],
+                    "latency_ms": times.get(name),
+                    "peak_memory_bytes": activation_peak(model, seq_len, batch),
+                }
+            )
+    return {"models": entries, "note": NOTE}

@@ -1,0 +1,244 @@
+"""A checked recipe out of flags, `--set` and a YAML file, and back into YAML.
+
+Flag beats `--set` beats recipe file beats default. Whatever is wrong is one sentence: a Usage.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.schema import Override, Recipe, settings, settings_of
+from tlmtool.values import convert, show
+
+__all__ = ["Override", "Recipe", "build", "comparison", "dump", "to_dict"]
+
+BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
+BLOCKS = "compression.blocks"
+LARGEST_FILE = 2**20
+COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
+
+Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
+
+
+def build(
+    verb: str,
+    flags: Mapping[str, Any] | None = None,
+    sets: Iterable[str] = (),
+    recipe_file: str | Path | None = None,
+) -> Recipe:
+    """The checked recipe of a verb.
+
+    `flags`: {flag without its dashes: text, other value, or None for not given}, and `model`;
+    `sets`: 'section.key=value', lists by comma, `null` for none. A budget (rank, keep or energy)
+    replaces any budget given at a weaker place. Raises Usage, or NotLoadable for a missing file.
+    """
+    layers = [
+        _from_file(verb, recipe_file) if recipe_file is not None else {},
+        _from_sets(verb, sets),
+        _from_flags(verb, flags or {}),
+    ]
+    values: dict[str, Any] = {}
+    known = settings(verb)
+    for layer in layers:
+        checked = {
+            path: convert(known[path].kind, known[path].rules, name, raw)
+            for path, (name, raw) in layer.items()
+        }
+        budget = [path for path in BUDGETS if checked.get(path) is not None]
+        if len(budget) > 1:
+            names = [layer[path][0] for path in budget]
+            raise Usage(f"{' and '.join(names)} exclude each other: give one budget")
+        if budget:
+            weaker = set(BUDGETS) | (set() if budget == ["compression.rank"] else {BLOCKS})
+            values = {path: value for path, value in values.items() if path not in weaker}
+        values |= checked
+    _check(verb, values)
+    sections: dict[str, Any] = {
+        entry.name: entry.type(**_within(values, f"{entry.name}."))
+        for entry in fields(Recipe)
+        if is_dataclass(entry.type)
+    }
+    top = {path: value for path, value in values.items() if "." not in path}
+    return Recipe(verb=verb, **top, **sections)
+
+
+def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {p.removeprefix(prefix): value for p, value in values.items() if p.startswith(prefix)}
+
+
+def _check(verb: str, values: Mapping[str, Any]) -> None:
+    """What no single value can say. Raises Usage."""
+    if values.get("model") is None:
+        raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
+    if verb == "compress":
+        if all(values.get(path) is None for path in BUDGETS):
+            raise Usage("compress needs one budget: --rank R, --keep SHARE or --energy SHARE")
+        if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
+            raise Usage("--blocks goes with --rank: give the rank of a block term too")
+    if verb == "evaluate":
+        task = values.get("evaluation.task")
+        if task is None:
+            raise Usage("evaluate needs --task: mlm, clm, similarity or features")
+        against = values.get("evaluation.against")
+        if (task == "features") != (against is not None):
+            asked = "needs --against MODEL" if against is None else "takes no --against"
+            raise Usage(f"task {task} {asked}, which names the model whose features are the truth")
+        if task == "similarity" and values.get("evaluation.data") is None:
+            raise Usage("task similarity needs --data, a csv of sentence1, sentence2, score")
+    if (test := values.get("output.fail_if")) is not None:
+        comparison(test)
+
+
+def comparison(text: str) -> tuple[str, str, float]:
+    """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
+    found = COMPARISON.fullmatch(text)
+    try:
+        if found and (number := float(found[3])) == number:
+            return found[1], found[2], number
+    except ValueError:
+        pass
+    raise Usage(
+        f"the check {show(text)} is not a comparison with a number such as 'loss>3.2' "
+        "(operators: > >= < <= == !=)"
+    )
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's verb reads, as plain values by section; absent: null and empty ones."""
+    tree: dict[str, Any] = {"verb": recipe.verb}
+    for path in settings(recipe.verb):
+        value = reduce(getattr, path.split("."), recipe)
+        if isinstance(value, tuple):
+            value = [_plain(each) if is_dataclass(each) else each for each in value]
+        if value is not None and value != []:
+            section, _, leaf = path.rpartition(".")
+            (tree.setdefault(section, {}) if section else tree)[leaf] = value
+    return tree
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(entry).items() if value is not None}
+
+
+def dump(recipe: Recipe, file: str = "recipe.yaml") -> str:
+    """YAML that `build` reads back as the same recipe; its first line is a command for that."""
+    import yaml
+
+    text = yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
+    return f"# tlm {recipe.verb} --recipe {file}\n{text}"
+
+
+# ---- where values come from
+
+
+def _from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
+    known = {s.flag: s.path for s in settings(verb).values() if s.flag} | {"model": "model"}
+    layer = {}
+    for flag, raw in flags.items():
+        name = flag.replace("_", "-")
+        if name not in known:
+            raise Usage(f"{verb} has no flag --{name}{_nearest(name, known, '--')}")
+        if raw is not None:
+            layer[known[name]] = ("MODEL" if name == "model" else f"--{name}", raw)
+    return layer
+
+
+def _from_sets(verb: str, sets: Iterable[str]) -> Layer:
+    layer = {}
+    for text in sets:
+        path, equals, raw = text.partition("=")
+        path, raw = path.strip(), raw.strip()
+        if not equals:
+            raise Usage(f"--set takes key=value such as compression.rank=8, got {show(text)}")
+        _known(verb, path, "in --set")
+        if path == "compression.overrides":
+            raise Usage("compression.overrides is a list of sections: write it in a recipe file")
+        layer[path] = (path, None if raw == "null" else raw)
+    return layer
+
+
+def _from_file(verb: str, file: str | Path) -> Layer:
+    layer: Layer = {}
+    sections = [entry.name for entry in fields(Recipe) if is_dataclass(entry.type)]
+    for key, value in _read(file).items():
+        if key == "verb":
+            if value != verb:
+                raise Usage(f"recipe {file} is for the verb {show(value)}, not for {verb}")
+        elif key not in sections:
+            _known(verb, key, f"in recipe {file}")
+            layer[key] = (key, value)
+        elif isinstance(value, dict):
+            for leaf, inner in value.items():
+                _known(verb, f"{key}.{leaf}", f"in recipe {file}")
+                layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
+        elif value is not None:
+            raise Usage(f"{key} in recipe {file} must be a section of keys, got {show(value)}")
+    return layer
+
+
+def _read(file: str | Path) -> dict[Any, Any]:
+    """The mapping in a YAML file, by `safe_load`, explicit tags refused."""
+    import yaml
+
+    try:
+        with open(file, "rb") as stream:
+            text = stream.read(LARGEST_FILE + 1).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotLoadable(f"recipe {file} does not exist") from None
+    except IsADirectoryError:
+        raise NotLoadable(f"recipe {file} is a directory: name a YAML file") from None
+    except OSError as error:
+        raise NotLoadable(f"recipe {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Usage(f"recipe {file} is binary: it should be YAML, text in UTF-8") from None
+    try:
+        if len(text) > LARGEST_FILE:
+            raise Usage(f"recipe {file} is larger than 1 MiB: it should be a page of YAML")
+        if tag := next((t for t in yaml.scan(text) if isinstance(t, yaml.TagToken)), None):
+            line = tag.start_mark.line + 1
+            raise Usage(f"recipe {file}, line {line}: YAML tags such as {tag.value[1]} are refused")
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "broken")
+        raise Usage(f"recipe {file}{where} is not valid YAML: {problem}") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, Usage):
+            raise
+        deep = isinstance(error, RecursionError)
+        why = "it nests too deep" if deep else show(str(error))
+        raise Usage(f"recipe {file} is not valid YAML: {why}") from None
+    if not isinstance(data, dict):
+        found = "empty" if data is None else f"a {type(data).__name__}"
+        raise Usage(f"recipe {file} is {found}: it should hold keys such as model and compression")
+    return data
+
+
+def _known(verb: str, path: Any, where: str) -> None:
+    """Raises Usage for a key that the verb does not read, naming the nearest."""
+    if path in settings(verb):
+        return
+    others = {s.path: s.verbs for s in settings_of(Recipe)}
+    if path in others:
+        raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
+    shown = path if isinstance(path, str) and path.isprintable() else show(path)
+    sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
+    hint = _nearest(str(path), {*settings(verb), *sections}, others=sorted(sections))
+    raise Usage(f"unknown key {shown} {where}{hint}")
+
+
+def _nearest(
+    word: str, known: Iterable[str], dashes: str = "", others: list[str] | None = None
+) -> str:
+    """'; did you mean X?', or a list of known words; a bare key finds the section that holds it."""
+    names = sorted(known)
+    leaves = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if close := leaves or get_close_matches(word, names, 1, 0.5):
+        return f"; did you mean {dashes}{close[0]}?"
+    return f"; known are {', '.join(dashes + name for name in others or names)}"

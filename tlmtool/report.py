@@ -1,0 +1,194 @@
+"""What a command found out: JSON is the form; the terminal table and the card are views of it."""
+
+import json
+import math
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from tlmtool.failure import CheckFailed, Usage
+from tlmtool.recipe import comparison
+from tlmtool.views import TEXT_COLUMNS, View, figure, human, views
+
+SCHEMA_VERSION = 1
+OPERATORS = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass
+class Report:
+    """The result of one command. `data`: what can be written as JSON; its layout is in DESIGN 8."""
+
+    verb: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        first = {"schema_version": SCHEMA_VERSION, "verb": self.verb}
+        self.data = first | {key: each for key, each in self.data.items() if key not in first}
+
+    def to_json(self) -> str:
+        """One JSON object, indented; what is not a finite number becomes null."""
+        return json.dumps(_jsonable(self.data), indent=2, ensure_ascii=False)
+
+    def table(self, console: Any, full: bool = False) -> None:
+        """Prints to a rich console; `full`: every site on a row of its own."""
+        from rich.text import Text
+
+        console.print(Text(self.title(), style="bold"), soft_wrap=True)
+        for view in views(self.data, full):
+            console.print()
+            header, *rows = _lines(view, console.width)
+            console.print(Text(view.title, style="bold"))
+            console.print(Text(header, style="dim"), soft_wrap=True)
+            for row in rows:
+                console.print(Text(row), soft_wrap=True)
+            for line in filter(None, view.note.split("\n")):
+                console.print(Text(line, style="dim"))
+        console.print()
+        for label, text in self.facts(full):
+            console.print(Text(f"{label:12} ", style="bold") + Text(text), soft_wrap=True)
+        for warning in self.data.get("warnings") or []:
+            console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+    def title(self) -> str:
+        """'tlm compress minilm (BertModel) -> out/m8'."""
+        model = self.data.get("model") or {}
+        kind = f" ({model['class']})" if model.get("class") else ""
+        out = f" -> {model['out']}" if model.get("out") else ""
+        mark = "; predicted, nothing was written" if self.data.get("predicted") else ""
+        return f"tlm {self.verb} {model.get('id', '')}".rstrip() + kind + out + mark
+
+    def facts(self, full: bool = False) -> list[tuple[str, str]]:
+        """The rest as (name, sentence): where the figures come from and what they took."""
+        data = self.data
+        found = {
+            "calibration": _calibration(data.get("calibration") or {}),
+            "allocation": str((data.get("allocation") or {}).get("loss") or ""),
+            "difference": _difference(data.get("baseline") or {}),
+            "note": str(data.get("note") or ""),
+            "seconds": ", ".join(
+                f"{key} {figure(value, 1)}" for key, value in (data.get("seconds") or {}).items()
+            ),
+            "peak memory": human(data.get("peak_memory_bytes"), "B"),
+            "seed": str(data.get("seed", "")),
+            "versions": ", ".join(f"{k} {v}" for k, v in (data.get("versions") or {}).items()),
+        }
+        sums = (data.get("model") or {}).get("sha256") or {}
+        found["sha256"] = ", ".join(
+            f"{file} {digest if full else digest[:12]}" for file, digest in sums.items()
+        )
+        return [(label, text) for label, text in found.items() if text]
+
+    def methods(self) -> list[str]:
+        """Names of the decompositions used."""
+        used = [
+            (each.get("decomposition") or {}).get("name") for each in self.data.get("sites") or []
+        ]
+        return sorted({name for name in used if name})
+
+    def card(self, model_id: str) -> str:
+        """README.md of the checkpoint, to be loaded as `model_id`."""
+        from tlmtool.card import card
+
+        return card(self.data, model_id, self.methods(), self.facts())
+
+    def check(self, expression: str) -> None:
+        """Raises CheckFailed when a comparison such as 'loss>3.2' is true of the report.
+
+        The left side is a dotted path in `data`, a leaf name that occurs once outside lists, the
+        name of the quality measured (its value after), or the metric (the first model's score).
+        """
+        key, sign, limit = comparison(expression)
+        value = self._figure(key)
+        if math.isnan(value):
+            raise CheckFailed(f"check failed: {key} is not a number, so {expression} is undecided")
+        if OPERATORS[sign](value, limit):
+            raise CheckFailed(f"check failed: {key} is {value:g}, and {expression} was to fail")
+
+    def _figure(self, key: str) -> float:
+        leaves = dict(_leaves(self.data))
+        quality, metric = self.data.get("quality") or {}, str(self.data.get("metric") or "")
+        named = {str(quality["name"]): quality.get("after")} if "name" in quality else {}
+        if metric and (score := leaves.get("models.0.score")) is not None:
+            named |= {metric.replace(" ", "_"): score, "score": score}
+            named |= {"loss": score} if metric == "nll" else {}
+        bare: dict[str, list[str]] = {}
+        for path in leaves:
+            if not re.search(r"\.\d+(\.|$)", path):
+                bare.setdefault(path.rpartition(".")[2], []).append(path)
+        if key in leaves or key in named:
+            value = leaves[key] if key in leaves else named[key]
+        elif len(bare.get(key, [])) == 1:
+            value = leaves[bare[key][0]]
+        elif key in bare:
+            raise Usage(
+                f"{key} is not one figure of the report: say {' or '.join(bare[key][:4])} ..."
+            )
+        else:
+            near = get_close_matches(key, [*named, *bare, *leaves], 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise Usage(f"the report of tlm {self.verb} has no figure {key}{hint}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Usage(f"{key} cannot be compared with a number: it is {value!r}")
+        return float(value)
+
+
+def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything that is no dict or list."""
+    if isinstance(data, Mapping | list | tuple):
+        inner = data.items() if isinstance(data, Mapping) else enumerate(data)
+        for key, value in inner:
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, data
+
+
+def _jsonable(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _jsonable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_jsonable(value) for value in data]
+    if isinstance(data, float):
+        return float(data) if math.isfinite(data) else None
+    return data if data is None or isinstance(data, bool | int | str) else str(data)
+
+
+def _calibration(data: Mapping[str, Any]) -> str:
+    counts = [f"{data[key]:,} {key}" for key in ("texts", "tokens") if data.get(key) is not None]
+    return ", ".join(filter(None, [str(data.get("source") or ""), *counts]))
+
+
+def _difference(data: Mapping[str, Any]) -> str:
+    if data.get("difference") is None:
+        return ""
+    low, high = data.get("interval") or (None, None)
+    level = f", {100 * data.get('level', 0.95):g} % interval" if low is not None else ""
+    interval = f"{level} [{low:+.4f}, {high:+.4f}]" if level else ""
+    resamples = f" ({data['resamples']:,} paired resamples)" if data.get("resamples") else ""
+    return f"{data['difference']:+.4f} to {data.get('id', 'the baseline')}{interval}{resamples}"
+
+
+def _lines(view: View, width: int) -> list[str]:
+    """Header and rows in columns two spaces apart; names give way where `width` is too small."""
+    table = [view.header, *view.rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(view.header))]
+    room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
+    widths[0] = max(16, min(widths[0], room))
+
+    def cell(text: str, index: int) -> str:
+        if len(text) > widths[index]:
+            half = (widths[index] - 2) // 2
+            text = f"{text[:half]}..{text[-(widths[index] - 2 - half) :]}"
+        aligned_left = index == 0 or view.header[index] in TEXT_COLUMNS
+        return text.ljust(widths[index]) if aligned_left else text.rjust(widths[index])
+
+    return ["  ".join(map(cell, row, range(len(row)))).rstrip() for row in table]

@@ -1,0 +1,117 @@
+"""One value of a recipe against its rule in the schema; every refusal is one sentence."""
+
+import re
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from reprlib import Repr
+from typing import Annotated, Any, get_args, get_origin
+
+from tlmtool.failure import Usage
+from tlmtool.schema import settings_of
+
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a line of text"}
+BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}
+LARGEST_INTEGER = 2**63 - 1
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+_short = Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 2
+
+
+def show(value: Any) -> str:
+    """A value as an error shows it: short, printable, numbers given as text without quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]{1,40}", value):
+        return value
+    try:
+        return ascii(value) if isinstance(value, float) else _short.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a very long number"
+
+
+def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
+    """`raw` (a flag's text or a YAML value) as the schema wants it; raises Usage naming `name`."""
+    optional = type(None) in get_args(kind)
+    if optional:
+        kind = next(each for each in get_args(kind) if each is not type(None))
+        if raw is None:
+            return None
+    if get_origin(kind) is not tuple:
+        return _scalar(kind, rules, name, raw)
+    element = get_args(kind)[0]
+    if is_dataclass(element):
+        return _sections(element, name, raw)
+    if isinstance(raw, str):
+        raw = [part.strip() for part in raw.split(",")]
+    many = raw if isinstance(raw, list | tuple) else [raw]
+    if not many and "optional" not in rules:
+        raise Usage(f"{name} must name at least one")
+    return tuple(
+        _scalar(element, rules, name if len(many) == 1 else f"each of {name}", part)
+        for part in many
+    )
+
+
+def _sections(schema: type, name: str, raw: Any) -> tuple[Any, ...]:
+    """A list of small sections, such as compression.overrides."""
+    if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
+        raise Usage(f"{name} must be a list of sections, got {show(raw)}")
+    known = {setting.path: setting for setting in settings_of(schema)}
+    made = []
+    for index, given in enumerate(raw):
+        here = f"{name}[{index}]"
+        for key in given:
+            if key not in known:
+                raise Usage(f"unknown key {show(key)} in {here}; known are {', '.join(known)}")
+        made.append(
+            schema(
+                **{
+                    key: convert(known[key].kind, known[key].rules, f"{here}.{key}", value)
+                    for key, value in given.items()
+                }
+            )
+        )
+        if not made[-1].sites:
+            raise Usage(f"{here} needs sites, the glob that it holds for")
+    return tuple(made)
+
+
+@lru_cache
+def _adapter(kind: type, bounds: tuple[tuple[str, Any], ...]) -> Any:
+    from pydantic import Field, TypeAdapter
+
+    return TypeAdapter(Annotated[kind, Field(**dict(bounds))])
+
+
+def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
+    """An int, float, bool or str within its bounds, pattern or choices."""
+    from pydantic import ValidationError
+
+    bounds = {key: rules[key] for key in (*BOUNDS, "pattern") if key in rules}
+    if kind is float:
+        bounds["allow_inf_nan"] = False
+    elif kind is str:
+        bounds["min_length"] = 1
+    try:
+        wrong = isinstance(raw, bool) and kind is not bool
+        wrong = wrong or (isinstance(raw, str) and bool(UNPRINTABLE.search(raw)))
+        value = None if wrong else _adapter(kind, tuple(bounds.items())).validate_python(raw)
+    except ValidationError:
+        wrong, value = True, None
+    choices = rules.get("choices")
+    choices = list(choices() if callable(choices) else choices or ())
+    if kind is int and not wrong and value > LARGEST_INTEGER:
+        raise Usage(f"{name} is too large: at most 2**63 - 1 is possible")
+    if not wrong and (not choices or value in choices):
+        return value
+    near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise Usage(f"{name} must be {_rule(kind, rules, choices)}, got {show(raw)}{hint}")
+
+
+def _rule(kind: type, rules: dict[str, Any], choices: list[str]) -> str:
+    if choices:
+        return " or ".join([", ".join(choices[:-1]), choices[-1]][len(choices) == 1 :])
+    within = [words.format(rules[key]) for key, words in BOUNDS.items() if key in rules]
+    return rules.get("what") or f"{WORDS[kind]} {' and '.join(within)}".strip()

@@ -1,0 +1,250 @@
+"""The data of a report as small tables and facts of text; the terminal and the card render them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any, NamedTuple
+
+MANY_SITES = 16  # above it the sites are shown by role
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+TEXT_COLUMNS = ("form", "why")  # and the first; the others are figures
+ERRORS = ("weight_error", "svd_weight_error", "output_error", "svd_output_error")
+
+
+class View(NamedTuple):
+    """A table of text: the first column is names, the others are figures."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def human(value: Any, unit: str = "") -> str:
+    """'20.3 M', '5.43 GFLOPs', '81.3 MB'; three significant digits, '' for nothing."""
+    if value is None:
+        return ""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size * 0.9995:
+            scaled = value / size
+            digits = max(0, 3 - len(str(int(abs(scaled) + 0.0005))))
+            billions = prefix == "G" and not unit
+            return f"{scaled:.{digits}f} {'B' if billions else prefix}{unit}"
+    return f"{value:g} {unit}".strip()
+
+
+def figure(value: Any, digits: int = 3) -> str:
+    """A share or an error: '0.320', '2.1e-07', '' for nothing."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    small = value and abs(value) < 10.0**-digits
+    return f"{value:.1e}" if small else f"{value:.{digits}f}"
+
+
+def share(after: Any, before: Any) -> str:
+    """after / before as a figure, '' where it says nothing."""
+    return figure(after / before) if before and after is not None else ""
+
+
+def form(decomposition: Mapping[str, Any]) -> str:
+    """'btd rank 8 blocks 12'."""
+    parts = [str(decomposition.get("name", "?"))]
+    for key in ("rank", "blocks"):
+        if key in decomposition:
+            value = decomposition[key]
+            parts.append(f"{key} {'full' if value is None else value}")
+    return " ".join(parts)
+
+
+def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
+    """The tables of a report, whichever parts it has; `full`: every site on a row of its own."""
+    found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
+    found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
+    found.append(_profile(data.get("models") or []))
+    mark = " (predicted)" if data.get("predicted") else ""
+    return [_narrowed(view._replace(title=view.title + mark)) for view in found if view.rows]
+
+
+def _narrowed(view: View) -> View:
+    """The view without columns that are empty in every row."""
+    kept = [i for i in range(len(view.header)) if i == 0 or any(row[i] for row in view.rows)]
+    rows = [[row[i] for i in kept] for row in view.rows]
+    return view._replace(header=[view.header[i] for i in kept], rows=rows)
+
+
+def _costs(data: Mapping[str, Any]) -> View:
+    parameters, flops = data.get("parameters") or {}, data.get("flops") or {}
+    quality, rows = data.get("quality") or {}, []
+
+    def row(label: str, before: Any, after: Any, unit: str = "") -> None:
+        if before is not None or after is not None:
+            cells = [human(before, unit), human(after, unit), share(after, before)]
+            rows.append([label, *cells])
+
+    row("parameters", parameters.get("before"), parameters.get("after"))
+    row("  of the sites", parameters.get("sites_before"), parameters.get("sites_after"))
+    row("FLOPs", flops.get("before"), flops.get("after"), "FLOPs")
+    size = data.get("bytes") or {}
+    row("bytes on disk", size.get("before"), size.get("after"), "B")
+    if quality:
+        before, after = quality.get("before"), quality.get("after")
+        name = str(quality.get("name", "quality")).replace("_", " ")
+        rows.append([name, figure(before, 4), figure(after, 4), share(after, before)])
+    notes = [f"FLOPs: {flops['note']}" if flops.get("note") else ""]
+    if quality.get("what"):
+        notes.append(f"{quality.get('name', 'quality').replace('_', ' ')}: {quality['what']}")
+    note = "\n".join(filter(None, notes))
+    return View("cost and quality", ["", "before", "after", "after / before"], rows, note)
+
+
+def _roles(data: Mapping[str, Any]) -> View:
+    by_role = (data.get("parameters") or {}).get("by_role") or {}
+    rows = [
+        [
+            role,
+            str(part.get("sites", "")),
+            human(part.get("before")),
+            human(part.get("after")),
+            share(part.get("after"), part.get("before")),
+        ]
+        for role, part in by_role.items()
+    ]
+    return View("parameters by role", ["role", "sites", "before", "after", "keep"], rows)
+
+
+def _sites(sites: list[Mapping[str, Any]], full: bool) -> View:
+    note = (
+        "weight, output: relative error of the weight, and of the output under the calibration\n"
+        "metric; svd: that of a plain SVD with as many parameters"
+    )
+    if full or len(sites) <= MANY_SITES:
+        header = ["site", "form", "keep", "weight", "svd", "output", "svd"]
+        rows = [
+            [
+                str(each.get("site", "")),
+                form(each.get("decomposition") or {}),
+                figure(each.get("keep")),
+                *(figure(each.get(key)) for key in ERRORS),
+            ]
+            for each in sites
+        ]
+        return View("factorized sites", header, rows, note)
+    by_role: dict[str, list[Mapping[str, Any]]] = {}
+    for each in sites:
+        by_role.setdefault(str(each.get("role", "")), []).append(each)
+    header = ["role", "sites", "form", "keep", "weight", "worst", "svd"]
+    rows = []
+    for role, group in by_role.items():
+        weight, svd, output, svd_output = (_known(group, key) for key in ERRORS)
+        errors = [_mean(weight), _worst(weight), _mean(svd)]
+        errors += [_mean(output), _worst(output), _mean(svd_output)]
+        rows.append([role, str(len(group)), _forms(group), _kept(group), *errors])
+    header += ["output", "worst", "svd"]
+    note = note.replace("relative error of", "mean (and worst) relative error of")
+    return View("factorized sites by role", header, rows, f"{note}; -v lists each site")
+
+
+def _known(group: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    return [each[key] for each in group if each.get(key) is not None]
+
+
+def _mean(values: list[float]) -> str:
+    return figure(fmean(values)) if values else ""
+
+
+def _worst(values: list[float]) -> str:
+    return figure(max(values)) if values else ""
+
+
+def _kept(group: list[Mapping[str, Any]]) -> str:
+    """The share kept of a group: of all its parameters where they are known."""
+    held = [(e.get("parameters"), e.get("shape")) for e in group]
+    if all(parameters is not None and shape for parameters, shape in held):
+        return share(sum(p for p, _ in held), sum(o * i for _, (o, i) in held))
+    return _mean(_known(group, "keep"))
+
+
+def _forms(group: list[Mapping[str, Any]]) -> str:
+    """The one form, or how many have which: 'btd 5, svd 3'."""
+    forms = [each.get("decomposition") or {} for each in group]
+    if len(same := {form(each) for each in forms}) == 1:
+        return same.pop()
+    names = Counter(str(each.get("name", "?")) for each in forms)
+    if len(names) > 1:
+        return ", ".join(f"{name} {count}" for name, count in names.most_common())
+    ranks = [each["rank"] for each in forms if isinstance(each.get("rank"), int)]
+    return next(iter(names)) + (f" rank {min(ranks)}-{max(ranks)}" if ranks else "")
+
+
+def _dense(left: list[Mapping[str, Any]], full: bool) -> View:
+    reasons: dict[str, list[str]] = {}
+    for each in left:
+        reasons.setdefault(str(each.get("reason", "")), []).append(str(each.get("site", "")))
+    rows = []
+    for reason, sites in reasons.items():
+        shown = sites if full else sites[:1]
+        more = f" and {len(sites) - 1} more" if len(shown) < len(sites) else ""
+        rows.append([f"{', '.join(shown)}{more}", reason])
+    return View("left dense", ["site", "why"], rows)
+
+
+def _parity(data: Mapping[str, Any]) -> View:
+    names = {"max_abs": "largest difference", "relative": "relative to the largest output"}
+    parity = data.get("parity") or {}
+    rows = []
+    for key, value in parity.items():
+        text = f"{value:.1e}" if isinstance(value, float) else str(value)
+        rows.append([names.get(key, key.replace("_", " ")), text])
+    return View("parity: merged against factorized", ["", "figure"], rows)
+
+
+def _scores(data: Mapping[str, Any]) -> View:
+    if "task" not in data:
+        return View("", [], [])
+    baseline = data.get("baseline") or {}
+    rows = [
+        [
+            str(each.get("id", "")) + (" (baseline)" if each is baseline else ""),
+            figure(each.get("score"), 4),
+            figure(each.get("perplexity"), 2),
+            f"{each['n']:,}" if "n" in each else "",
+        ]
+        for each in [*(data.get("models") or []), *([baseline] if "score" in baseline else [])]
+    ]
+    better = f", {data['better']} is better" if data.get("better") else ""
+    metric = str(data.get("metric", "score")).replace("_", " ")
+    note = f"{metric}: {data['what']}{better}" if data.get("what") else ""
+    return View(f"task {data['task']}", ["model", metric, "perplexity", "examples"], rows, note)
+
+
+def _profile(models: list[Mapping[str, Any]]) -> View:
+    """Each model a column, and the second over the first where there are two."""
+    if not any("parameters" in each for each in models):
+        return View("", [], [])
+    quantities: dict[str, dict[int, tuple[float, str]]] = {}
+
+    def note(label: str, column: int, value: Any, text: str) -> None:
+        if value is not None:
+            quantities.setdefault(label, {})[column] = (value, text)
+
+    for column, model in enumerate(models):
+        note("parameters", column, model.get("parameters"), human(model.get("parameters")))
+        for role, count in (model.get("by_role") or {}).items():
+            note(f"  {role}", column, count, human(count))
+        note("bytes", column, model.get("bytes"), human(model.get("bytes"), "B"))
+        for run in model.get("runs") or []:
+            at = f"{run.get('batch', 1)} x {run.get('seq_len', '?')}"
+            note(f"FLOPs {at}", column, run.get("flops"), human(run.get("flops"), "FLOPs"))
+            for part, count in (run.get("by_part") or {}).items():
+                note(f"  {part}, {at}", column, count, human(count, "FLOPs"))
+            latency = run.get("latency_ms")
+            median = latency.get("median") if isinstance(latency, Mapping) else latency
+            note(f"latency {at}", column, median, f"{median or 0:.2f} ms")
+            peak = run.get("peak_memory_bytes")
+            note(f"peak memory {at}", column, peak, human(peak, "B"))
+    rows = []
+    for label, cells in quantities.items():
+        ratio = share(cells[1][0], cells[0][0]) if len(models) == 2 and len(cells) == 2 else ""
+        rows.append([label, *(cells.get(i, (0, ""))[1] for i in range(len(models))), ratio])
+    header = ["", *(str(each.get("id", "?")) for each in models), "ratio"]
+    return View("profile", header, rows)
