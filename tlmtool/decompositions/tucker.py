@@ -58,7 +58,7 @@ def sweep(tensor: Tensor, b: Tensor, c: Tensor, ranks: tuple[int, ...]) -> tuple
 
     Returns core (B, R1, R2, R3), a, b, c; the error does not grow.
     """
-    batch, h, d, i = tensor.shape
+    h, d, i = tensor.shape[1:]
     tc = (tensor.flatten(1, 2) @ c).unflatten(1, (h, d))  # (B, H, D, R3)
     a = top(torch.einsum("nhdz,ndy->nhyz", tc, b).flatten(2), ranks[0])
     b = top(torch.einsum("nhdz,nhx->ndxz", tc, a).flatten(2), ranks[1])

@@ -1,0 +1,1 @@
+"""What a compression needs to know before it swaps modules: input statistics, and ranks."""

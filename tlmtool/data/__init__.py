@@ -1,0 +1,1 @@
+"""Files and data sets to texts and batches; the calibration text."""

@@ -1,0 +1,1 @@
+"""Families, surgery on their modules, and checkpoints of the result."""

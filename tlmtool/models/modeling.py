@@ -1,0 +1,98 @@
+"""Model types `tlm-<type>`: what makes `AutoModelForX.from_pretrained` work on our checkpoints.
+
+Config classes are made at registration, model classes when the first config of a type is.
+"""
+
+from functools import lru_cache
+
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .architectures import ARCHITECTURES, PREFIX, base_type
+from .surgery import merge as _merge_modules
+from .surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
+
+NAME = "Tlm"
+
+
+@lru_cache
+def config_class(model_type: str) -> type:
+    """The config class of `tlm-<type>`: the base type's, plus the key `tlm`."""
+    base = CONFIG_MAPPING[base_type(model_type)]
+
+    def __post_init__(self, **kwargs):
+        base.__post_init__(self, **kwargs)
+        if self.tlm is not None:
+            plan_from_dict(self.tlm)
+        register_models(type(self).model_type)
+
+    body = {
+        "__module__": __name__,
+        "__annotations__": {"tlm": dict | None},
+        "__post_init__": __post_init__,
+        "model_type": PREFIX + base.model_type,
+        "tlm": None,
+    }
+    return type(NAME + base.__name__, (base,), body)
+
+
+@lru_cache
+def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The subclass of a transformers class that builds and saves the plan in its config."""
+
+    def __init__(self, config, *args, **kwargs):
+        base.__init__(self, config, *args, **kwargs)
+        if config.tlm is not None:
+            skeleton(self, plan_from_dict(config.tlm))
+
+    def save_pretrained(self, *args, **kwargs):
+        self.config.tlm = plan_to_dict(plan_of(self))
+        return base.save_pretrained(self, *args, **kwargs)
+
+    body = {
+        "__module__": __name__,
+        "__init__": __init__,
+        "save_pretrained": save_pretrained,
+        "config_class": config_class(base.config_class.model_type),
+    }
+    made = type(NAME + base.__name__, (base,), body)
+    globals()[made.__name__] = made  # so that it can be pickled
+    return made
+
+
+@lru_cache
+def register_models(model_type: str) -> None:
+    """Give every Auto class that knows the base type our class of the same head."""
+    base, ours = CONFIG_MAPPING[base_type(model_type)], config_class(base_type(model_type))
+    for auto in vars(modeling_auto).values():
+        mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
+        found = mapping.get(base, None) if mapping is not None else None
+        if found is not None:
+            several = found if isinstance(found, (tuple, list)) else [found]
+            auto.register(ours, model_class(several[0]), exist_ok=True)
+
+
+def register() -> None:
+    """Make transformers know every `tlm-<type>`."""
+    for model_type in ARCHITECTURES:
+        AutoConfig.register(PREFIX + model_type, config_class(model_type), exist_ok=True)
+
+
+def adopt(model: PreTrainedModel) -> None:
+    """A transformers model that has been factorized becomes one of our types, in place."""
+    if not hasattr(model.config, "tlm"):
+        register_models(model.config.model_type)
+        model.__class__ = model_class(type(model))
+        model.config.__class__ = config_class(model.config.model_type)
+    model.config.tlm = plan_to_dict(plan_of(model))
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """Factors -> dense, in place, and back to the plain transformers class; returns the model."""
+    _merge_modules(model)
+    if hasattr(model.config, "tlm"):
+        del model.config.tlm
+        model.config.__class__ = type(model.config).__mro__[1]
+        model.__class__ = type(model).__mro__[1]
+    return model

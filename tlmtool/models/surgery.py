@@ -1,0 +1,294 @@
+"""One function that walks a plan and swaps dense modules for factorized ones, and its inverse."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..decompositions import Decomposition, from_dict
+from .architectures import WRITES_RESIDUAL, architecture
+
+Plan = dict[str, Decomposition]  # {site: decomposition}
+VERSION = 1
+
+
+class _Factorized(nn.Module):
+    """Holds a decomposition and its factors under `weight.<factor>`, and the dense module's form.
+
+    Factors that chain are `nn.Linear` modules (`weight.right`, `weight.left`, the bias in the last
+    one), so that tools which look for linears find them.
+    """
+
+    def __init__(self, decomposition: Decomposition, dense: nn.Module, factors: dict[str, Tensor]):
+        super().__init__()
+        self.decomposition = decomposition
+        self.out_features, self.in_features = shape(dense)
+        bias = getattr(dense, "bias", None)
+        if decomposition.chain:
+            links = [(name, _linear(factors[name])) for name in decomposition.chain]
+            links[-1][1].bias = bias
+            self.weight = nn.Sequential()
+            for name, link in links:
+                self.weight.add_module(name, link)
+        else:
+            self.weight = nn.ParameterDict({k: nn.Parameter(f) for k, f in factors.items()})
+            self.register_parameter("bias", bias)
+        self.form = (_on_meta(dense),)  # a tuple: not a submodule
+        self.train(dense.training)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """{factor: tensor}, live."""
+        if self.decomposition.chain:
+            return {name: link.weight for name, link in self.weight.named_children()}
+        return dict(self.weight.items())
+
+    def dense_weight(self) -> Tensor:
+        """W (O, I), rebuilt in float64, in the dtype of the factors."""
+        factors = self.factors
+        w = self.decomposition.reconstruct({k: f.detach().double() for k, f in factors.items()})
+        return w.to(next(iter(factors.values())).dtype)
+
+    def bias_parameter(self) -> nn.Parameter | None:
+        return self.weight[-1].bias if self.decomposition.chain else self.bias
+
+    def set_bias(self, bias: nn.Parameter | None) -> None:
+        (self.weight[-1] if self.decomposition.chain else self).bias = bias
+
+    def extra_repr(self) -> str:
+        return f"{self.out_features}, {self.in_features}, {self.decomposition}"
+
+
+class FactorizedLinear(_Factorized):
+    """A linear whose weight W (O, I) is held as factors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)"""
+        factors = self.factors
+        x = x.to(next(iter(factors.values())).dtype)
+        if self.decomposition.chain:
+            return self.weight(x)
+        y = self.decomposition.apply(x, factors)
+        return y if self.bias is None else y + self.bias
+
+
+class FactorizedEmbedding(_Factorized):
+    """An embedding whose table W (V, E) is left (V, R) right (R, E); rows are looked up in left."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., E)"""
+        table = nn.functional.embedding(ids, self.weight.left.weight)
+        return table @ self.weight.right.weight * getattr(self.form[0], "embed_scale", 1.0)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        link = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    link.weight = nn.Parameter(weight)
+    return link
+
+
+def _on_meta(dense: nn.Module) -> nn.Module:
+    """The module without its data: what `merge` fills again."""
+    memo = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in dense.parameters()}
+    return copy.deepcopy(dense, memo)
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """(O, I) of a linear (V, E of an embedding), dense or factorized."""
+    if isinstance(module, _Factorized):
+        return module.out_features, module.in_features
+    o, i = module.weight.shape
+    return (i, o) if isinstance(module, Conv1D) else (o, i)
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """W (O, I), whatever way the module holds it."""
+    if isinstance(module, _Factorized):
+        return module.dense_weight()
+    weight = module.weight.detach()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def sites(model: PreTrainedModel) -> dict[str, str]:
+    """{site: role}, in the model's order; a role of the family without a site raises ValueError."""
+    row = architecture(model.config.model_type)
+    kinds = (nn.Linear, Conv1D, nn.Embedding, _Factorized)
+    found = {
+        path: role
+        for path, module in model.base_model.named_modules()
+        if isinstance(module, kinds) and (role := row.role_of(path))
+    }
+    embeddings = [site for site, role in found.items() if role == "embedding"]
+    for site in embeddings[1:]:  # one table, named where the family names it first
+        del found[site]
+    missing = {*row.roles, "embedding"} - {*found.values(), *row.optional}
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} has no module for the role {', '.join(sorted(missing))}: "
+            "the names of its modules are not those of the table of families"
+        )
+    return found
+
+
+def modes(model: PreTrainedModel, site: str, role: str) -> tuple[int, int] | None:
+    """(H, D), how O of an attention projection splits into heads; None for any other role."""
+    config, (o, _) = model.config, shape(model.base_model.get_submodule(site))
+    if role not in ("query", "key", "value", "qkv", "output"):
+        return None
+    heads = config.num_attention_heads
+    if "decoder" in site.split("."):
+        heads = getattr(config, "decoder_attention_heads", heads)
+    if role in ("key", "value"):
+        heads = getattr(config, "num_key_value_heads", None) or heads
+    heads *= 3 if role == "qkv" else 1
+    return (heads, o // heads) if o % heads == 0 else None
+
+
+def factorize(
+    model: PreTrainedModel, plan: Plan, metrics: dict[str, Tensor] | None = None
+) -> None:
+    """Dense -> factors, in place, at the sites of the plan. Also on the meta device: sizes only.
+
+    `metrics`: {site: input covariance (I, I) or (I,)}; of an embedding, the frequency of each row
+    (V,). An embedding takes every module that shares its weight along.
+    """
+    base = model.base_model
+    for site, decomposition in plan.items():
+        dense = base.get_submodule(site)
+        weight, metric = dense_weight(dense), (metrics or {}).get(site)
+        if isinstance(dense, nn.Embedding) and decomposition.name != "svd":
+            raise ValueError(f"{site}: an embedding takes the svd form, not {decomposition.name}")
+        try:
+            if weight.is_meta:
+                sizes = decomposition.shapes(*weight.shape)
+                factors = {k: weight.new_empty(s) for k, s in sizes.items()}
+            elif isinstance(dense, nn.Embedding):
+                flipped = decomposition.decompose(weight.T, metric)
+                factors = {"left": flipped["right"].T.contiguous()}
+                factors["right"] = flipped["left"].T.contiguous()
+            else:
+                factors = decomposition.decompose(weight, metric)
+        except ValueError as error:
+            raise ValueError(f"{site}: {error}") from None
+        if isinstance(dense, nn.Embedding):
+            _factorize_tied(model, _below(model, site), decomposition, factors)
+        else:
+            _set(base, site, FactorizedLinear(decomposition, dense, factors))
+
+
+def skeleton(model: PreTrainedModel, plan: Plan) -> None:
+    """Factorized modules of the plan, where the model has them (a head may leave out a decoder)."""
+    present = dict(model.base_model.named_modules())
+    factorize(model, {site: d for site, d in plan.items() if site in present})
+
+
+def merge(model: PreTrainedModel) -> None:
+    """Factors -> dense, in place: the inverse of `factorize`, each weight rebuilt in float64."""
+    tables: dict[int, nn.Parameter] = {}  # a table that several modules share is rebuilt once
+    for path, module in list(factorized(model)):
+        first = next(iter(module.factors.values()))
+        if id(first) not in tables:
+            tables[id(first)] = nn.Parameter(module.dense_weight(), first.requires_grad)
+        dense = module.form[0]
+        dense.weight = tables[id(first)]
+        if isinstance(dense, Conv1D):
+            dense.weight = nn.Parameter(dense.weight.detach().T.contiguous(), first.requires_grad)
+        if (bias := module.bias_parameter()) is not None:
+            dense.bias = bias
+        _set(model, path, dense.train(module.training))
+    for _, part in _pretrained(model):
+        part.__dict__.update(part.__dict__.pop("_dense_ties", {}))
+
+
+def factorized(model: nn.Module) -> Iterator[tuple[str, _Factorized]]:
+    """(path, module) of every factorized module."""
+    return ((p, m) for p, m in model.named_modules() if isinstance(m, _Factorized))
+
+
+def plan_of(model: PreTrainedModel) -> Plan:
+    """The plan, read off the live modules."""
+    base = model.base_model
+    modules = ((site, base.get_submodule(site)) for site in sites(model))
+    return {site: m.decomposition for site, m in modules if isinstance(m, _Factorized)}
+
+
+def plan_to_dict(plan: Plan) -> dict:
+    """What `config.json` keeps: sites with equal decompositions grouped."""
+    groups: dict[Decomposition, list[str]] = {}
+    for site, decomposition in plan.items():
+        groups.setdefault(decomposition, []).append(site)
+    return {
+        "version": VERSION,
+        "plan": [{"decomposition": d.to_dict(), "sites": s} for d, s in groups.items()],
+        "attention": [],
+    }
+
+
+def plan_from_dict(kept: dict) -> Plan:
+    """The inverse of `plan_to_dict`; a newer version raises ValueError."""
+    if kept.get("version", 0) > VERSION:
+        raise ValueError(
+            f"the checkpoint's plan has version {kept['version']}, this tlm reads up to {VERSION}: "
+            "upgrade tlmtool"
+        )
+    return {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
+
+
+def writes_residual(role: str) -> bool:
+    """Is the output of this role added to the residual stream?"""
+    return role in WRITES_RESIDUAL
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _pretrained(model: nn.Module) -> list[tuple[str, PreTrainedModel]]:
+    return [(p, m) for p, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+
+
+def _below(model: PreTrainedModel, site: str) -> str:
+    """The path of a site from the model itself."""
+    return site if model.base_model is model else f"{model.base_model_prefix}.{site}"
+
+
+def _factorize_tied(
+    model: PreTrainedModel, table: str, decomposition: Decomposition, factors: dict[str, Tensor]
+) -> None:
+    """Swap every module tied to the embedding at the path `table`; they share its factors then.
+
+    Read off the model's own {target: source} of ties: on the meta device nothing is tied yet.
+    """
+    ties = getattr(model, "all_tied_weights_keys", None) or {}
+    weight = f"{table}.weight"
+    weight = ties.get(weight, weight)
+    tied = [weight, *(t for t, s in ties.items() if s == weight)]
+    first, renamed = None, {}
+    for path in (name.removesuffix(".weight") for name in tied):
+        module = model.get_submodule(path)
+        cls = FactorizedEmbedding if isinstance(module, nn.Embedding) else FactorizedLinear
+        new = cls(decomposition, module, factors)
+        first = first or new
+        for link, source in zip(new.weight, first.weight, strict=True):
+            link.weight = source.weight
+        _set(model, path, new)
+        renamed[f"{path}.weight"] = [f"{path}.weight.{e}.weight" for e in ("left", "right")]
+        renamed[f"{path}.bias"] = [f"{path}.weight.left.bias"]
+    for prefix, part in _pretrained(model):
+        dot = f"{prefix}." if prefix else ""
+        kept = ("_tied_weights_keys", "all_tied_weights_keys")
+        part._dense_ties = {a: getattr(part, a, None) for a in kept}  # for `merge`
+        for attribute, ties in part._dense_ties.items():
+            names = {}
+            for target, source in (ties or {}).items():
+                targets = renamed.get(dot + target, [dot + target])
+                sources = renamed.get(dot + source, [dot + source])
+                if len(targets) == len(sources):  # else a tie that this model does not use
+                    pairs = zip(targets, sources, strict=True)
+                    names |= {t.removeprefix(dot): s.removeprefix(dot) for t, s in pairs}
+            setattr(part, attribute, names)
