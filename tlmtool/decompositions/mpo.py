@@ -48,9 +48,10 @@ class MPO(Decomposition):
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
         (outs, ins), bonds = self._sizes(out_features, in_features)
-        return {f"core{k}": (bonds[k], *ij, bonds[k + 1]) for k, ij in enumerate(
-            zip(outs, ins, strict=True)
-        )}
+        return {
+            f"core{k}": (bonds[k], *ij, bonds[k + 1])
+            for k, ij in enumerate(zip(outs, ins, strict=True))
+        }
 
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
         shapes = list(self.shapes(*weight.shape).values())

@@ -93,7 +93,7 @@ def named(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _last(model: nn.Module, batch: Batch) -> Tensor:
+def last_hidden(model: nn.Module, batch: Batch) -> Tensor:
     """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's."""
     base: Any = model.base_model
     inputs: dict[str, Any] = inputs_of(base, batch)
@@ -126,7 +126,7 @@ def streamed(
     stack.enter_context(evaluating(model))
     max_length = min(max_length, position_limit(model) or max_length)
     for part in batches(tokenizer, texts, batch, max_length):
-        yield part, _last(model, part)
+        yield part, last_hidden(model, part)
         if tick:
             tick(len(part.indices))
 

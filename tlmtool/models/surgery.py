@@ -1,122 +1,30 @@
 """One function that walks a plan and swaps dense modules for factorized ones, and its inverse."""
 
-import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..decompositions import Decomposition, from_dict
-from .architectures import WRITES_RESIDUAL, architecture
+from .architectures import architecture
+from .factorized import (
+    Factorized,
+    FactorizedEmbedding,
+    FactorizedLinear,
+    dense_weight,
+    set_weight,
+    shape,
+)
 
 Plan = dict[str, Decomposition]  # {site: decomposition}
 VERSION = 1
 
 
-class _Factorized(nn.Module):
-    """Holds a decomposition and its factors under `weight.<factor>`, and the dense module's form.
-
-    Factors that chain are `nn.Linear` modules (`weight.right`, `weight.left`, the bias in the last
-    one), so that tools which look for linears find them.
-    """
-
-    def __init__(self, decomposition: Decomposition, dense: nn.Module, factors: dict[str, Tensor]):
-        super().__init__()
-        self.decomposition = decomposition
-        self.out_features, self.in_features = shape(dense)
-        bias = getattr(dense, "bias", None)
-        if decomposition.chain:
-            links = [(name, _linear(factors[name])) for name in decomposition.chain]
-            links[-1][1].bias = bias
-            self.weight = nn.Sequential()
-            for name, link in links:
-                self.weight.add_module(name, link)
-        else:
-            self.weight = nn.ParameterDict({k: nn.Parameter(f) for k, f in factors.items()})
-            self.register_parameter("bias", bias)
-        self.form = (_on_meta(dense),)  # a tuple: not a submodule
-        self.train(dense.training)
-
-    @property
-    def factors(self) -> dict[str, Tensor]:
-        """{factor: tensor}, live."""
-        if self.decomposition.chain:
-            return {name: link.weight for name, link in self.weight.named_children()}
-        return dict(self.weight.items())
-
-    def dense_weight(self) -> Tensor:
-        """W (O, I), rebuilt in float64, in the dtype of the factors."""
-        factors = self.factors
-        w = self.decomposition.reconstruct({k: f.detach().double() for k, f in factors.items()})
-        return w.to(next(iter(factors.values())).dtype)
-
-    def bias_parameter(self) -> nn.Parameter | None:
-        return self.weight[-1].bias if self.decomposition.chain else self.bias
-
-    def set_bias(self, bias: nn.Parameter | None) -> None:
-        (self.weight[-1] if self.decomposition.chain else self).bias = bias
-
-    def extra_repr(self) -> str:
-        return f"{self.out_features}, {self.in_features}, {self.decomposition}"
-
-
-class FactorizedLinear(_Factorized):
-    """A linear whose weight W (O, I) is held as factors."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O)"""
-        factors = self.factors
-        x = x.to(next(iter(factors.values())).dtype)
-        if self.decomposition.chain:
-            return self.weight(x)
-        y = self.decomposition.apply(x, factors)
-        return y if self.bias is None else y + self.bias
-
-
-class FactorizedEmbedding(_Factorized):
-    """An embedding whose table W (V, E) is left (V, R) right (R, E); rows are looked up in left."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(...) -> (..., E)"""
-        table = nn.functional.embedding(ids, self.weight.left.weight)
-        return table @ self.weight.right.weight * getattr(self.form[0], "embed_scale", 1.0)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    with torch.device("meta"):
-        link = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    link.weight = nn.Parameter(weight)
-    return link
-
-
-def _on_meta(dense: nn.Module) -> nn.Module:
-    """The module without its data: what `merge` fills again."""
-    memo = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in dense.parameters()}
-    return copy.deepcopy(dense, memo)
-
-
-def shape(module: nn.Module) -> tuple[int, int]:
-    """(O, I) of a linear (V, E of an embedding), dense or factorized."""
-    if isinstance(module, _Factorized):
-        return module.out_features, module.in_features
-    o, i = module.weight.shape
-    return (i, o) if isinstance(module, Conv1D) else (o, i)
-
-
-def dense_weight(module: nn.Module) -> Tensor:
-    """W (O, I), whatever way the module holds it."""
-    if isinstance(module, _Factorized):
-        return module.dense_weight()
-    weight = module.weight.detach()
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
 def sites(model: PreTrainedModel) -> dict[str, str]:
     """{site: role}, in the model's order; a role of the family without a site raises ValueError."""
     row = architecture(model.config.model_type)
-    kinds = (nn.Linear, Conv1D, nn.Embedding, _Factorized)
+    kinds = (nn.Linear, Conv1D, nn.Embedding, Factorized)
     found = {
         path: role
         for path, module in model.base_model.named_modules()
@@ -148,9 +56,7 @@ def modes(model: PreTrainedModel, site: str, role: str) -> tuple[int, int] | Non
     return (heads, o // heads) if o % heads == 0 else None
 
 
-def factorize(
-    model: PreTrainedModel, plan: Plan, metrics: dict[str, Tensor] | None = None
-) -> None:
+def factorize(model: PreTrainedModel, plan: Plan, metrics: dict[str, Tensor] | None = None) -> None:
     """Dense -> factors, in place, at the sites of the plan. Also on the meta device: sizes only.
 
     `metrics`: {site: input covariance (I, I) or (I,)}; of an embedding, the frequency of each row
@@ -192,11 +98,10 @@ def merge(model: PreTrainedModel) -> None:
     for path, module in list(factorized(model)):
         first = next(iter(module.factors.values()))
         if id(first) not in tables:
-            tables[id(first)] = nn.Parameter(module.dense_weight(), first.requires_grad)
+            set_weight(module.form[0], module.dense_weight())
+            tables[id(first)] = module.form[0].weight
         dense = module.form[0]
         dense.weight = tables[id(first)]
-        if isinstance(dense, Conv1D):
-            dense.weight = nn.Parameter(dense.weight.detach().T.contiguous(), first.requires_grad)
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
         _set(model, path, dense.train(module.training))
@@ -204,16 +109,16 @@ def merge(model: PreTrainedModel) -> None:
         part.__dict__.update(part.__dict__.pop("_dense_ties", {}))
 
 
-def factorized(model: nn.Module) -> Iterator[tuple[str, _Factorized]]:
+def factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
     """(path, module) of every factorized module."""
-    return ((p, m) for p, m in model.named_modules() if isinstance(m, _Factorized))
+    return ((p, m) for p, m in model.named_modules() if isinstance(m, Factorized))
 
 
 def plan_of(model: PreTrainedModel) -> Plan:
     """The plan, read off the live modules."""
     base = model.base_model
     modules = ((site, base.get_submodule(site)) for site in sites(model))
-    return {site: m.decomposition for site, m in modules if isinstance(m, _Factorized)}
+    return {site: m.decomposition for site, m in modules if isinstance(m, Factorized)}
 
 
 def plan_to_dict(plan: Plan) -> dict:
@@ -236,11 +141,6 @@ def plan_from_dict(kept: dict) -> Plan:
             "upgrade tlmtool"
         )
     return {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
-
-
-def writes_residual(role: str) -> bool:
-    """Is the output of this role added to the residual stream?"""
-    return role in WRITES_RESIDUAL
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> None:

