@@ -5,28 +5,10 @@ import types
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from conftest import word_tokenizer
 
 from tlmtool.data.tasks import batches, choose, sentence_pairs, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-
-WORDS = "the cat sat on a mat and dogs ran far away".split()
-
-
-def word_tokenizer(pad: bool = True, special: bool = True) -> PreTrainedTokenizerFast:
-    """One token a word; with [CLS] ... [SEP] round a text if `special`."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if special:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-    kinds = {"unk_token": "[UNK]", "mask_token": "[MASK]", "eos_token": "[SEP]"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **kinds, **({"pad_token": "[PAD]"} if pad else {})
-    )
 
 
 def test_texts_are_lines_without_mark_and_blanks(tmp_path):

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import WORDS, word_tokenizer
 from scipy.stats import spearmanr
-from test_data import WORDS, word_tokenizer
 from test_losses import BERT, BUILD, LLAMA, T5, TEXTS, bert, pico, task_of
 from transformers import (
     BertConfig,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_data import word_tokenizer
+from conftest import word_tokenizer
 from transformers import (
     BertConfig,
     BertForMaskedLM,

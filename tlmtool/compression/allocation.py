@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-LOSS = "squared output error of each site relative to its output's energy, on the calibration text"
+
+def loss(measured: bool, sensitive: bool) -> str:
+    """What `greedy` spends parameters to lower, in words."""
+    if not measured:
+        return "squared error of each weight relative to its own norm (no calibration text)"
+    if not sensitive:
+        return "squared output error of each site on the calibration text, relative to the output"
+    return (
+        "predicted squared change of the last hidden state (Gauss-Newton) on the calibration text"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,18 +56,15 @@ def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
 
 def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
     """{site: parameters} of a total of `keep`: chunks of singular values in the order of loss
-    saved per parameter. The last chunk of a site makes it dense, its error zero.
+    saved per parameter, one for each site first. The last step makes a site dense, its error zero.
     """
     left = keep * sum(s.dense for s in spectra.values())
+    budgets = dict.fromkeys(spectra, 0)
     steps = []
     for site, s in spectra.items():
-        chunk = 8 if s.cut >= 96 else 1  # multiples of 8 run faster and cost nothing measurable
-        edges = [0, *range(chunk, s.cut - chunk + 1, chunk)]
-        for place, (a, b) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
-            cost = (b - a) * s.unit if b is not None else s.dense - a * s.unit
-            worth = float(s.values[a:b].sum()) / cost
-            steps.append((worth if place else float("inf"), -place, site, cost))  # all get some
-    budgets = dict.fromkeys(spectra, 0)
+        for place, (saved, cost) in enumerate(_steps(s)):
+            first = place == 0
+            steps.append((float("inf") if first else saved / cost, -place, site, cost))
     stopped: set[str] = set()
     for _, _, site, cost in sorted(steps, reverse=True):
         if site in stopped or cost > left:
@@ -67,3 +73,17 @@ def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
         budgets[site] += cost
         left -= cost
     return budgets
+
+
+def _steps(s: Spectrum) -> list[tuple[float, int]]:
+    """(loss saved, parameters) of each chunk, merged so that worth per parameter never rises."""
+    chunk = 8 if s.cut >= 96 else 1  # multiples of 8 run faster and cost nothing measurable
+    edges = [*range(0, s.cut - chunk + 1, chunk)]
+    steps: list[tuple[float, int]] = []
+    for a, b in zip(edges, [*edges[1:], None], strict=True):
+        cost = (b - a) * s.unit if b is not None else s.dense - a * s.unit
+        steps.append((float(s.values[a:b].sum()), cost))
+        while len(steps) > 1 and steps[-1][0] * steps[-2][1] > steps[-2][0] * steps[-1][1]:
+            (saved, cost), (more, further) = steps[-2:]
+            steps[-2:] = [(saved + more, cost + further)]
+    return steps

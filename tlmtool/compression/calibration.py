@@ -1,11 +1,14 @@
 """Input statistics of sites, measured on calibration text: what weighs the error of a weight."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.tasks import Batch, batches
@@ -89,7 +92,7 @@ def prepared(model: nn.Module, tokenizer: Any, texts: list[str], batch: int, max
 
 def run(model: nn.Module, batch: Batch) -> None:
     """A forward pass for its hooks' sake."""
-    with suppress(Stop):
+    with suppress(Stop), torch.no_grad():
         last_hidden(model, batch)
 
 
@@ -142,6 +145,64 @@ def input_moments(
     return [Moments(r.count, **r.means()) for r in sums]
 
 
+def output_metrics(
+    model: nn.Module, sites: list[str], batches: list[Batch], seed: int = 0
+) -> dict[str, Tensor]:
+    """{site: G (O, O)}: how much the last hidden state h feels an error of the site's output.
+
+    G = E[g g^T], g = d(v . h) / d output at each token, v standard normal: the Gauss-Newton matrix
+    of |h|^2, so that tr(G dW C dW^T) predicts the squared change of h. One backward pass.
+    """
+    base, generator = model.base_model, torch.Generator().manual_seed(seed)
+    sums = {site: Running() for site in sites}
+    outputs: dict[str, Tensor] = {}
+
+    def note(site: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            outputs[site] = output if output.requires_grad else output.requires_grad_(True)
+            return output
+
+        return hook
+
+    flags = [p for p in model.parameters() if p.requires_grad]
+    handles = [base.get_submodule(s).register_forward_hook(note(s)) for s in sites]
+    with hooks(*handles), evaluating(model), torch.enable_grad():
+        for p in flags:
+            p.requires_grad_(False)
+        try:
+            for batch in batches:
+                hidden = last_hidden(model, batch)
+                v = torch.randn(hidden.shape, generator=generator).to(hidden.device)
+                mask = batch.inputs["attention_mask"].to(hidden.device)
+                aim = (hidden * v * mask[..., None]).sum()
+                found = torch.autograd.grad(aim, list(outputs.values()), allow_unused=True)
+                for site, grad in zip(outputs, found, strict=True):
+                    if grad is None:
+                        continue
+                    g = real(grad, batch)
+                    sums[site].add(len(g), g=product(g, g))
+                outputs.clear()
+        finally:
+            for p in flags:
+                p.requires_grad_(True)
+    return {site: damped(s.means()["g"], DAMPING) for site, s in sums.items() if s.count}
+
+
+def split(batches: list[Batch], tokens: int) -> list[Batch]:
+    """The same texts in smaller batches, of about `tokens` tokens with padding."""
+    parts = []
+    for batch in batches:
+        length = batch.inputs["input_ids"].shape[1]
+        rows = max(1, tokens // length)
+        for a in range(0, len(batch.indices), rows):
+            cut = {k: v[a : a + rows] for k, v in batch.inputs.items()}
+            width = int(cut["attention_mask"].sum(1).max())
+            cut = {k: v[:, :width] for k, v in cut.items()}
+            special = batch.special[a : a + rows, :width]
+            parts.append(Batch(batch.indices[a : a + rows], cut, special))
+    return parts
+
+
 def token_frequencies(batches: list[Batch], rows: int) -> Tensor:
     """How often each row of an embedding is looked up (V,), float64, plus a half of one each."""
     counts = torch.full((rows,), 0.5, dtype=torch.float64)
@@ -149,3 +210,25 @@ def token_frequencies(batches: list[Batch], rows: int) -> Tensor:
         ids = batch.inputs["input_ids"][batch.inputs["attention_mask"].bool()]
         counts += torch.bincount(ids, minlength=rows).double()
     return counts / counts.sum()
+
+
+class Shelf:
+    """Keeps one tensor for each site: in memory, or on disk once they outgrow `room` bytes."""
+
+    def __init__(self, room: float):
+        self.room, self.kept = room, {}
+        self.folder: tempfile.TemporaryDirectory | None = None
+
+    def put(self, site: str, value: Tensor) -> None:
+        self.room -= value.nbytes
+        if self.room < 0:
+            self.folder = self.folder or tempfile.TemporaryDirectory(prefix="tlm-")
+            file = Path(self.folder.name) / f"{len(self.kept)}.safetensors"
+            save_file({"value": value.contiguous().cpu()}, file)
+            self.kept[site] = file
+        else:
+            self.kept[site] = value
+
+    def get(self, site: str, device: torch.device) -> Tensor | None:
+        value = self.kept.get(site)
+        return load_file(value)["value"].to(device) if isinstance(value, Path) else value

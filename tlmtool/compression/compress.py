@@ -1,30 +1,19 @@
 """`compress`: measure the inputs, plan, and swap dense linears for factors, in place."""
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..data.tasks import Batch
-from ..decompositions import Decomposition
-from ..decompositions.base import root, weigh
-from ..decompositions.svd import SVD
 from ..failure import Usage
-from ..measuring.counting import count_bytes
-from ..models.factorized import set_weight
 from ..models.modeling import adopt
-from ..models.surgery import Plan, factorize
+from ..models.surgery import Plan
 from . import allocation, calibration
-from .calibration import Moments
-from .lockstep import Fit, Lockstep, stacks_of
-from .planning import Draft, Forms, best_form, by_rank, model_weight, select, spectrum_of, take
-
-RIDGE = 0.1  # pull of a fitted target towards W, of the mean diagonal of the input covariance
-Progress = Callable[[str, int, int], None]
+from .fitting import Job, Progress
+from .planning import Draft, Forms, by_rank, select
 
 
 @dataclass
@@ -57,6 +46,7 @@ def compress(
     max_length: int = 128,
     batch: int = 32,
     sequential: bool = True,
+    seed: int = 0,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -88,7 +78,15 @@ def compress(
         if tokenizer is None:
             raise Usage("calibration texts need a tokenizer")
         batches = calibration.prepared(model, tokenizer, texts, batch, max_length)
-    job = _Job(model, roles, batches, Forms(model, roles, blocks), progress)
+    job = Job(
+        model,
+        roles,
+        batches,
+        Forms(model, roles, blocks),
+        progress,
+        seed=seed,
+        sensitive=sequential and rank is None,
+    )
     with torch.no_grad():
         if rank is not None:
             draft = by_rank(job.forms, rank, method, overrides)
@@ -96,7 +94,8 @@ def compress(
             draft = job.allocated(keep, energy, method or "auto", allocate)
         _something_smaller(draft, job.forms)
         outcome = Outcome(draft.plan, left_dense=draft.left_dense, warnings=draft.warnings)
-        outcome.loss = allocation.LOSS if keep is not None and allocate == "greedy" else None
+        if keep is not None and allocate == "greedy":
+            outcome.loss = allocation.loss(bool(batches), sequential)
         outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in batches)
         outcome.seconds["plan"] = time.perf_counter() - started
         if not dry_run:
@@ -111,205 +110,3 @@ def _something_smaller(draft: Draft, forms: Forms) -> None:
     if not draft.plan:
         reason = next(iter(draft.left_dense.values()))
         raise Usage(f"no site would get smaller at this budget: {reason}")
-
-
-class _Job:
-    """One run of `compress`: the model, its chosen sites and the calibration batches."""
-
-    def __init__(
-        self,
-        model: Any,
-        roles: dict[str, str],
-        batches: list[Batch],
-        forms: Forms,
-        progress: Progress | None,
-    ):
-        self.model, self.roles, self.batches, self.forms = model, roles, batches, forms
-        self.measured: list[tuple] = []  # what `metrics` gave, where it fits into memory at once
-        self.progress = progress or (lambda what, done, total: None)
-        self.linears = [s for s, role in roles.items() if role != "embedding"]
-        self.groups = (
-            calibration.groups_of(model, self.linears, batches[0])
-            if batches and self.linears
-            else [[s] for s in self.linears]
-        )
-
-    def _bias(self, site: str) -> Tensor | None:
-        bias = getattr(self.model.base_model.get_submodule(site), "bias", None)
-        return None if bias is None else bias.detach().double()
-
-    def _metric(self, site: str, moments: Moments | None) -> Tensor | None:
-        """What weighs the error of a site; the mean's part is left to its bias."""
-        return moments and moments.metric(self._bias(site) is not None)
-
-    def moments(self) -> Iterator[tuple[list[str], Moments | None]]:
-        """(group, moments of its input in the dense model), a part of the groups at a time where
-        all covariances at once would outgrow half of the model's bytes; None without texts."""
-        if not self.batches:
-            yield from ((group, None) for group in self.groups)
-            return
-        if self.measured:
-            yield from self.measured
-            return
-        room, part = 0.5 * count_bytes(self.model), []
-        size = {tuple(g): 8 * self.forms.shape(g[0])[1] ** 2 for g in self.groups}
-        for k, group in enumerate(self.groups):
-            part.append(group)
-            after = self.groups[k + 1 :]
-            if after and sum(size[tuple(g)] for g in [*part, after[0]]) <= room:
-                continue
-
-            def tick(done: int, at: int = k) -> None:
-                self.progress("calibrating", at, len(self.groups))
-
-            found = calibration.input_moments(self.model, part, self.batches, tick)
-            if len(part) == len(self.groups):
-                self.measured = list(zip(part, found, strict=True))
-            while part:
-                yield part.pop(0), found.pop(0)
-
-    def _embedding_metric(self, site: str) -> Tensor | None:
-        if not self.batches:
-            return None
-        rows = self.forms.shape(site)[0]
-        return calibration.token_frequencies(self.batches, rows)
-
-    def allocated(self, keep: float | None, energy: float | None, method: str, how: str) -> Draft:
-        """The plan of a budget: spectra of all sites, then parameters, then the form of each."""
-        spectra: dict[str, allocation.Spectrum] = {}
-        for site in self.roles.keys() - set(self.linears):
-            weight, metric = model_weight(self.model, site), self._embedding_metric(site)
-            energy_of = float(weigh(weight, root(metric, weight.device)).square().sum())
-            spectra[site] = spectrum_of(weight, metric, energy_of)
-        for group, moments in self.moments():
-            for site in group:
-                weight = model_weight(self.model, site)
-                norm = weight.square().sum() if moments is None else moments.energy(weight)
-                spectra[site] = spectrum_of(weight, self._metric(site, moments), float(norm))
-        spectra = {site: spectra[site] for site in self.roles}
-        if energy is not None:
-            budgets = allocation.by_energy(spectra, energy)
-        else:
-            budgets = getattr(allocation, how)(spectra, keep)
-        draft = Draft()
-
-        def choose(site: str, metric: Tensor | None) -> None:
-            self.progress("choosing forms", len(draft.plan), len(budgets))
-            weight = model_weight(self.model, site)
-            form = best_form(self.forms, site, method, budgets[site], weight, metric)
-            take(draft, self.forms, site, form)
-
-        for site in self.roles.keys() - set(self.linears):
-            choose(site, None)
-        unmeasured = ((group, None) for group in self.groups)
-        for group, moments in self.moments() if method == "auto" else unmeasured:
-            for site in group:
-                choose(site, self._metric(site, moments))
-        draft.plan = {s: draft.plan[s] for s in self.roles if s in draft.plan}
-        return draft
-
-    def fit(self, draft: Draft, sequential: bool) -> list[dict]:
-        """Swap the sites of the draft, in the order in which the model runs them."""
-        records = []
-        dense = _twin(self.model) if sequential else None
-        for site in self.roles.keys() - set(self.linears):
-            records += self._embed(site, draft.plan.get(site))
-        if not sequential:
-            for k, (group, moments) in enumerate(self.moments()):
-                self.progress("factorizing", k, len(self.groups))
-                fit = moments and Fit(moments.count, moments.mean, moments.second)
-                records += [self._swap(s, draft.plan.get(s), fit) for s in group]
-        else:
-            records += self._fit_in_lockstep(draft, dense)
-        order = {site: k for k, site in enumerate(self.roles)}
-        return sorted(filter(None, records), key=lambda r: order[r["site"]])
-
-    def _fit_in_lockstep(self, draft: Draft, dense: nn.Module) -> list[dict]:
-        pair, records, before = Lockstep(dense, self.model, self.batches), [], ""
-        pair.same = dense_is(self.model, dense)
-        for k, (stack, index, group) in enumerate(stacks_of(self.model, self.groups)):
-            self.progress("factorizing", k, len(self.groups))
-            if before and stack != before:
-                while pair.at[before] < len(self.model.base_model.get_submodule(before)):
-                    pair.advance(before)
-            while stack and pair.at.setdefault(stack, 0) < index:
-                pair.advance(stack)
-            before = stack
-            fit = pair.measure(group, self.roles[group[0]] in ("output", "down"))
-            records += [self._swap(site, draft.plan.get(site), fit) for site in group]
-            pair.same = False
-        return records
-
-    def _swap(self, site: str, form: Decomposition | None, fit: Fit | None) -> dict | None:
-        """Fit a site's target to its inputs and factorize it. A site without a form stays dense,
-        with the target as its weight."""
-        module = self.model.base_model.get_submodule(site)
-        weight, bias = model_weight(self.model, site), self._bias(site)
-        target, mean, metric = weight, None, self._metric(site, fit)
-        if fit is not None:
-            target, mean = fit.target(weight, bias, RIDGE)
-        if target is not weight:
-            set_weight(module, target)
-        if form is not None:
-            factorize(self.model, {site: form}, {} if metric is None else {site: metric})
-        reached, now = model_weight(self.model, site), self.model.base_model.get_submodule(site)
-        if mean is not None:
-            corrected = nn.Parameter((mean - reached @ fit.mean).to(module.bias.dtype))
-            now.set_bias(corrected) if form is not None else setattr(now, "bias", corrected)
-        return form and self._record(site, form, weight, reached, target, metric)
-
-    def _embed(self, site: str, form: Decomposition | None) -> list[dict]:
-        if form is None:
-            return []
-        metric = self._embedding_metric(site)
-        weight = model_weight(self.model, site)
-        factorize(self.model, {site: form}, {} if metric is None else {site: metric})
-        factors = self.model.base_model.get_submodule(site)
-        reached = factors.dense_weight().double().T
-        return [self._record(site, form, weight, reached, weight, metric)]
-
-    def _record(
-        self,
-        site: str,
-        form: Decomposition,
-        weight: Tensor,
-        reached: Tensor,
-        target: Tensor,
-        metric: Tensor | None,
-    ) -> dict:
-        """The figures of one site, beside those of a plain SVD with as many parameters."""
-        o, i = self.forms.shape(site)
-        size = form.parameters(o, i)
-        plain = SVD(rank=max(1, min(size // (o + i), o, i)))
-        rival = plain.reconstruct(plain.decompose(weight))
-        s = root(metric, weight.device)
-        unit = float(weigh(target, s).norm())
-
-        def errors(w: Tensor) -> tuple[float, float | None]:
-            off = float(weigh(w - target, s).norm()) / max(unit, 1e-300)
-            return float((w - weight).norm() / weight.norm()), None if metric is None else off
-
-        (weight_error, output_error), (svd_weight, svd_output) = errors(reached), errors(rival)
-        return {
-            "site": site,
-            "role": self.roles[site],
-            "shape": [o, i],
-            "decomposition": form.to_dict(),
-            "parameters": size,
-            "keep": size / (o * i),
-            "weight_error": weight_error,
-            "output_error": output_error,
-            "svd_weight_error": svd_weight,
-            "svd_output_error": svd_output,
-        }
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """The same model once more, sharing every tensor: stays dense while the first is swapped."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(t): t for t in tensors})
-
-
-def dense_is(model: nn.Module, dense: nn.Module) -> bool:
-    """Nothing has been swapped yet."""
-    return [type(m) for m in model.modules()] == [type(m) for m in dense.modules()]

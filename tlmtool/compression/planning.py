@@ -134,16 +134,23 @@ def take(draft: Draft, forms: Forms, site: str, form: Decomposition | None) -> N
         draft.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
 
 
-def spectrum_of(weight: Tensor, metric: Tensor | None, energy: float) -> Spectrum:
-    """What a site (O, I) loses at each rank; `energy` is that of its output, the unit of loss."""
-    values = spectrum(weight, root(metric, weight.device)) / max(energy, 1e-300)
+def spectrum_of(weight: Tensor, metric: Tensor | None, g: Tensor | None, unit: float) -> Spectrum:
+    """What a site (O, I) loses at each rank, in units of `unit`."""
+    device = weight.device
+    values = spectrum(weight, root(metric, device), root(g, device)) / max(unit, 1e-300)
     return Spectrum(values.cpu(), *weight.shape)
 
 
 def best_form(
-    forms: Forms, site: str, method: str, budget: int, weight: Tensor, metric: Tensor | None
+    forms: Forms,
+    site: str,
+    method: str,
+    budget: int,
+    weight: Tensor,
+    metric: Tensor | None,
+    g: Tensor | None,
 ) -> Decomposition | None:
-    """The form at a budget; for `auto` the one with the least weighted error."""
+    """The form at a budget; for `auto` the one with the least weighted error |g^T dW s|."""
     o, i = forms.shape(site)
     if budget >= o * i:
         return None
@@ -157,11 +164,12 @@ def best_form(
                 f"{site}: {budget:,} parameters are too few for {' or '.join(names)} at rank 1"
             )
         return found[0]
-    s = root(metric, weight.device)
+    s, t = root(metric, weight.device), root(g, weight.device)
 
     def error(form: Decomposition) -> float:
-        factors = form.decompose(weight.double(), metric)
-        return float(weigh(weight.double() - form.reconstruct(factors), s).norm())
+        factors = form.decompose(weight, metric, g if form.takes_output_metric else None)
+        off = weigh(weight - form.reconstruct(factors), s)
+        return float((off if t is None else t.mT @ off).norm())
 
     return min(found, key=error)
 

@@ -9,6 +9,14 @@ def split(n: int) -> tuple[int, int]:
     return a, n // a
 
 
+def heads(modes: tuple[int, int] | None, n: int) -> tuple[int, int]:
+    """(H, D), how n outputs are split: as `modes` say, or balanced. Raises where H D is not n."""
+    h, d = modes or split(n)
+    if h * d != n:
+        raise ValueError(f"modes ({h}, {d}) do not split the {n} outputs of the weight")
+    return h, d
+
+
 def factorized(n: int, order: int) -> tuple[int, ...]:
     """n as a product of `order` factors, balanced: large primes first, each to the smallest."""
     primes, d = [], 2

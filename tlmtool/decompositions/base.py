@@ -15,7 +15,7 @@ class Decomposition:
     """A way to hold W (O, I) as factors; a subclass says how.
 
     `rank` is None for the exact form. `takes_metric`: the form keeps the input mode I whole, so
-    that an input covariance can weigh its error. `chain`: the factors that, applied one after the
+    that an input covariance can weigh its error; `takes_output_metric`: O too. `chain`: the factors that, applied one after the
     other as plain linear maps, are W; the module then holds them as `nn.Linear`.
     """
 
@@ -23,6 +23,7 @@ class Decomposition:
 
     reference: ClassVar[str] = ""
     takes_metric: ClassVar[bool] = True
+    takes_output_metric: ClassVar[bool] = False
     chain: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -33,11 +34,14 @@ class Decomposition:
         """{factor: shape}. Raises ValueError where the rank is above what (O, I) can have."""
         raise NotImplementedError
 
-    def decompose(self, weight: Tensor, metric: Tensor | None = None) -> dict[str, Tensor]:
+    def decompose(
+        self, weight: Tensor, metric: Tensor | None = None, output_metric: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """W (O, I) -> factors of the dtype and device of W, found in float64.
 
         `metric` (I, I) or (I,): the covariance C of the inputs; the error minimised is then
-        tr(dW C dW^T) instead of |dW|^2. Raises ValueError where the form cannot honour it.
+        tr(dW C dW^T) instead of |dW|^2, and tr(G dW C dW^T) with `output_metric` G (O, O). Raises
+        ValueError where the form cannot honour one.
         """
         self.shapes(*weight.shape)
         if metric is not None and not self.takes_metric:
@@ -45,7 +49,15 @@ class Decomposition:
                 f"{self.name} splits the input mode, so it cannot weigh its error by a metric; "
                 "use svd, tucker, btd or cp, or no calibration"
             )
-        factors = self._factors(weight.detach().double(), root(metric, weight.device))
+        if output_metric is not None and not self.takes_output_metric:
+            raise ValueError(f"{self.name} splits the output mode: it takes no output metric")
+        w, s = weight.detach().double(), root(metric, weight.device)
+        if output_metric is None:
+            factors = self._factors(w, s)
+        else:
+            g = root(output_metric, weight.device)
+            factors = self._factors(g.mT @ w, s)
+            factors["left"] = torch.linalg.solve_triangular(g.mT, factors["left"], upper=True)
         return {k: f.to(weight.dtype).contiguous() for k, f in factors.items()}
 
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
@@ -77,8 +89,11 @@ class Decomposition:
 
 
 def root(metric: Tensor | None, device) -> Tensor | None:
-    """s with metric = s s^T, in float64: (I, I) lower triangular, or (I,) for a diagonal."""
-    if metric is None:
+    """s with metric = s s^T, in float64: (I, I) lower triangular, or (I,) for a diagonal.
+
+    A metric of zeros (inputs that were never seen) says nothing: None.
+    """
+    if metric is None or not metric.any():
         return None
     metric = metric.detach().to(device, torch.float64)
     if metric.ndim == 1:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped, split
+from ._shapes import capped, heads
 from .base import Decomposition, unweigh, weigh
 from .tucker import leading, sweep, top
 
@@ -32,7 +32,7 @@ class BTD(Decomposition):
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
         if self.blocks < 1:
             raise ValueError(f"blocks {self.blocks} is below 1")
-        modes = (*(self.modes or split(out_features)), in_features)
+        modes = (*heads(self.modes, out_features), in_features)
         ranks = capped(self.rank, modes, f"a weight {modes}")
         p = self.blocks
         factors = {k: (p, m, r) for k, m, r in zip("abc", modes, ranks, strict=True)}

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped, split
+from ._shapes import capped, heads
 from .base import Decomposition, unweigh, weigh
 
 SWEEPS = 30
@@ -28,7 +28,7 @@ class CP(Decomposition):
     reference: ClassVar[str] = "Hitchcock 1927; Kolda & Bader 2009; CP is a BTD of rank 1"
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
-        h, d = self.modes or split(out_features)
+        h, d = heads(self.modes, out_features)
         full = min(out_features, in_features)
         r = capped(self.rank, (full,), f"a weight ({h} x {d}, {in_features})")[0]
         return {"a": (h, r), "b": (d, r), "c": (in_features, r)}
@@ -59,5 +59,6 @@ class CP(Decomposition):
 def _solve(m: Tensor, f: Tensor, g: Tensor) -> Tensor:
     """m (n, R) times the inverse of (f^T f) o (g^T g)."""
     gram = (f.mT @ f) * (g.mT @ g)
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + ridge.to(gram.device), m.mT).mT
+    ridge = RIDGE * gram.diagonal().mean() + 1e-300  # a zero weight has zero terms
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge * eye, m.mT).mT

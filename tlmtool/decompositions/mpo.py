@@ -27,6 +27,8 @@ class MPO(Decomposition):
     takes_metric: ClassVar[bool] = False
 
     def _sizes(self, out_features: int, in_features: int) -> tuple[tuple[int, ...], list[int]]:
+        if self.order < 1:
+            raise ValueError(f"order {self.order} is below 1")
         outs, ins = self.modes or (
             factorized(out_features, self.order),
             factorized(in_features, self.order),

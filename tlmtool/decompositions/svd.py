@@ -21,6 +21,7 @@ class SVD(Decomposition):
     """
 
     reference: ClassVar[str] = "Eckart & Young 1936; input-weighted: Wang et al. 2024 (SVD-LLM)"
+    takes_output_metric: ClassVar[bool] = True
     chain: ClassVar[tuple[str, ...]] = ("right", "left")
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
@@ -49,8 +50,9 @@ class SVD(Decomposition):
         return factors["left"], factors["right"]
 
 
-def spectrum(weight: Tensor, s: Tensor | None = None) -> Tensor:
-    """Squared singular values of W s in float64, largest first, (min(O, I),)."""
+def spectrum(weight: Tensor, s: Tensor | None = None, g: Tensor | None = None) -> Tensor:
+    """Squared singular values of g^T W s in float64, largest first, (min(O, I),)."""
     m = weigh(weight.detach().double(), s)
+    m = m if g is None else g.mT @ m
     gram = m @ m.mT if m.shape[0] <= m.shape[1] else m.mT @ m
     return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)

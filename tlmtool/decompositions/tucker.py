@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped, split
+from ._shapes import capped, heads
 from .base import Decomposition, unweigh, weigh
 
 
@@ -22,7 +22,7 @@ class Tucker(Decomposition):
     reference: ClassVar[str] = "Tucker 1966; De Lathauwer et al. 2000 (HOOI)"
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
-        modes = (*(self.modes or split(out_features)), in_features)
+        modes = (*heads(self.modes, out_features), in_features)
         ranks = capped(self.rank, modes, f"a weight {modes}")
         return {"core": ranks, **{k: (m, r) for k, m, r in zip("abc", modes, ranks, strict=True)}}
 

@@ -92,7 +92,6 @@ def named(model: nn.Module) -> str:
     return getattr(model, "name_or_path", "") or type(model).__name__
 
 
-@torch.no_grad()
 def last_hidden(model: nn.Module, batch: Batch) -> Tensor:
     """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's."""
     base: Any = model.base_model
@@ -124,6 +123,7 @@ def streamed(
     The model stays in evaluation mode until the stack is left.
     """
     stack.enter_context(evaluating(model))
+    stack.enter_context(torch.no_grad())
     max_length = min(max_length, position_limit(model) or max_length)
     for part in batches(tokenizer, texts, batch, max_length):
         yield part, last_hidden(model, part)

@@ -14,12 +14,20 @@ from .surgery import merge as _merge_modules
 from .surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 
 NAME = "Tlm"
+SPREADS = ("initializer_range", "init_std", "initializer_factor")
+GUARD = "this is a tlm checkpoint: import tlmtool, then load it with an Auto class of transformers"
 
 
 @lru_cache
 def config_class(model_type: str) -> type:
-    """The config class of `tlm-<type>`: the base type's, plus the key `tlm`."""
+    """The config class of `tlm-<type>`: the base type's, plus the key `tlm`.
+
+    transformers' own `BertModel.from_pretrained` only warns that the type is not its own, and draws
+    the weights that it misses. So `to_dict` spells the number that they are drawn with as "0.02
+    (what to do)": a plain config refuses that, and shows it; ours reads the number in front.
+    """
     base = CONFIG_MAPPING[base_type(model_type)]
+    spread = next(name for name in SPREADS if hasattr(base, name))
 
     def __post_init__(self, **kwargs):
         base.__post_init__(self, **kwargs)
@@ -27,14 +35,28 @@ def config_class(model_type: str) -> type:
             plan_from_dict(self.tlm)
         register_models(type(self).model_type)
 
+    def to_dict(self):
+        return {**base.to_dict(self), spread: f"{getattr(self, spread)} ({GUARD})"}
+
     body = {
         "__module__": __name__,
         "__annotations__": {"tlm": dict | None},
+        "to_dict": to_dict,
         "__post_init__": __post_init__,
         "model_type": PREFIX + base.model_type,
         "tlm": None,
     }
-    return type(NAME + base.__name__, (base,), body)
+    made = type(NAME + base.__name__, (base,), body)
+    init = made.__init__
+
+    def __init__(self, **kwargs):
+        if isinstance(spelled := kwargs.get(spread), str):
+            kwargs[spread] = float(spelled.split()[0])
+        init(self, **kwargs)
+
+    made.__init__ = __init__
+    globals()[made.__name__] = made  # so that it can be pickled
+    return made
 
 
 @lru_cache

@@ -56,11 +56,17 @@ def modes(model: PreTrainedModel, site: str, role: str) -> tuple[int, int] | Non
     return (heads, o // heads) if o % heads == 0 else None
 
 
-def factorize(model: PreTrainedModel, plan: Plan, metrics: dict[str, Tensor] | None = None) -> None:
+def factorize(
+    model: PreTrainedModel,
+    plan: Plan,
+    metrics: dict[str, Tensor] | None = None,
+    output_metrics: dict[str, Tensor] | None = None,
+) -> None:
     """Dense -> factors, in place, at the sites of the plan. Also on the meta device: sizes only.
 
     `metrics`: {site: input covariance (I, I) or (I,)}; of an embedding, the frequency of each row
-    (V,). An embedding takes every module that shares its weight along.
+    (V,). `output_metrics`: {site: weight of output errors (O, O)}, for forms that take one. An
+    embedding takes every module that shares its weight along.
     """
     base = model.base_model
     for site, decomposition in plan.items():
@@ -77,7 +83,8 @@ def factorize(model: PreTrainedModel, plan: Plan, metrics: dict[str, Tensor] | N
                 factors = {"left": flipped["right"].T.contiguous()}
                 factors["right"] = flipped["left"].T.contiguous()
             else:
-                factors = decomposition.decompose(weight, metric)
+                output = (output_metrics or {}).get(site)
+                factors = decomposition.decompose(weight, metric, output)
         except ValueError as error:
             raise ValueError(f"{site}: {error}") from None
         if isinstance(dense, nn.Embedding):

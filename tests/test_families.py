@@ -1,0 +1,202 @@
+"""The sites of every family, counted: a rename in transformers fails here by name."""
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import CASES, CONFIGS, pico
+from torch import nn
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5EncoderModel, ViTConfig
+from transformers.pytorch_utils import Conv1D
+
+from tlmtool.decompositions.btd import BTD
+from tlmtool.models.architectures import ARCHITECTURES, GROUPS, architecture, base_type
+from tlmtool.models.factorized import dense_weight, shape
+from tlmtool.models.surgery import factorize, modes, sites
+
+SEPARATE = {"query": 2, "key": 2, "value": 2, "output": 2}
+ENCODER = {**SEPARATE, "up": 2, "down": 2, "embedding": 1}
+GATED = {**ENCODER, "gate": 2}
+BOTH = {**{role: 6 for role in SEPARATE}, "up": 4, "down": 4, "embedding": 1}
+COUNTS = {  # of a model of two layers; of 2 + 2 for an encoder-decoder
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "distilbert": ENCODER,
+    "electra": ENCODER,
+    "gpt2": {"qkv": 2, "output": 2, "up": 2, "down": 2, "embedding": 1},
+    "opt": ENCODER,
+    "llama": GATED,
+    "mistral": GATED,
+    "qwen2": GATED,
+    "qwen3": GATED,
+    "t5": BOTH,
+    "t5-gated": {**BOTH, "gate": 4},
+    "bart": BOTH,
+    "marian": BOTH,
+}
+
+
+def test_every_row_of_the_table_has_a_pico_model_and_counts():
+    assert {base_type(f).removesuffix("-gated") for f in CONFIGS} == set(ARCHITECTURES)
+    assert set(COUNTS) == set(CONFIGS)
+
+
+@pytest.mark.parametrize(("family", "head"), CASES)
+def test_number_of_sites_of_each_role(family, head):
+    model = pico(family, head)
+    found = sites(model)
+    assert Counter(found.values()) == COUNTS[family]
+    assert set(found.values()) <= set(GROUPS["all"])
+    for site, role in found.items():
+        module = model.base_model.get_submodule(site)
+        assert isinstance(module, nn.Embedding if role == "embedding" else (nn.Linear, Conv1D))
+    if head != "base":  # heads have none of their own
+        assert found == sites(pico(family))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_linear_of_a_layer_is_forgotten(family):
+    model = pico(family)
+    linears = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+        and any(part.isdigit() for part in name.split("."))
+    }
+    assert linears == {site for site, role in sites(model).items() if role != "embedding"}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_shapes_tell_roles_apart(family):
+    """Width 32, feed-forward 48: a role given to another's module has its shape."""
+    model = pico(family)
+    query, kv = (32, 32), (32 if "num_key_value_heads" not in CONFIGS[family] else 16, 32)
+    expected = {"query": query, "output": query, "key": kv, "value": kv, "qkv": (96, 32)}
+    expected |= {"gate": (48, 32), "up": (48, 32), "down": (32, 48)}
+    expected["embedding"] = (99, 16 if family == "electra" else 32)
+    for site, role in sites(model).items():
+        assert shape(model.base_model.get_submodule(site)) == expected[role], site
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_modes_of_attention_projections_are_heads_and_width(family):
+    model = pico(family)
+    kv = (2, 8) if "num_key_value_heads" in CONFIGS[family] else (4, 8)
+    expected = {"query": (4, 8), "output": (4, 8), "qkv": (12, 8), "key": kv, "value": kv}
+    for site, role in sites(model).items():
+        assert modes(model, site, role) == expected.get(role), site
+
+
+def test_modes_split_a_projection_into_its_heads():
+    """What a head computes depends on its own slice of the first mode alone."""
+    model = pico("gpt2")
+    site = "h.0.attn.c_attn"
+    h, d = modes(model, site, "qkv")
+    w = dense_weight(model.get_submodule(site)).reshape(h, d, 32)
+    query, key, value = dense_weight(model.get_submodule(site)).split(32)
+    assert torch.equal(w[:4].flatten(0, 1), query) and torch.equal(w[4:8].flatten(0, 1), key)
+    assert torch.equal(w[8:].flatten(0, 1), value)
+
+
+def test_modes_where_a_head_is_wider_than_its_share():
+    model = pico("qwen3", head_dim=16)
+    found = {role: modes(model, site, role) for site, role in sites(model).items()}
+    assert found["query"] == (4, 16) and found["key"] == (2, 16)
+    assert found["output"] == (4, 8)  # its outputs are the model width, 32
+    model = pico("t5", d_kv=4)
+    found = {role: modes(model, site, role) for site, role in sites(model).items()}
+    assert found["query"] == found["key"] == (4, 4) and found["output"] == (4, 8)
+
+
+def test_modes_where_encoder_and_decoder_differ():
+    model = pico("bart", decoder_attention_heads=2)
+    for site, role in sites(model).items():
+        if role in ("query", "key", "value", "output"):
+            heads = (2, 16) if site.startswith("decoder.") else (4, 8)
+            assert modes(model, site, role) == heads, site
+
+
+def test_cross_attention_of_a_bert_decoder():
+    config = BertConfig(
+        **CONFIGS["bert"], is_decoder=True, add_cross_attention=True, bos_token_id=0, eos_token_id=2
+    )
+    model = BertModel(config)
+    found = sites(model)
+    assert Counter(found.values()) == {**ENCODER, **{role: 4 for role in SEPARATE}}
+    cross = {site: role for site, role in found.items() if "crossattention" in site}
+    assert Counter(cross.values()) == SEPARATE
+    assert modes(model, "encoder.layer.1.crossattention.self.key", "key") == (4, 8)
+    before = AutoModelForCausalLM.from_config(config)
+    assert sites(before) == found
+
+
+def test_ends_of_paths_match_on_whole_components():
+    bert = architecture("bert")
+    assert bert.role_of("encoder.layer.0.attention.output.dense") == "output"
+    assert bert.role_of("encoder.layer.0.output.dense") == "down"
+    assert bert.role_of("encoder.layer.0.myoutput.dense") is None
+    assert bert.role_of("encoder.layer.0.output.dense.left") is None
+    assert architecture("t5").role_of("encoder.block.0.layer.1.DenseReluDense.wi_0") == "gate"
+    assert architecture("bart").role_of("encoder.layers.0.afc1") is None
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_role_without_a_site_raises_by_name(family):
+    for role in COUNTS[family]:
+        model = pico(family)
+        row = architecture(model.config.model_type)
+        for path in [path for path, _ in model.named_modules() if row.role_of(path) == role]:
+            parent, _, name = path.rpartition(".")
+            modules = model.get_submodule(parent)._modules
+            modules[f"{name}_renamed"] = modules.pop(name)
+        if role in row.optional:
+            assert role not in sites(model).values()
+        else:
+            with pytest.raises(ValueError, match=rf"{type(model).__name__} .* the role {role}: "):
+                sites(model)
+
+
+def test_an_unknown_type_names_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"'mamba' is not supported; known: bart, bert, .* t5"
+    ) as e:
+        architecture("mamba")
+    assert all(name in str(e.value) for name in ARCHITECTURES)
+    assert architecture("tlm-bert") is architecture("bert")
+    vit = nn.Module()
+    vit.config = ViTConfig()
+    with pytest.raises(ValueError, match="'vit' is not supported"):
+        sites(vit)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian"])
+def test_one_shared_table_is_one_site(family):
+    model = pico(family, "lm")
+    assert [s for s, r in sites(model).items() if r == "embedding"] == ["shared"]
+
+
+def test_half_of_an_encoder_decoder_has_sites_of_its_own():
+    model = T5EncoderModel(pico("t5").config)
+    found = sites(model)
+    assert Counter(found.values()) == {**ENCODER}
+
+
+def test_order_is_the_models_own():
+    found = list(sites(pico("bert")))
+    assert found == sorted(found, key=[n for n, _ in pico("bert").named_modules()].index)
+    assert found[1] == "encoder.layer.0.attention.self.query"
+
+
+def test_sites_do_not_change_when_factorized():
+    model = pico("bert", "lm")
+    before = sites(model)
+    factorize(model, {"encoder.layer.0.attention.self.query": BTD(3, blocks=2, modes=(4, 8))})
+    assert sites(model) == before
+
+
+def test_errors_of_a_plan_name_the_site():
+    model, site = pico("bert"), "encoder.layer.1.output.dense"
+    with pytest.raises(ValueError, match=rf"{site}: rank 49 is above 48"):
+        factorize(model, {site: BTD(49)})
+    with pytest.raises(ValueError, match=r"word_embeddings: .* takes the svd form, not btd"):
+        factorize(model, {"embeddings.word_embeddings": BTD(3)})
