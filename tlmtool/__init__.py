@@ -1,1 +1,64 @@
-"""tlm: pretrained transformers as tensors, smaller or larger, trained and measured."""
+"""tlm: pretrained language models made smaller by tensor decomposition, and measured honestly.
+
+The library is what the commands call: `compress`, `merge`, `save`, `load` (and `evaluate`,
+`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or as
+soon as transformers is imported, so that `AutoModel.from_pretrained` re-loads our checkpoints.
+
+Letters for shapes, in every docstring: B batch, N query length, M key length, H heads, D head
+width, E model width, O and I out and in features of a weight (in that order), R rank, K order
+(number of cores), P blocks, V vocabulary. FLOPs: 1 multiply-add = 2 FLOPs.
+"""
+
+import sys
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+PUBLIC = {
+    "compress": "compression.compress",
+    "merge": "models.modeling",
+    "load": "models.checkpoint",
+    "save": "models.checkpoint",
+    "evaluate": "measuring.evaluation",
+    "profile": "measuring.profiling",
+    "plan_of": "models.surgery",
+    "Failure": "failure",
+}
+__all__ = ["Failure", "compress", "evaluate", "load", "merge", "plan_of", "profile", "save"]
+_TRIGGER = "transformers.models.auto.modeling_auto"
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PUBLIC[name]}", __name__), name)
+
+
+def _register() -> None:
+    from .models.modeling import register
+
+    register()
+
+
+class _AfterTransformers(MetaPathFinder):
+    """Registers our model types once transformers' Auto classes have been imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != _TRIGGER or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            _register()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if _TRIGGER in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterTransformers())
