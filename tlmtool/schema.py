@@ -94,6 +94,13 @@ class Compression:
         "HOW",
         choices=("greedy", "uniform"),
     )
+    fit: str = _setting(
+        "sequential",
+        "compress",
+        "sequential: each site to what the compressed layers give it; once: to the dense inputs",
+        "HOW",
+        choices=("sequential", "once"),
+    )
     overrides: tuple[Override, ...] = _setting((), "compress", flag=None)
 
 

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 MANY_SITES = 16  # above it the sites are shown by role
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TEXT_COLUMNS = ("form", "why")  # and the first; the others are figures
-ERRORS = ("weight_error", "svd_weight_error", "output_error", "svd_output_error")
+ERRORS = {  # key of a site's record: its column
+    "weight_error": "weight",
+    "svd_weight_error": "svd",
+    "output_error": "output",
+    "svd_output_error": "svd",
+    "best_output_error": "best",
+}
+ERRORS_NOTE = (
+    "weight, output: relative error of the factors against what they were fitted to, as a weight "
+    "and as an output on the calibration text; svd: the same of a plain SVD with as many "
+    "parameters; best: of an SVD weighted by the text"
+)
 
 
 class View(NamedTuple):
@@ -113,12 +124,8 @@ def _roles(data: Mapping[str, Any]) -> View:
 
 
 def _sites(sites: list[Mapping[str, Any]], full: bool) -> View:
-    note = (
-        "weight, output: relative error of the weight, and of the output under the calibration\n"
-        "metric; svd: that of a plain SVD with as many parameters"
-    )
     if full or len(sites) <= MANY_SITES:
-        header = ["site", "form", "keep", "weight", "svd", "output", "svd"]
+        header = ["site", "form", "keep", *ERRORS.values()]
         rows = [
             [
                 str(each.get("site", "")),
@@ -128,20 +135,17 @@ def _sites(sites: list[Mapping[str, Any]], full: bool) -> View:
             ]
             for each in sites
         ]
-        return View("factorized sites", header, rows, note)
+        return View("factorized sites", header, rows, ERRORS_NOTE)
     by_role: dict[str, list[Mapping[str, Any]]] = {}
     for each in sites:
         by_role.setdefault(str(each.get("role", "")), []).append(each)
-    header = ["role", "sites", "form", "keep", "weight", "worst", "svd"]
+    header = ["role", "sites", "form", "keep", *ERRORS.values()]
     rows = []
     for role, group in by_role.items():
-        weight, svd, output, svd_output = (_known(group, key) for key in ERRORS)
-        errors = [_mean(weight), _worst(weight), _mean(svd)]
-        errors += [_mean(output), _worst(output), _mean(svd_output)]
+        errors = [_mean(_known(group, key)) for key in ERRORS]
         rows.append([role, str(len(group)), _forms(group), _kept(group), *errors])
-    header += ["output", "worst", "svd"]
-    note = note.replace("relative error of", "mean (and worst) relative error of")
-    return View("factorized sites by role", header, rows, f"{note}; -v lists each site")
+    note = f"means over the sites of a role, -v lists each site; {ERRORS_NOTE}"
+    return View("factorized sites by role", header, rows, note)
 
 
 def _known(group: Iterable[Mapping[str, Any]], key: str) -> list[float]:
@@ -150,10 +154,6 @@ def _known(group: Iterable[Mapping[str, Any]], key: str) -> list[float]:
 
 def _mean(values: list[float]) -> str:
     return figure(fmean(values)) if values else ""
-
-
-def _worst(values: list[float]) -> str:
-    return figure(max(values)) if values else ""
 
 
 def _kept(group: list[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..data.tasks import Batch
 from ..decompositions import Decomposition
 from ..decompositions.base import root, weigh
-from ..decompositions.svd import SVD
+from ..decompositions.svd import SVD, spectrum
 from ..measuring.counting import count_bytes
 from ..models.factorized import set_weight
 from ..models.surgery import factorize
@@ -193,7 +193,7 @@ class Job:
         if mean is not None:
             corrected = nn.Parameter((mean - reached @ fit.mean).to(module.bias.dtype))
             now.set_bias(corrected) if form is not None else setattr(now, "bias", corrected)
-        return form and self._record(site, form, weight, reached, target, metric)
+        return form and self._record(site, form, target, reached, metric)
 
     def _embed(self, site: str, form: Decomposition | None) -> list[dict]:
         if form is None:
@@ -201,44 +201,42 @@ class Job:
         metric = self._embedding_metric(site)
         weight = model_weight(self.model, site)
         factorize(self.model, {site: form}, {site: metric})
-        factors = self.model.base_model.get_submodule(site)
-        reached = factors.dense_weight().double().T
-        return [self._record(site, form, weight, reached, weight, metric)]
+        return [self._record(site, form, weight, model_weight(self.model, site), metric)]
 
     def _record(
-        self,
-        site: str,
-        form: Decomposition,
-        weight: Tensor,
-        reached: Tensor,
-        target: Tensor,
-        metric: Tensor | None,
+        self, site: str, form: Decomposition, target: Tensor, reached: Tensor, metric: Tensor | None
     ) -> dict:
-        """The figures of one site, beside those of a plain SVD with as many parameters."""
+        """The figures of one site: relative errors of its factors against the target that they
+        were fitted to, beside those of an SVD of it with as many parameters, plain and weighted."""
         o, i = self.forms.shape(site)
         size = form.parameters(o, i)
-        plain = SVD(rank=max(1, min(size // (o + i), o, i)))
-        rival = plain.reconstruct(plain.decompose(weight))
-        s = root(metric, weight.device)
-        unit = float(weigh(target, s).norm())
-
-        def errors(w: Tensor) -> tuple[float, float | None]:
-            off = float(weigh(w - target, s).norm()) / max(unit, 1e-300)
-            return float((w - weight).norm() / weight.norm()), None if metric is None else off
-
-        (weight_error, output_error), (svd_weight, svd_output) = errors(reached), errors(rival)
-        return {
+        rank = max(1, min(size // (o + i), o, i))
+        plain = SVD(rank=rank)
+        rival = plain.reconstruct(plain.decompose(target))
+        record = {
             "site": site,
             "role": self.roles[site],
             "shape": [o, i],
             "decomposition": form.to_dict(),
             "parameters": size,
             "keep": size / (o * i),
-            "weight_error": weight_error,
-            "output_error": output_error,
-            "svd_weight_error": svd_weight,
-            "svd_output_error": svd_output,
+            "weight_error": relative(reached - target, target, None),
+            "svd_weight_error": relative(rival - target, target, None),
         }
+        if metric is not None:
+            s = root(metric, target.device)
+            values = spectrum(target, s)
+            record |= {
+                "output_error": relative(reached - target, target, s),
+                "svd_output_error": relative(rival - target, target, s),
+                "best_output_error": float((values[rank:].sum() / values.sum()).sqrt()),
+            }
+        return record
+
+
+def relative(off: Tensor, weight: Tensor, s: Tensor | None) -> float:
+    """|off s| / |W s|"""
+    return float(weigh(off, s).norm() / weigh(weight, s).norm().clamp_min(1e-300))
 
 
 def _twin(model: nn.Module) -> nn.Module:

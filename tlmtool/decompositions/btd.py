@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._shapes import capped, heads
 from .base import Decomposition, unweigh, weigh
-from .tucker import leading, sweep, top
+from .tucker import sweep, through, top
 
 SWEEPS = 8
 
@@ -46,22 +46,27 @@ class BTD(Decomposition):
         """float64 weights (B, O, I) of one shape -> factors with a leading B."""
         shapes = self.shapes(*weights.shape[1:])
         ranks, (h, d) = shapes["core"][1:], (shapes["a"][1], shapes["b"][1])
-        rest = weights.reshape(-1, h, d, weights.shape[2]).clone()
-        blocks = []
-        chunks = self._chunks(rest, ranks[2])
-        for p in range(self.blocks):
-            c = chunks[p]
-            b = leading((rest.flatten(1, 2) @ c).unflatten(1, (h, d)), 2, ranks[1])
-            for _ in range(2):
-                block = sweep(rest, b, c, ranks)
-                _, _, b, c = block
-            rest -= _expand(block)
-            blocks.append(block)
+        tensor = weights.reshape(-1, h, d, weights.shape[2])
+        n, r = len(tensor), ranks[2]
+        left = tensor.new_zeros(n, self.blocks * r, h, d)  # of each block, its c left out; and c
+        right = tensor.new_zeros(n, self.blocks * r, tensor.shape[3])
+        blocks: list[tuple[Tensor, ...]] = [()] * self.blocks
+
+        def improve(p: int, b: Tensor, c: Tensor) -> None:
+            """Fit block p to what the others leave."""
+            part = slice(p * r, (p + 1) * r)
+            left[:, part] = 0
+            core, a, b, c = blocks[p] = sweep(tensor, b, c, ranks, (left, right))
+            left[:, part] = torch.einsum("nxyz,nhx,ndy->nzhd", core, a, b)
+            right[:, part] = c.mT
+
+        for p, c in enumerate(self._chunks(tensor, r)):
+            b = top(through(tensor, c, (left, right)).flatten(1, 2).mT, ranks[1])
+            improve(p, b, c)
+            improve(p, *blocks[p][2:])
         for _ in range(SWEEPS if self.blocks > 1 else 4):
             for p, block in enumerate(blocks):
-                rest += _expand(block)
-                blocks[p] = sweep(rest, block[2], block[3], ranks)
-                rest -= _expand(blocks[p])
+                improve(p, *block[2:])
         return {
             k: torch.stack(f, 1) for k, f in zip(shapes, zip(*blocks, strict=True), strict=True)
         }
@@ -76,9 +81,3 @@ class BTD(Decomposition):
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         left = torch.einsum("pxyz,phx,pdy->hdpz", *(factors[k] for k in ("core", "a", "b")))
         return left.flatten(2).flatten(0, 1), factors["c"].mT.flatten(0, 1)
-
-
-def _expand(block: tuple[Tensor, ...]) -> Tensor:
-    core, a, b, c = block
-    left = torch.einsum("nxyz,nhx,ndy->nhdz", core, a, b)
-    return (left.flatten(1, 2) @ c.mT).unflatten(1, left.shape[1:3])

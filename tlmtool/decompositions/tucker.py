@@ -45,7 +45,8 @@ def top(m: Tensor, r: int) -> Tensor:
         return torch.linalg.eigh(m @ m.mT)[1][..., -r:]
     if r > m.shape[2]:  # more columns than the unfolding has: complete the basis
         return torch.linalg.qr(m, mode="complete")[0][..., :r]
-    return torch.linalg.qr(m @ torch.linalg.eigh(m.mT @ m)[1][..., -r:])[0]
+    rows = torch.linalg.eigh(m.mT @ m)[1][..., -r:].mT
+    return torch.linalg.qr((rows @ m.mT).mT)[0]
 
 
 def leading(tensor: Tensor, mode: int, r: int) -> Tensor:
@@ -53,17 +54,39 @@ def leading(tensor: Tensor, mode: int, r: int) -> Tensor:
     return top(tensor.movedim(mode, 1).flatten(2), r)
 
 
-def sweep(tensor: Tensor, b: Tensor, c: Tensor, ranks: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """One HOOI sweep on tensor (B, H, D, I) from b (B, D, R2), c (B, I, R3).
+def through(tensor: Tensor, c: Tensor, less: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Tensor (B, H, D, I) times c (B, I, R3), the new mode in front: (B, R3, H, D).
 
-    Returns core (B, R1, R2, R3), a, b, c; the error does not grow.
+    `less`: left (B, K, H, D), right (B, K, I), whose sum of products over K is taken off the
+    tensor first, without being formed. Thin factors stand on the left here and in `sweep`: BLAS is
+    up to three times as fast that way round.
     """
-    h, d, i = tensor.shape[1:]
-    tc = (tensor.flatten(1, 2) @ c).unflatten(1, (h, d))  # (B, H, D, R3)
-    a = top(torch.einsum("nhdz,ndy->nhyz", tc, b).flatten(2), ranks[0])
-    b = top(torch.einsum("nhdz,nhx->ndxz", tc, a).flatten(2), ranks[1])
-    ta = (a.mT @ tensor.flatten(2)).unflatten(2, (d, i))  # (B, R1, D, I)
-    tab = torch.einsum("nxdi,ndy->nixy", ta, b).flatten(2)  # (B, I, R1 R2)
-    c = top(tab, ranks[2])
-    core = (tab.mT @ c).unflatten(1, (a.shape[2], b.shape[2]))
+    tc = c.mT @ tensor.flatten(1, 2).mT
+    if less is not None:
+        left, right = less
+        tc = tc.baddbmm(c.mT @ right.mT, left.flatten(2), alpha=-1)
+    return tc.unflatten(2, tensor.shape[1:3])
+
+
+def sweep(
+    tensor: Tensor,
+    b: Tensor,
+    c: Tensor,
+    ranks: tuple[int, ...],
+    less: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """One HOOI sweep on tensor (B, H, D, I), `less` as in `through`, from b and c (B, I, R3).
+
+    Returns core (B, R1, R2, R3), a (B, H, R1), b (B, D, R2), c; the error does not grow.
+    """
+    tc = through(tensor, c, less)
+    a = top((tc @ b[:, None]).movedim(1, 2).flatten(2), ranks[0])
+    b = top((a.mT[:, None] @ tc).flatten(1, 2).mT, ranks[1])
+    ah, bh = a.mT, b.mT[:, None]
+    tab = (ah @ (bh @ tensor).flatten(2)).reshape(len(a), -1, tensor.shape[3])  # (B, R1 R2, I)
+    if less is not None:
+        left, right = less
+        tab = tab.baddbmm((ah[:, None] @ left @ b[:, None]).flatten(2).mT, right, alpha=-1)
+    c = top(tab.mT, ranks[2])
+    core = (tab @ c).unflatten(1, (a.shape[2], b.shape[2]))
     return core, a, b, c

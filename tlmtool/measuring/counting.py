@@ -139,16 +139,21 @@ def _counted(
     return {"total": counter.get_total_flops(), "by_part": {k: v for k, v in by_part.items() if v}}
 
 
-def example_of(model: Any, seq_len: int, batch: int) -> dict[str, Any]:
-    """Inputs (B, N) for one forward pass on the model's device: equal rows with one end token."""
+def example_of(model: Any, seq_len: int, batch: int, seed: int | None = None) -> dict[str, Any]:
+    """Inputs (B, N) for one forward pass on the model's device: rows with one end token, equal
+    ones, or of random tokens where there is a seed."""
     device = next(model.parameters()).device
     vocabulary = model.config.get_text_config().vocab_size
-    row = torch.arange(seq_len, device=device) % min(7, vocabulary)
+    if seed is None:
+        ids = (torch.arange(seq_len) % min(7, vocabulary)).expand(batch, -1).contiguous()
+    else:
+        drawn = torch.Generator().manual_seed(seed)
+        ids = torch.randint(vocabulary, (batch, seq_len), generator=drawn)
     end = getattr(model.config, "eos_token_id", None)
     if isinstance(end, int) and end < vocabulary:
-        row = row.masked_fill(row == end, (end + 1) % 2)
-        row[-1] = end
-    ids = row.expand(batch, -1).contiguous()
+        ids = ids.masked_fill(ids == end, (end + 1) % 2)
+        ids[:, -1] = end
+    ids = ids.to(device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if takes(model, "decoder_input_ids"):
         inputs["decoder_input_ids"] = ids

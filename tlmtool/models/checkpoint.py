@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .modeling import NAME, model_class, register
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the demo extra installs
 REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
 
 
@@ -164,11 +165,33 @@ def load(
         )
     except Failure:
         raise
-    except Exception as error:  # transformers raises many kinds for a bad config or file
-        first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
-        raise NotLoadable(f"{folder} cannot be loaded: {first.strip()[:300]}") from error
+    except Exception as error:
+        raise _unloadable(folder, error) from error
     _check_whole(model, info, folder)
     return model.to(device_of(device)).eval()
+
+
+def empty(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+    """The model of a folder on the meta device: its modules and sizes, no weights."""
+    register()
+    kept = read_config(folder)
+    weight_files(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        cls, stored = loading_class(kept), config.dtype or torch.float32
+        with torch.device("meta"):
+            model = cls(config) if cls is not transformers.AutoModel else cls.from_config(config)
+    except Failure:
+        raise
+    except Exception as error:
+        raise _unloadable(folder, error) from error
+    return model.to(stored if dtype == "auto" else getattr(torch, dtype)).eval()
+
+
+def _unloadable(folder: Path, error: Exception) -> NotLoadable:
+    """The first line of what transformers, which raises many kinds, says of a config or file."""
+    first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+    return NotLoadable(f"{folder} cannot be loaded: {first.strip()[:300]}")
 
 
 def _check_whole(model: PreTrainedModel, info: dict, folder: Path) -> None:
@@ -254,11 +277,12 @@ def save(
     source: str | os.PathLike | None = None,
     overwrite: bool = False,
     max_shard_size: str = "5GB",
-    texts: dict[str, str] | None = None,
+    texts: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
     """Write a checkpoint folder at once: weights, config, what lay beside them in `source`
-    (tokenizer, generation config, chat template, a client library's own files), and `texts`
-    ({file name: content}). A killed run leaves nothing at `out` that was not whole.
+    (tokenizer, generation config, chat template, a client library's own files), and what `texts`
+    makes of the folder with its weights ({file name: content}). A killed run leaves nothing at
+    `out` that was not whole.
     """
     out = Path(out)
     check_out(out, overwrite)
@@ -266,7 +290,7 @@ def save(
         if source is not None:
             copy_side_files(resolve(os.fspath(source)), folder)
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        for name, content in (texts or {}).items():
+        for name, content in (texts(folder) if texts else {}).items():
             (folder / name).write_text(content, encoding="utf-8")
     return out
 

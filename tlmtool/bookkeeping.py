@@ -1,0 +1,186 @@
+"""What every command notes down: seconds of its stages, costs before and after, provenance."""
+
+import importlib
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from tlmtool import recipe as recipes
+from tlmtool.data import tasks
+from tlmtool.measuring.comparison import HELD, held_out
+from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
+from tlmtool.measuring.outputs import position_limit
+from tlmtool.models import checkpoint
+from tlmtool.models.architectures import ALIASES
+from tlmtool.models.factorized import shape
+from tlmtool.models.surgery import plan_of, sites
+from tlmtool.progress import Bars
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+
+LENGTH = 128  # tokens of the forward pass whose FLOPs a report counts
+
+
+class Run(AbstractContextManager):
+    """One command at work: its recipe, its bars, the seconds of its stages."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.bars, self.seconds = recipe, Bars(), {}
+        torch.manual_seed(recipe.seed)
+
+    def __enter__(self) -> "Run":
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.__exit__(*error)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def load(self, name: str, dtype: str | None = None) -> Any:
+        """The model of a name, under that name; MODEL at the revision asked for."""
+        revision = self.recipe.revision if name == self.recipe.model else None
+        device, dtype = self.recipe.device, dtype or self.recipe.dtype
+        with self.stage("load"):
+            model = checkpoint.load(name, revision=revision, dtype=dtype, device=device)
+        model.name_or_path = name
+        return model
+
+    def report(self, data: dict[str, Any]) -> Report:
+        """The report of `data`, with what every report ends with."""
+        names = ("torch", "transformers", "safetensors")
+        versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
+        versions |= {name: importlib.import_module(name).__version__ for name in names}
+        common = {"seconds": dict(self.seconds), "seed": self.recipe.seed, "versions": versions}
+        return Report(self.recipe.verb, data | common | {"recipe": recipes.to_dict(self.recipe)})
+
+    def save(self, model: Any, source: Path, out: Path, data: dict[str, Any]) -> Report:
+        """Write the checkpoint with its report, card and recipe; the report."""
+        made: list[Report] = []
+        started = time.perf_counter()
+
+        def texts(folder: Path) -> dict[str, str]:
+            self.seconds["save"] = time.perf_counter() - started
+            data["bytes"] = {"before": weight_bytes(source), "after": weight_bytes(folder)}
+            made.append(self.report(data))
+            return {
+                "report.json": made[0].to_json() + "\n",
+                "README.md": made[0].card(out.name),
+                "recipe.yaml": yaml.safe_dump(recipes.to_dict(self.recipe), sort_keys=False),
+            }
+
+        output = self.recipe.output
+        checkpoint.save(
+            model,
+            out,
+            source=source,
+            overwrite=output.overwrite,
+            max_shard_size=output.max_shard_size,
+            texts=texts,
+        )
+        return made[0]
+
+
+class Costs:
+    """Parameters and FLOPs of a model before a change, and beside them those after it."""
+
+    def __init__(self, model: Any):
+        self.before = self._counted(model)
+
+    @staticmethod
+    def _counted(model: Any) -> dict[str, Any]:
+        base, held = model.base_model, plan_of(model)
+        parameters = {}
+        for site, role in sites(model).items():
+            o, i = shape(base.get_submodule(site))
+            size = held[site].parameters(o, i) if site in held else o * i
+            parameters[site] = (role, size)
+        length = min(LENGTH, position_limit(model) or LENGTH)
+        flops = forward_flops(model, length, 1, sites(model))
+        return {
+            "total": count_parameters(model),
+            "bytes": count_bytes(model),
+            "sites": parameters,
+            "flops": flops["total"],
+            "length": length,
+        }
+
+    def and_after(self, model: Any, chosen: Iterable[str] | None = None) -> dict[str, Any]:
+        """The parts `parameters` and `flops` of a report; of `chosen` sites the share kept."""
+        before, after = self.before, self._counted(model)
+        parameters: dict[str, Any] = {"before": before["total"], "after": after["total"]}
+        if chosen is not None:
+            by_role: dict[str, dict[str, int]] = {}
+            for site in chosen:
+                role, size = before["sites"][site]
+                part = by_role.setdefault(role, {"sites": 0, "before": 0, "after": 0})
+                part["sites"] += 1
+                part["before"] += size
+                part["after"] += after["sites"][site][1]
+            held, left = (sum(p[k] for p in by_role.values()) for k in ("before", "after"))
+            parameters |= {"sites_before": held, "sites_after": left, "keep": left / held}
+            parameters["by_role"] = by_role
+        note = f"one forward pass of {before['length']} tokens; 1 multiply-add = 2 FLOPs"
+        flops = {"note": f"{note}, matrix products only"}
+        return {
+            "parameters": parameters,
+            "flops": flops | {"before": before["flops"], "after": after["flops"]},
+            "bytes": {"before": before["bytes"], "after": after["bytes"]},
+        }
+
+
+def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> dict[str, Any]:
+    """The part `model` of a report: which files, of what type, and what they were made from."""
+    config, front = checkpoint.read_config(folder), _front_matter(folder)
+    base = front.get("base_model") if config.get("tlm") else None
+    here = Path(recipe.model).expanduser().is_dir()
+    named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
+    named = checkpoint.MINILM if recipe.model == "minilm" else named
+    return {
+        "id": recipe.model,
+        "type": config["model_type"],
+        "class": type(model).__name__,
+        "sha256": {f.name: checkpoint.sha256(f) for f in checkpoint.weight_files(folder)},
+        "out": None if out is None else str(out),
+        "base_model": base if isinstance(base, str) else named,
+        "license": front.get("license"),
+    }
+
+
+def _front_matter(folder: Path) -> dict[str, Any]:
+    """The YAML at the head of a model card; nothing where there is none that can be read."""
+    try:
+        parts = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except (OSError, ValueError, yaml.YAMLError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights."""
+    return sum(file.stat().st_size for file in checkpoint.weight_files(folder))
+
+
+def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:
+    """(texts to calibrate on, held-out texts, the part `calibration` of a report)."""
+    wanted = recipe.calibration
+    if wanted.text == "none":
+        held = held_out(tasks.texts(None, None, recipe.seed))[1]
+        return [], held, {"source": "none: the weights alone decide"}
+    found = tasks.texts(wanted.text, wanted.samples + HELD, recipe.seed)
+    used, held = held_out(found)
+    source = wanted.text or "the text that comes with tlm"
+    return used, held, {"source": source, "texts": len(used)}

@@ -1,0 +1,225 @@
+"""The verbs: Recipe -> Report. Each loads, calls one function of the library, and writes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlmtool.bookkeeping import Costs, Run, calibration_of, provenance
+from tlmtool.compression.compress import Outcome
+from tlmtool.compression.compress import compress as compress_model
+from tlmtool.failure import CheckFailed, NotLoadable, Usage
+from tlmtool.measuring.comparison import Quality, parity, probe
+from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.measuring.profiling import profile as profile_models
+from tlmtool.models import checkpoint
+from tlmtool.models.modeling import merge as merge_model
+from tlmtool.models.surgery import factorize, factorized, sites
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+
+
+def compress(recipe: Recipe) -> Report:
+    """Factorize a checkpoint, measure it before and after, and write it with its report."""
+    wanted = recipe.compression
+    given = {"rank": wanted.rank, "keep": wanted.keep, "energy": wanted.energy}
+    budget = next(f"{name}{value}" for name, value in given.items() if value is not None)
+    out = _out(recipe, budget)
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    with Run(recipe) as run:
+        if recipe.output.dry_run:
+            return _predicted(run, folder)
+        with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
+            model = run.load(recipe.model)
+            data = {"model": provenance(recipe, folder, model, out)}
+            costs, tokenizer = Costs(model), _tokenizer(recipe, folder)
+            texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
+            quality = _quality(run, model, tokenizer, held)
+            outcome = _compressed(run, model, tokenizer, texts)
+            data |= costs.and_after(model, _chosen(outcome)) | _notes(outcome, found)
+            if quality:
+                data["quality"] = _again(run, quality, model)
+        data["peak_memory_bytes"] = memory.bytes
+        return run.save(model, folder, out, data)
+
+
+def _predicted(run: Run, folder: Path) -> Report:
+    """The costs without the work: a rank needs no weights, other budgets need their spectra."""
+    recipe, found = run.recipe, {}
+    empty = checkpoint.empty(folder, recipe.dtype)
+    data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
+    costs = Costs(empty)
+    if recipe.compression.rank is not None:
+        outcome = _compressed(run, empty, None, [])
+    else:
+        model, tokenizer = run.load(recipe.model), _tokenizer(recipe, folder)
+        texts, _, found = calibration_of(recipe) if tokenizer else ([], [], {})
+        outcome = _compressed(run, model, tokenizer, texts)
+    factorize(empty, outcome.plan)
+    return run.report(data | costs.and_after(empty, _chosen(outcome)) | _notes(outcome, found))
+
+
+def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outcome:
+    recipe, wanted = run.recipe, run.recipe.compression
+    outcome = compress_model(
+        model,
+        rank=wanted.rank,
+        keep=wanted.keep,
+        energy=wanted.energy,
+        sites=wanted.sites,
+        ignore=wanted.ignore,
+        method=wanted.method,
+        blocks=wanted.blocks,
+        allocate=wanted.allocate,
+        overrides=wanted.overrides,
+        tokenizer=tokenizer,
+        texts=texts,
+        max_length=recipe.calibration.max_length,
+        sequential=wanted.fit == "sequential",
+        seed=recipe.seed,
+        dry_run=recipe.output.dry_run,
+        progress=run.bars,
+    )
+    run.seconds |= outcome.seconds
+    if tokenizer is None and not recipe.output.dry_run:
+        outcome.warnings.append(
+            f"{recipe.model} has no tokenizer: no text weighs the error, and no loss is measured"
+        )
+    return outcome
+
+
+def _chosen(outcome: Outcome) -> Iterable[str]:
+    return [*outcome.plan, *outcome.left_dense]
+
+
+def _notes(outcome: Outcome, calibration: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a report that a compression tells itself."""
+    return {
+        "calibration": calibration | ({"tokens": outcome.tokens} if outcome.tokens else {}),
+        "allocation": {"loss": outcome.loss} if outcome.loss else {},
+        "sites": outcome.sites,
+        "left_dense": [{"site": s, "reason": why} for s, why in outcome.left_dense.items()],
+        "warnings": outcome.warnings,
+    }
+
+
+def _quality(run: Run, model: Any, tokenizer: Any, held: list[str]) -> Quality | None:
+    if tokenizer is None:
+        return None
+    with run.stage("measure"):
+        bar, length = run.bars.of("measuring before"), run.recipe.calibration.max_length
+        return Quality(model, tokenizer, held, length, run.recipe.seed, bar)
+
+
+def _again(run: Run, quality: Quality, model: Any) -> dict[str, Any]:
+    with run.stage("measure"):
+        quality.progress = run.bars.of("measuring after")
+        return quality.compared(model)
+
+
+def merge(recipe: Recipe) -> Report:
+    """Multiply the factors out, check that the model computes the same, write a plain checkpoint.
+
+    Merged, and compared, in float32 (each product in float64); then rounded to the dtype that the
+    factors were stored in, or to the one asked for, and the effect of that is told.
+    """
+    out = _out(recipe, "dense")
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
+        model = run.load(recipe.model, "auto")
+        if not any(factorized(model)):
+            raise Usage(f"{recipe.model} holds no factors: there is nothing to merge")
+        data = {"model": provenance(recipe, folder, model, out)}
+        costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
+        with run.stage("merge"):
+            before = probe(model.float(), recipe.seed)
+            after = probe(merge_model(model), recipe.seed)
+            data["parity"] = found = parity(after, before)
+        if not found["relative"] <= found["tolerance"]:
+            raise CheckFailed(
+                f"the merged model differs from {recipe.model} by {found['relative']:.1e} of its "
+                f"largest output, more than {found['tolerance']:g}: nothing was written"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(dtypes[name])
+        if set(dtypes.values()) != {torch.float32}:
+            found["rounding"] = parity(probe(model, recipe.seed), after)["relative"]
+        data |= costs.and_after(model)
+    data["peak_memory_bytes"] = memory.bytes
+    return run.save(model, folder, out, data)
+
+
+def _dtypes(model: Any, wanted: str) -> dict[str, torch.dtype]:
+    """{parameter of the merged model: its dtype}: as stored, or as wanted."""
+    found = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
+    for path, module in factorized(model):
+        dtype = next(iter(module.factors.values())).dtype
+        found |= {f"{path}.weight": dtype, f"{path}.bias": dtype}
+    return found if wanted == "auto" else dict.fromkeys(found, getattr(torch, wanted))
+
+
+def profile(recipe: Recipe) -> Report:
+    """Parameters, FLOPs, bytes, memory and time of a model, alone or beside a second."""
+    wanted = recipe.profiling
+    with Run(recipe) as run:
+        models = []
+        for name in filter(None, (recipe.model, wanted.against)):
+            model = run.load(name)
+            models.append((name, model, sites(model)))
+        with run.stage("profile"):
+            run.bars("profiling", 0, 1)
+            lengths = list(wanted.seq_len)
+            found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
+        return run.report(found)
+
+
+def evaluate(recipe: Recipe) -> Report:
+    """The score of a model on a task, and its paired difference from a baseline's."""
+    wanted = recipe.evaluation
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    tokenizer = checkpoint.load_tokenizer(folder)
+    if tokenizer is None:
+        raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
+    with Run(recipe) as run:
+        model = run.load(recipe.model)
+        others = {
+            key: run.load(name)
+            for key in ("against", "baseline")
+            if (name := getattr(wanted, key)) is not None
+        }
+        with run.stage("evaluate"):
+            found = evaluate_model(
+                wanted.task,
+                model,
+                tokenizer,
+                wanted.data,
+                batch=wanted.batch,
+                max_length=wanted.max_length,
+                seed=recipe.seed,
+                samples=wanted.samples,
+                progress=run.bars.of("evaluating"),
+                **others,
+            )
+        return run.report(found | {"data": wanted.data or "the text that comes with tlm"})
+
+
+def _out(recipe: Recipe, suffix: str) -> Path:
+    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken."""
+    named = recipe.output.out or f"out/{Path(recipe.model).name or 'model'}-{suffix}"
+    out = Path(named).expanduser()
+    if not recipe.output.dry_run:
+        checkpoint.check_out(out, recipe.output.overwrite)
+    return out
+
+
+def _tokenizer(recipe: Recipe, folder: Path) -> Any:
+    """The tokenizer of the folder, or None; without one a calibration text is refused."""
+    tokenizer = checkpoint.load_tokenizer(folder)
+    if tokenizer is None and recipe.calibration.text not in (None, "none"):
+        raise NotLoadable(
+            f"{recipe.model} has no tokenizer, so --calibration {recipe.calibration.text} cannot "
+            "be read; add the tokenizer's files or give --calibration none"
+        )
+    return tokenizer

@@ -1,0 +1,99 @@
+"""One model before and after a change: what it loses in quality, and whether it computes the same."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlmtool.measuring.counting import example_of
+from tlmtool.measuring.evaluation import WHAT
+from tlmtool.measuring.losses import language_loss, objective_of
+from tlmtool.measuring.outputs import (
+    evaluating,
+    hidden_states,
+    position_limit,
+    relative_error,
+)
+
+HELD = 64  # texts that measure the quality, and so do not calibrate
+TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized model in float32
+
+
+def held_out(texts: list[str]) -> tuple[list[str], list[str]]:
+    """(texts to calibrate on, texts to measure on): every 8th is held out, at most 64, evenly."""
+    every = max(8, -(-len(texts) // HELD))
+    return [t for i, t in enumerate(texts) if i % every != every - 1], texts[every - 1 :: every]
+
+
+class Quality:
+    """Language-model loss of a model before and after, or, of one without such a head, the error
+    of its last hidden states against those before. Holds the states of `texts` before (N, E)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        texts: list[str],
+        max_length: int,
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.tokenizer, self.texts, self.seed = tokenizer, texts, seed
+        self.max_length = max_length
+        self.progress = progress or (lambda done, total: None)
+        self.objective = objective_of(model)
+        self.before: Any = self._measured(model)
+
+    def _measured(self, model: nn.Module) -> Any:
+        done = 0
+
+        def tick(more: int) -> None:
+            nonlocal done
+            done += more
+            self.progress(done, len(self.texts))
+
+        settings = {"max_length": self.max_length, "tick": tick}
+        if self.objective is None:
+            return hidden_states(model, self.tokenizer, self.texts, **settings)
+        loss = language_loss(model, self.tokenizer, self.texts, seed=self.seed, **settings)
+        return loss.mean
+
+    def compared(self, model: nn.Module) -> dict[str, Any]:
+        """{"what", "name", "before", "after", "texts"} of the model as it is now."""
+        after = self._measured(model)
+        if self.objective is None:
+            error = relative_error(after, self.before)
+            return {
+                "name": "feature_error",
+                "what": f"no language-model head, so: {WHAT['features']}, "
+                f"against the model before, on {len(self.texts)} held-out texts",
+                "before": 0.0,
+                "after": error,
+                "texts": len(self.texts),
+            }
+        return {
+            "name": "loss",
+            "what": f"{WHAT[self.objective]}, on {len(self.texts)} held-out texts",
+            "before": self.before,
+            "after": after,
+            "texts": len(self.texts),
+        }
+
+
+@torch.no_grad()
+def probe(model: nn.Module, seed: int = 0) -> Tensor:
+    """The first output of the model on two rows of 48 seeded random tokens, float64 on the CPU."""
+    inputs = example_of(model, min(48, position_limit(model) or 48), 2, seed)
+    with evaluating(model):
+        return model(**inputs)[0].double().cpu()
+
+
+def parity(after: Tensor, before: Tensor) -> dict[str, float]:
+    """{"max_abs", "relative", "tolerance"}: largest difference, and over the largest output."""
+    largest = float((after - before).abs().max())
+    return {
+        "max_abs": largest,
+        "relative": largest / max(float(before.abs().max()), 1e-300),
+        "tolerance": TOLERANCE,
+    }

@@ -1,0 +1,43 @@
+"""Progress on stderr: bars on a terminal, a line for each stage elsewhere, nothing with -q."""
+
+import logging
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("tlmtool")
+
+
+class Bars(AbstractContextManager):
+    """One bar for each stage of a run; `bars(what, done, total)` moves it."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.shown = console.is_terminal and log.isEnabledFor(logging.INFO)
+        columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn())
+        self.progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, disable=not self.shown, transient=True
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()
+        sys.stderr.flush()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total)
+            if not self.shown:
+                log.info("%s ...", what)
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+    def of(self, what: str) -> Any:
+        """The bar of one stage as a function (done, total)."""
+        return lambda done, total: self(what, done, total)
