@@ -1,5 +1,7 @@
 """Pico models, one for every row of the table of families, and a tokenizer of one token a word."""
 
+import os
+
 import pytest
 import torch
 import transformers
@@ -8,6 +10,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from tlmtool.models import modeling
 
+torch.set_num_threads(1)  # the tests themselves run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 modeling.register()
 
 V, E, FFN, WIDTH = 99, 32, 48, 8

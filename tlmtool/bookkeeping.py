@@ -78,7 +78,7 @@ class Run(AbstractContextManager):
             return {
                 "report.json": made[0].to_json() + "\n",
                 "README.md": made[0].card(out.name),
-                "recipe.yaml": yaml.safe_dump(recipes.to_dict(self.recipe), sort_keys=False),
+                "recipe.yaml": recipes.dump(self.recipe),
             }
 
         output = self.recipe.output

@@ -84,10 +84,12 @@ def real(x: Tensor, batch: Batch) -> Tensor:
     return (x[mask] if x.shape[:2] == mask.shape else x.flatten(0, -2)).detach()
 
 
-def prepared(model: nn.Module, tokenizer: Any, texts: list[str], batch: int, max_length: int):
-    """The calibration batches, tokenized once."""
+def prepared(
+    model: nn.Module, tokenizer: Any, texts: list[str], max_length: int, tokens: int
+) -> list[Batch]:
+    """The calibration batches, tokenized once, of at most `tokens` tokens."""
     limit = min(max_length, position_limit(model) or max_length)
-    return list(batches(tokenizer, texts, batch, limit))
+    return split(list(batches(tokenizer, texts, tokens, limit)), tokens)
 
 
 def run(model: nn.Module, batch: Batch) -> None:
@@ -125,7 +127,7 @@ def input_moments(
     def note(running: Running, last: bool) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
             x = real(args[0], current[0])
-            running.add(len(x), mean=x.double().sum(0), second=product(x, x))
+            running.add(len(x), mean=x.float().sum(0), second=product(x, x))
             if last:
                 raise Stop
 

@@ -15,6 +15,8 @@ from . import allocation, calibration
 from .fitting import Job, Progress
 from .planning import Draft, Forms, by_rank, select
 
+TOKENS = 2048  # in a calibration batch, with padding
+
 
 @dataclass
 class Outcome:
@@ -44,7 +46,6 @@ def compress(
     tokenizer: Any = None,
     texts: list[str] | None = None,
     max_length: int = 128,
-    batch: int = 32,
     sequential: bool = True,
     seed: int = 0,
     dry_run: bool = False,
@@ -77,7 +78,7 @@ def compress(
     if texts:
         if tokenizer is None:
             raise Usage("calibration texts need a tokenizer")
-        batches = calibration.prepared(model, tokenizer, texts, batch, max_length)
+        batches = calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
     job = Job(
         model,
         roles,

@@ -19,7 +19,7 @@ from .lockstep import Fit, Lockstep, stacks_of
 from .planning import Draft, Forms, best_form, model_weight, spectrum_of, take
 
 RIDGE = 0.1  # pull of a fitted target towards W, of the mean diagonal of the input covariance
-ROOM = 256 * 2**20
+ROOM = 384 * 2**20  # bytes of statistics held at once, at least
 TOKENS = 512  # in a batch of the backward pass
 Progress = Callable[[str, int, int], None]
 

@@ -60,15 +60,15 @@ class Lockstep:
         running = Running()
         for place, batch in enumerate(self.batches):
             x, r = self._observe(1, place, batch, sites[0], residual)
-            running.add(len(x), mean=x.double().sum(0), second=product(x, x))
+            running.add(len(x), mean=x.float().sum(0), second=product(x, x))
             if self.same:
                 continue
             y, s = self._observe(0, place, batch, sites[0], residual)
             moved = y - x
-            running.add(0, shift=product(moved, x), shift_mean=moved.double().sum(0))
+            running.add(0, shift=product(moved, x), shift_mean=moved.float().sum(0))
             if r is not None and s is not None:
                 moved = s - r
-                running.add(0, residual=product(moved, x), residual_mean=moved.double().sum(0))
+                running.add(0, residual=product(moved, x), residual_mean=moved.float().sum(0))
         return Fit(running.count, **running.means())
 
     def advance(self, stack: str) -> None:

@@ -167,7 +167,8 @@ def best_form(
     s, t = root(metric, weight.device), root(g, weight.device)
 
     def error(form: Decomposition) -> float:
-        factors = form.decompose(weight, metric, g if form.takes_output_metric else None)
+        g_taken = g if form.takes_output_metric else None
+        factors = form.rough().decompose(weight, metric, g_taken)
         off = weigh(weight - form.reconstruct(factors), s)
         return float((off if t is None else t.mT @ off).norm())
 

@@ -10,7 +10,7 @@ from ._shapes import capped, heads
 from .base import Decomposition, unweigh, weigh
 from .tucker import sweep, through, top
 
-SWEEPS = 8
+SWEEPS, ROUGH = 8, 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class BTD(Decomposition):
 
     blocks: int = 1
     modes: tuple[int, int] | None = None
+    sweeps: ClassVar[int] = SWEEPS
     reference: ClassVar[str] = (
         "De Lathauwer 2008 (BTD); Ma et al. 2019 (A Tensorized Transformer), eq. 4"
     )
@@ -41,6 +42,9 @@ class BTD(Decomposition):
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
         found = self.decompose_batch(weigh(weight, s)[None])
         return {k: (unweigh(f[0], s) if k == "c" else f[0]) for k, f in found.items()}
+
+    def rough(self) -> "BTD":
+        return _Rough(**vars(self))
 
     def decompose_batch(self, weights: Tensor) -> dict[str, Tensor]:
         """float64 weights (B, O, I) of one shape -> factors with a leading B."""
@@ -64,7 +68,7 @@ class BTD(Decomposition):
             b = top(through(tensor, c, (left, right)).flatten(1, 2).mT, ranks[1])
             improve(p, b, c)
             improve(p, *blocks[p][2:])
-        for _ in range(SWEEPS if self.blocks > 1 else 4):
+        for _ in range(self.sweeps if self.blocks > 1 else 4):
             for p, block in enumerate(blocks):
                 improve(p, *block[2:])
         return {
@@ -81,3 +85,7 @@ class BTD(Decomposition):
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         left = torch.einsum("pxyz,phx,pdy->hdpz", *(factors[k] for k in ("core", "a", "b")))
         return left.flatten(2).flatten(0, 1), factors["c"].mT.flatten(0, 1)
+
+
+class _Rough(BTD):
+    sweeps = ROUGH
