@@ -8,11 +8,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from tlmtool.models import modeling
-
 torch.set_num_threads(1)  # the tests themselves run side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-modeling.register()
 
 V, E, FFN, WIDTH = 99, 32, 48, 8
 _ENDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}

@@ -16,12 +16,12 @@ from tlmtool.models.architectures import ALIASES
 ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
-    cli flags | run | compare | commands | training | compression | measuring | data
+    cli flags | run | compare | commands | bookkeeping | training | compression | measuring | data
     | models.checkpoint | models.modeling | models.surgery | models.factorized
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention | report | card | views | recipe | values | schema | failure
+    | attention | report | card | views | progress | recipe | values | schema | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

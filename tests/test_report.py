@@ -147,7 +147,7 @@ def test_many_sites_are_grouped_unless_asked():
     grouped, full = printed(compressed()), printed(compressed(), full=True)
     assert "encoder.layer.5.attention.self.query" not in grouped
     assert "factorized sites by role" in grouped
-    assert "0.425" in grouped and "0.450" in grouped  # mean and worst weight error of layers 0..5
+    assert "0.425" in grouped  # mean weight error of layers 0..5
     assert "encoder.layer.5.attention.self.query" in full
     assert "encoder.layer.0.attention.self.query" in printed(compressed(1))
 

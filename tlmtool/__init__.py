@@ -1,8 +1,8 @@
 """tlm: pretrained language models made smaller by tensor decomposition, and measured honestly.
 
 The library is what the commands call: `compress`, `merge`, `save`, `load` (and `evaluate`,
-`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or as
-soon as transformers is imported, so that `AutoModel.from_pretrained` re-loads our checkpoints.
+`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or at its
+first use, so that `AutoModel.from_pretrained` re-loads our checkpoints.
 
 Letters for shapes, in every docstring: B batch, N query length, M key length, H heads, D head
 width, E model width, O and I out and in features of a weight (in that order), R rank, K order
@@ -25,7 +25,7 @@ PUBLIC = {
     "Failure": "failure",
 }
 __all__ = ["Failure", "compress", "evaluate", "load", "merge", "plan_of", "profile", "save"]
-_TRIGGER = "transformers.models.auto.modeling_auto"
+_TRIGGER = "transformers.models.auto.configuration_auto"
 
 
 def __getattr__(name: str):
@@ -35,13 +35,12 @@ def __getattr__(name: str):
 
 
 def _register() -> None:
-    from .models.modeling import register
-
-    register()
+    import_module("tlmtool.models.modeling")  # registers as its last act
 
 
 class _AfterTransformers(MetaPathFinder):
-    """Registers our model types once transformers' Auto classes have been imported."""
+    """Once transformers has AutoConfig, has it register our model types when it is first used:
+    before that transformers may be half imported, and after it every Auto class needs them."""
 
     def find_spec(self, name, path=None, target=None):
         if name != _TRIGGER or self not in sys.meta_path:
@@ -52,10 +51,26 @@ class _AfterTransformers(MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            _register()
+            _on_first_use(module.AutoConfig)
 
         spec.loader.exec_module = exec_module
         return spec
+
+
+def _on_first_use(auto: type) -> None:
+    plain = {name: vars(auto)[name] for name in ("from_pretrained", "for_model")}
+
+    def first(name):
+        def call(cls, *args, **kwargs):
+            for each, method in plain.items():
+                setattr(auto, each, method)
+            _register()
+            return getattr(cls, name)(*args, **kwargs)
+
+        return classmethod(call)
+
+    for name in plain:
+        setattr(auto, name, first(name))
 
 
 if _TRIGGER in sys.modules:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks

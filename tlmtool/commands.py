@@ -172,7 +172,7 @@ def profile(recipe: Recipe) -> Report:
             run.bars("profiling", 0, 1)
             lengths = list(wanted.seq_len)
             found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
-        return run.report(found)
+        return run.report({"model": {"id": recipe.model}} | found)
 
 
 def evaluate(recipe: Recipe) -> Report:
@@ -202,7 +202,8 @@ def evaluate(recipe: Recipe) -> Report:
                 progress=run.bars.of("evaluating"),
                 **others,
             )
-        return run.report(found | {"data": wanted.data or "the text that comes with tlm"})
+        source = wanted.data or "the text that comes with tlm"
+        return run.report({"model": {"id": recipe.model}, "data": source} | found)
 
 
 def _out(recipe: Recipe, suffix: str) -> Path:

@@ -1,8 +1,8 @@
-"""Expected failures: one sentence each (what was asked, what was found, what to do) and the exit code of `tlm`."""
+"""Expected failures: a sentence (asked, found, what to do) and the exit code of `tlm` for each."""
 
 
 class Failure(Exception):
-    """Something failed that a user can understand; `str(failure)` is the sentence, `code` the exit status."""
+    """What a user can understand; `str(failure)` is the sentence, `code` the exit status."""
 
     code = 1
 

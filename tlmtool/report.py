@@ -72,6 +72,7 @@ class Report:
         data = self.data
         found = {
             "calibration": _calibration(data.get("calibration") or {}),
+            "data": str(data.get("data") or ""),
             "allocation": str((data.get("allocation") or {}).get("loss") or ""),
             "difference": _difference(data.get("baseline") or {}),
             "note": str(data.get("note") or ""),

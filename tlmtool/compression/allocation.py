@@ -1,6 +1,7 @@
 """A budget -> how many singular values, and so parameters, each site may keep."""
 
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from torch import Tensor
 
@@ -34,6 +35,11 @@ class Spectrum:
         return self.out_features + self.in_features
 
     @property
+    def chunk(self) -> int:
+        """Singular values of a step: multiples of 8 run faster and cost nothing measurable."""
+        return 8 if self.cut >= 96 else 1
+
+    @property
     def cut(self) -> int:
         """The rank from which two factors are no smaller than W."""
         return -(-self.dense // self.unit)
@@ -55,35 +61,36 @@ def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
 
 
 def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
-    """{site: parameters} of a total of `keep`: chunks of singular values in the order of loss
-    saved per parameter, one for each site first. The last step makes a site dense, its error zero.
+    """{site: parameters} of a total of `keep`: one chunk of singular values for each site, then
+    step by step what saves most loss per parameter: a chunk more, or making a site dense, its
+    error zero. The last chunks are cut to what is left, so that it ends below one value.
     """
     left = keep * sum(s.dense for s in spectra.values())
-    budgets = dict.fromkeys(spectra, 0)
-    steps = []
-    for site, s in spectra.items():
-        for place, (saved, cost) in enumerate(_steps(s)):
-            first = place == 0
-            steps.append((float("inf") if first else saved / cost, -place, site, cost))
-    stopped: set[str] = set()
-    for _, _, site, cost in sorted(steps, reverse=True):
-        if site in stopped or cost > left:
-            stopped.add(site)  # its later chunks are worth less than this one
-            continue
-        budgets[site] += cost
-        left -= cost
+    even = int(left // sum(s.unit for s in spectra.values()))  # values that every site can have
+    ranks = {site: min(s.chunk, even, s.cut - 1) for site, s in spectra.items()}
+    budgets = {site: ranks[site] * s.unit for site, s in spectra.items()}
+    saved = {site: [0.0, *s.values.cumsum(0).tolist()] for site, s in spectra.items()}
+    left -= sum(budgets.values())
+
+    def rated(site: str) -> tuple[float, str, int, int] | None:
+        """(- loss saved per parameter, site, rank, size) of the best step that fits now."""
+        s, at = spectra[site], ranks[site]
+        more = min((at // s.chunk + 1) * s.chunk, s.cut - 1, at + int(left // s.unit))
+        steps = []
+        for to, held, size in ((more, more, more * s.unit), (s.cut, -1, s.dense)):
+            if 0 < size - budgets[site] <= left:
+                worth = (saved[site][held] - saved[site][at]) / (size - budgets[site])
+                steps.append((-worth, site, to, size))
+        return min(steps, default=None)
+
+    queue = list(filter(None, map(rated, spectra)))
+    heapify(queue)
+    while queue:
+        step = heappop(queue)
+        _, site, rank, size = step
+        if rated(site) == step:  # else less is left than when it was rated
+            left -= size - budgets[site]
+            ranks[site], budgets[site] = rank, size
+        if following := rated(site):
+            heappush(queue, following)
     return budgets
-
-
-def _steps(s: Spectrum) -> list[tuple[float, int]]:
-    """(loss saved, parameters) of each chunk, merged so that worth per parameter never rises."""
-    chunk = 8 if s.cut >= 96 else 1  # multiples of 8 run faster and cost nothing measurable
-    edges = [*range(0, s.cut - chunk + 1, chunk)]
-    steps: list[tuple[float, int]] = []
-    for a, b in zip(edges, [*edges[1:], None], strict=True):
-        cost = (b - a) * s.unit if b is not None else s.dense - a * s.unit
-        steps.append((float(s.values[a:b].sum()), cost))
-        while len(steps) > 1 and steps[-1][0] * steps[-2][1] > steps[-2][0] * steps[-1][1]:
-            (saved, cost), (more, further) = steps[-2:]
-            steps[-2:] = [(saved + more, cost + further)]
-    return steps

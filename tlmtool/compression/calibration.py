@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..data.tasks import Batch, batches
-from ..measuring.outputs import evaluating, last_hidden, position_limit
+from tlmtool.data.tasks import Batch, batches
+from tlmtool.measuring.outputs import evaluating, last_hidden, position_limit
 
 DAMPING = 0.01  # of the mean diagonal, added to a covariance before it serves as a metric
 

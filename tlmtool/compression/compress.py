@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..data.tasks import Batch
-from ..failure import Usage
-from ..models.modeling import adopt
-from ..models.surgery import Plan
-from . import allocation, calibration
-from .fitting import Job, Progress
-from .planning import Draft, Forms, by_rank, select
+from tlmtool.compression import allocation, calibration
+from tlmtool.compression.fitting import Job, Progress
+from tlmtool.compression.planning import Draft, Forms, by_rank, select
+from tlmtool.data.tasks import Batch
+from tlmtool.failure import Usage
+from tlmtool.models.modeling import adopt
+from tlmtool.models.surgery import Plan
 
 TOKENS = 2048  # in a calibration batch, with padding
 

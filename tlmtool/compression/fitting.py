@@ -6,17 +6,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data.tasks import Batch
-from ..decompositions import Decomposition
-from ..decompositions.base import root, weigh
-from ..decompositions.svd import SVD, spectrum
-from ..measuring.counting import count_bytes
-from ..models.factorized import set_weight
-from ..models.surgery import factorize
-from . import allocation, calibration
-from .calibration import Moments
-from .lockstep import Fit, Lockstep, stacks_of
-from .planning import Draft, Forms, best_form, model_weight, spectrum_of, take
+from tlmtool.compression import allocation, calibration
+from tlmtool.compression.calibration import Moments
+from tlmtool.compression.lockstep import Fit, Lockstep, stacks_of
+from tlmtool.compression.planning import Draft, Forms, best_form, model_weight, spectrum_of, take
+from tlmtool.data.tasks import Batch
+from tlmtool.decompositions import Decomposition
+from tlmtool.decompositions.base import root, weigh
+from tlmtool.decompositions.svd import SVD, spectrum
+from tlmtool.measuring.counting import count_bytes
+from tlmtool.models.factorized import set_weight
+from tlmtool.models.surgery import factorize
 
 RIDGE = 0.1  # pull of a fitted target towards W, of the mean diagonal of the input covariance
 ROOM = 384 * 2**20  # bytes of statistics held at once, at least

@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.tasks import Batch
-from .calibration import Moments, Running, Stop, damped, hooks, product, real, run
+from tlmtool.compression.calibration import (
+    Moments,
+    Running,
+    Stop,
+    damped,
+    hooks,
+    product,
+    real,
+    run,
+)
+from tlmtool.data.tasks import Batch
 
 
 class Fit(Moments):

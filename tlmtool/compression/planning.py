@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decompositions import NAMES, Decomposition, named
-from ..decompositions.base import root, weigh
-from ..decompositions.svd import spectrum
-from ..failure import Usage
-from ..models.architectures import GROUPS
-from ..models.factorized import Factorized, dense_weight, shape
-from ..models.surgery import Plan, modes, sites
-from .allocation import Spectrum
+from tlmtool.compression.allocation import Spectrum
+from tlmtool.decompositions import NAMES, Decomposition, named
+from tlmtool.decompositions.base import root, weigh
+from tlmtool.decompositions.svd import spectrum
+from tlmtool.failure import Usage
+from tlmtool.models.architectures import GROUPS
+from tlmtool.models.factorized import Factorized, dense_weight, shape
+from tlmtool.models.surgery import Plan, modes, sites
 
 AUTO = ("svd", "tucker", "btd")  # cp: slow and poor; mpo: cannot be weighed by the data
 FEW = 0.10  # a site that keeps less of its parameters is warned of

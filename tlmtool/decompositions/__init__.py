@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import Decomposition
+from tlmtool.decompositions.base import Decomposition
 
 NAMES = tuple(m.name for m in iter_modules(__path__) if m.name[0] != "_" and m.name != "base")
 

@@ -15,8 +15,9 @@ class Decomposition:
     """A way to hold W (O, I) as factors; a subclass says how.
 
     `rank` is None for the exact form. `takes_metric`: the form keeps the input mode I whole, so
-    that an input covariance can weigh its error; `takes_output_metric`: O too. `chain`: the factors that, applied one after the
-    other as plain linear maps, are W; the module then holds them as `nn.Linear`.
+    that an input covariance can weigh its error; `takes_output_metric`: O too. `chain`: the factors
+    that, applied one after the other as plain linear maps, are W; the module then holds them as
+    `nn.Linear`.
     """
 
     rank: int | None = None

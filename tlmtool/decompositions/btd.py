@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped, heads
-from .base import Decomposition, unweigh, weigh
-from .tucker import sweep, through, top
+from tlmtool.decompositions._shapes import capped, heads
+from tlmtool.decompositions.base import Decomposition, unweigh, weigh
+from tlmtool.decompositions.tucker import sweep, through, top
 
 SWEEPS, ROUGH = 8, 2
 

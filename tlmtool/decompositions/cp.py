@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped, heads
-from .base import Decomposition, unweigh, weigh
+from tlmtool.decompositions._shapes import capped, heads
+from tlmtool.decompositions.base import Decomposition, unweigh, weigh
 
 SWEEPS = 30
 RIDGE = 1e-9  # of the mean diagonal: collinear terms

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import factorized
-from .base import Decomposition
+from tlmtool.decompositions._shapes import factorized
+from tlmtool.decompositions.base import Decomposition
 
 
 @dataclass(frozen=True)

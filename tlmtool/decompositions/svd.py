@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ._shapes import capped
-from .base import Decomposition, weigh
+from tlmtool.decompositions._shapes import capped
+from tlmtool.decompositions.base import Decomposition, weigh
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One model before and after a change: what it loses in quality, and whether it computes the same."""
+"""One model before and after a change: its quality, and whether it computes the same."""
 
 from collections.abc import Callable
 from typing import Any

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,10 +95,8 @@ class PeakMemory:
 
 def _reset_peak() -> int | None:
     """Gives free memory back and makes the peak the present; resident bytes or None."""
-    try:
+    with suppress(OSError, AttributeError):  # another C library: the peak is then a little lower
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # another C library: the peak is then a little lower
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")

@@ -15,9 +15,9 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from ..failure import Failure, MissingDependency, NotLoadable, Usage
-from .architectures import ALIASES, ARCHITECTURES, PREFIX, base_type
-from .modeling import NAME, model_class, register
+from tlmtool.failure import Failure, MissingDependency, NotLoadable, Usage
+from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX, base_type
+from tlmtool.models.modeling import NAME, model_class
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
@@ -150,7 +150,6 @@ def load(
         ...
     tlmtool.failure.NotLoadable: no/such/folder/anywhere does not exist
     """
-    register()
     folder = resolve(os.fspath(name), revision)
     config = read_config(folder)
     weight_files(folder)
@@ -173,7 +172,6 @@ def load(
 
 def empty(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """The model of a folder on the meta device: its modules and sizes, no weights."""
-    register()
     kept = read_config(folder)
     weight_files(folder)
     try:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..decompositions import Decomposition
+from tlmtool.decompositions import Decomposition
 
 
 class Factorized(nn.Module):

@@ -9,9 +9,9 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .architectures import ARCHITECTURES, PREFIX, base_type
-from .surgery import merge as _merge_modules
-from .surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
+from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
+from tlmtool.models.surgery import merge as _merge_modules
+from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 
 NAME = "Tlm"
 SPREADS = ("initializer_range", "init_std", "initializer_factor")
@@ -118,3 +118,6 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         model.config.__class__ = type(model.config).__mro__[1]
         model.__class__ = type(model).__mro__[1]
     return model
+
+
+register()

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..decompositions import Decomposition, from_dict
-from .architectures import architecture
-from .factorized import (
+from tlmtool.decompositions import Decomposition, from_dict
+from tlmtool.models.architectures import architecture
+from tlmtool.models.factorized import (
     Factorized,
     FactorizedEmbedding,
     FactorizedLinear,
