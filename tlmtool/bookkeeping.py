@@ -14,7 +14,7 @@ import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
-from tlmtool.measuring.comparison import HELD, held_out
+from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
@@ -176,10 +176,12 @@ def weight_bytes(folder: Path) -> int:
 def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:
     """(texts to calibrate on, held-out texts, the part `calibration` of a report)."""
     wanted = recipe.calibration
+    shipped = held_out(tasks.texts(None, None, recipe.seed))
     if wanted.text == "none":
-        held = held_out(tasks.texts(None, None, recipe.seed))[1]
-        return [], held, {"source": "none: the weights alone decide"}
-    found = tasks.texts(wanted.text, wanted.samples + HELD, recipe.seed)
-    used, held = held_out(found)
+        return [], shipped[1], {"source": "none: the weights alone decide"}
+    found = tasks.texts(wanted.text, None, recipe.seed)
+    rest, held = held_out(found)
+    used = tasks.choose(rest, wanted.samples, recipe.seed)
     source = wanted.text or "the text that comes with tlm"
-    return used, held, {"source": source, "texts": len(used)}
+    few = {} if held else {"measured_on": "the text that comes with tlm"}  # none could be spared
+    return used, held or shipped[1], {"source": source, "texts": len(used), **few}

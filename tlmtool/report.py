@@ -165,7 +165,8 @@ def _jsonable(data: Any) -> Any:
 
 def _calibration(data: Mapping[str, Any]) -> str:
     counts = [f"{data[key]:,} {key}" for key in ("texts", "tokens") if data.get(key) is not None]
-    return ", ".join(filter(None, [str(data.get("source") or ""), *counts]))
+    elsewhere = f"measured on {data['measured_on']}" if data.get("measured_on") else ""
+    return ", ".join(filter(None, [str(data.get("source") or ""), *counts, elsewhere]))
 
 
 def _difference(data: Mapping[str, Any]) -> str:

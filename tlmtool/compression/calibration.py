@@ -79,9 +79,9 @@ def hooks(*handles: Any) -> Iterator[None]:
 
 
 def real(x: Tensor, batch: Batch) -> Tensor:
-    """x (B, N, I) -> its rows at tokens that are not padding (T, I)."""
+    """x (B, N, I), or (B N, I) -> its rows at tokens that are not padding (T, I)."""
     mask = batch.inputs["attention_mask"].to(x.device).bool()
-    return (x[mask] if x.shape[:2] == mask.shape else x.flatten(0, -2)).detach()
+    return x.detach().flatten(0, -2)[mask.flatten()]
 
 
 def prepared(
@@ -157,17 +157,17 @@ def output_metrics(
     """
     base, generator = model.base_model, torch.Generator().manual_seed(seed)
     sums = {site: Running() for site in sites}
-    outputs: dict[str, Tensor] = {}
+    outputs: list[tuple[str, Tensor]] = []  # several of a table that encoder and decoder share
 
     def note(site: str) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            outputs[site] = output if output.requires_grad else output.requires_grad_(True)
+            outputs.append((site, output if output.requires_grad else output.requires_grad_(True)))
             return output
 
         return hook
 
     flags = [p for p in model.parameters() if p.requires_grad]
-    handles = [base.get_submodule(s).register_forward_hook(note(s)) for s in sites]
+    handles = [m.register_forward_hook(note(s)) for s in sites for m in _same(base, s)]
     with hooks(*handles), evaluating(model), torch.enable_grad():
         for p in flags:
             p.requires_grad_(False)
@@ -177,8 +177,8 @@ def output_metrics(
                 v = torch.randn(hidden.shape, generator=generator).to(hidden.device)
                 mask = batch.inputs["attention_mask"].to(hidden.device)
                 aim = (hidden * v * mask[..., None]).sum()
-                found = torch.autograd.grad(aim, list(outputs.values()), allow_unused=True)
-                for site, grad in zip(outputs, found, strict=True):
+                found = torch.autograd.grad(aim, [y for _, y in outputs], allow_unused=True)
+                for (site, _), grad in zip(outputs, found, strict=True):
                     if grad is None:
                         continue
                     g = real(grad, batch)
@@ -188,6 +188,15 @@ def output_metrics(
             for p in flags:
                 p.requires_grad_(True)
     return {site: damped(s.means()["g"], DAMPING) for site, s in sums.items() if s.count}
+
+
+def _same(base: nn.Module, site: str) -> list[nn.Module]:
+    """The module of a site; of an embedding every table that shares its weight."""
+    module = base.get_submodule(site)
+    if not isinstance(module, nn.Embedding):
+        return [module]
+    tables = (m for m in base.modules() if isinstance(m, nn.Embedding))
+    return [m for m in tables if m.weight is module.weight]
 
 
 def split(batches: list[Batch], tokens: int) -> list[Batch]:

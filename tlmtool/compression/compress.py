@@ -93,7 +93,7 @@ def compress(
             draft = by_rank(job.forms, rank, method, overrides)
         else:
             draft = job.allocated(keep, energy, method or "auto", allocate)
-        _something_smaller(draft, job.forms)
+        _check(draft, bool(batches))
         outcome = Outcome(draft.plan, left_dense=draft.left_dense, warnings=draft.warnings)
         if keep is not None and allocate == "greedy":
             outcome.loss = allocation.loss(bool(batches), sequential)
@@ -107,7 +107,14 @@ def compress(
     return outcome
 
 
-def _something_smaller(draft: Draft, forms: Forms) -> None:
+def _check(draft: Draft, measured: bool) -> None:
+    """Raises Usage where nothing gets smaller, or a form cannot be weighed by the texts."""
+    blind = next(((s, f) for s, f in draft.plan.items() if not f.takes_metric), None)
+    if blind and measured:
+        raise Usage(
+            f"{blind[1].name} ({blind[0]}) splits the inputs, so no calibration text can weigh its "
+            "error: give --calibration none, or take svd, tucker, btd or cp"
+        )
     if not draft.plan:
         reason = next(iter(draft.left_dense.values()))
         raise Usage(f"no site would get smaller at this budget: {reason}")

@@ -97,7 +97,7 @@ class Job:
         if self.sensitive and sites[0] not in self.shelf.kept:
             small = calibration.split(self.batches, TOKENS)
             found = calibration.output_metrics(self.model, sites, small, self.seed)
-            for site in sites:
+            for site in list(found):
                 self.shelf.put(site, found.pop(site))
 
     def _output_metric(self, site: str) -> Tensor | None:
@@ -112,10 +112,13 @@ class Job:
     def allocated(self, keep: float | None, energy: float | None, method: str, how: str) -> Draft:
         """The plan of a budget: spectra of all sites, then parameters, then the form of each."""
         spectra: dict[str, allocation.Spectrum] = {}
-        for site in self.roles.keys() - set(self.linears):
+        tables = [s for s in self.roles if s not in self.linears]
+        for site in tables:
+            self._sense([site])
             weight, metric = model_weight(self.model, site), self._embedding_metric(site)
-            energy_of = float(weigh(weight, root(metric, weight.device)).square().sum())
-            spectra[site] = spectrum_of(weight, metric, None, energy_of)
+            g, energy_of = self._output_metric(site), weigh(weight, root(metric, weight.device))
+            unit = energy_of.square().sum() if g is None else 1.0
+            spectra[site] = spectrum_of(weight, metric, g, float(unit))
         for group, moments in self.moments():
             for site in group:
                 weight = model_weight(self.model, site)
@@ -135,7 +138,7 @@ class Job:
             form = best_form(self.forms, site, method, budgets[site], weight, metric, g)
             take(draft, self.forms, site, form)
 
-        for site in self.roles.keys() - set(self.linears):
+        for site in tables:
             choose(site, None)
         unmeasured = ((group, None) for group in self.groups)
         for group, moments in self.moments() if method == "auto" else unmeasured:
@@ -148,7 +151,7 @@ class Job:
         """Swap the sites of the draft, in the order in which the model runs them."""
         records = []
         dense = _twin(self.model) if sequential else None
-        for site in self.roles.keys() - set(self.linears):
+        for site in (s for s in self.roles if s not in self.linears):
             records += self._embed(site, draft.plan.get(site))
         if not sequential:
             for k, (group, moments) in enumerate(self.moments()):
@@ -200,7 +203,7 @@ class Job:
             return []
         metric = self._embedding_metric(site)
         weight = model_weight(self.model, site)
-        factorize(self.model, {site: form}, {site: metric})
+        factorize(self.model, {site: form}, {site: metric}, {site: self._output_metric(site)})
         return [self._record(site, form, weight, model_weight(self.model, site), metric)]
 
     def _record(

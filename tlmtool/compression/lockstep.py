@@ -116,8 +116,9 @@ class Lockstep:
             got["y"] = output
 
         def at_norm(module: nn.Module, args: tuple) -> None:
-            if "y" in got and args and args[0].shape == got["y"].shape:
-                got["r"] = real(args[0] - got["y"], batch)
+            y = got.get("y")
+            if y is not None and args and args[0].numel() == y.numel():
+                got["r"] = real(args[0].reshape(y.shape) - y, batch)
                 raise Stop
 
         module = base.get_submodule(site)

@@ -14,7 +14,7 @@ from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import spectrum
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import GROUPS
-from tlmtool.models.factorized import Factorized, dense_weight, shape
+from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
 from tlmtool.models.surgery import Plan, modes, sites
 
 AUTO = ("svd", "tucker", "btd")  # cp: slow and poor; mpo: cannot be weighed by the data
@@ -179,4 +179,5 @@ def model_weight(model: Any, site: str) -> Tensor:
     """W (O, I) of a site in float64; of an embedding its transpose (E, V), rows last."""
     module = model.base_model.get_submodule(site)
     weight = dense_weight(module).double()
-    return weight.T if isinstance(module, torch.nn.Embedding) else weight
+    table = isinstance(module, torch.nn.Embedding | FactorizedEmbedding)
+    return weight.T if table else weight

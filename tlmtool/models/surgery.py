@@ -72,6 +72,7 @@ def factorize(
     for site, decomposition in plan.items():
         dense = base.get_submodule(site)
         weight, metric = dense_weight(dense), (metrics or {}).get(site)
+        output = (output_metrics or {}).get(site)
         if isinstance(dense, nn.Embedding) and decomposition.name != "svd":
             raise ValueError(f"{site}: an embedding takes the svd form, not {decomposition.name}")
         try:
@@ -79,11 +80,10 @@ def factorize(
                 sizes = decomposition.shapes(*weight.shape)
                 factors = {k: weight.new_empty(s) for k, s in sizes.items()}
             elif isinstance(dense, nn.Embedding):
-                flipped = decomposition.decompose(weight.T, metric)
+                flipped = decomposition.decompose(weight.T, metric, output)
                 factors = {"left": flipped["right"].T.contiguous()}
                 factors["right"] = flipped["left"].T.contiguous()
             else:
-                output = (output_metrics or {}).get(site)
                 factors = decomposition.decompose(weight, metric, output)
         except ValueError as error:
             raise ValueError(f"{site}: {error}") from None

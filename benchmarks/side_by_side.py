@@ -1,0 +1,194 @@
+"""The frame of a measurement beside peers: flags, turns, results, the table and the JSON.
+
+Ours and the peer take turns in one run (A B A B ...), so that what else the machine does meets
+both; a ratio is one of medians. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless it is set):
+of themselves they spin, which on a busy machine stalls whoever runs many short operations.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Goal = tuple[str, float]
+WIDTH = 120  # of what is written into a pipe
+VERDICT = {True: "met", False: "missed"}
+
+
+@dataclass
+class Result:
+    """One line: two measured things, their ratio (`of` says which), the stated goal."""
+
+    case: str
+    ours: str = ""
+    against: str = ""
+    ratio: float | None = None
+    of: str = ""
+    goal: Goal | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        if self.goal is None or self.ratio is None:
+            return None
+        sign, bound = self.goal
+        return {"<": self.ratio < bound, "<=": self.ratio <= bound, ">=": self.ratio >= bound}[sign]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to measure."""
+
+    quick: bool = False
+    full: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
+Row = Callable[[Setup], Iterator[Result]]
+
+
+def turns(
+    items: list[Any], contenders: dict[str, Callable], runs: int, device: str = "cpu"
+) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
+    """Seconds of each contender over all items, {name: one a repetition}, and its last results.
+
+    They take turns on each item, after a warm-up on the first.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for turn in range(-1, runs):
+        spent, results = dict.fromkeys(contenders, 0.0), {name: [] for name in contenders}
+        for item in items[:1] if turn < 0 else items:
+            for name, work in contenders.items():
+                wait()
+                start = time.perf_counter()
+                results[name].append(work(item))
+                wait()
+                spent[name] += time.perf_counter() - start
+        for name in contenders if turn >= 0 else ():
+            seconds[name].append(spent[name])
+    return seconds, results
+
+
+def timed(
+    case: str, seconds: dict[str, list[float]], goal: Goal | None, gain: bool = False
+) -> Result:
+    """A result of `turns`, ours first: the ratio ours / peer, or peer / ours for a `gain`."""
+    (name, ours), (peer, theirs) = ((n, median(s)) for n, s in seconds.items())
+    ratio, of = (theirs / ours, f"{peer} / {name}") if gain else (ours / theirs, f"{name} / {peer}")
+    data = {"seconds": seconds}
+    return Result(case, f"{ours:.3g} s", f"{peer} {theirs:.3g} s", ratio, of, goal, data)
+
+
+def flags(doc: str, rows: dict[str, Row]) -> argparse.Namespace:
+    """The flags of a script; `only` becomes the names of the rows to run."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="fewer repetitions, smaller shapes")
+    add("--full", action="store_true", help="every matrix, where else a sample is timed")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of forward passes")
+    add("--threads", type=int, metavar="N", help="threads of torch (default: torch's own)")
+    add("--only", metavar="ROW[,ROW]", help=f"some of {', '.join(rows)}")
+    add("--out", type=Path, metavar="FILE", help="also write the results as JSON")
+    given = parser.parse_args()
+    given.only = given.only.split(",") if given.only else list(rows)
+    if unknown := [name for name in given.only if name not in rows]:
+        parser.error(f"unknown row {unknown[0]!r}; known: {', '.join(rows)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
+    if given.threads is not None and given.threads < 1:
+        parser.error(f"--threads is {given.threads}; at least 1 is needed")
+    if given.out and not given.out.absolute().parent.is_dir():
+        parser.error(f"--out {given.out}: there is no folder {given.out.parent}")
+    return given
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers depend on."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("tlmtool", "torch", "transformers", "tensorly"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+        "load": os.getloadavg()[0],
+    }
+
+
+def table(name: str, about: str, results: list[Result]) -> Table:
+    made = Table(
+        title=f"{name}: {about}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    widths = {"measured": 38, "ours": 14, "against": 20, "ratio": 26, "goal": 14}
+    for heading, width in widths.items():
+        made.add_column(heading, width=width)
+    for r in results:
+        ratio, goal = "", ""
+        if r.ratio is not None:
+            ratio = f"{r.ratio:.3g} {r.of}"
+            goal = f"{r.goal[0]} {r.goal[1]:g} {VERDICT[r.met]}" if r.goal else ""
+        made.add_row(r.case, r.ours, r.against, ratio, goal)
+    return made
+
+
+def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool) -> str:
+    packages = ", ".join(f"{k} {v or 'missing'}" for k, v in env["versions"].items())
+    took = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
+    lines = [
+        packages,
+        f"{env['device']}, {env['cores']} cores, {env['threads']} torch threads, which wait "
+        f"{env['OMP_WAIT_POLICY']}; load of the machine before: {env['load']:.1f}",
+        f"each number is measured in this run; took {took}",
+    ]
+    if quick:
+        lines.append("--quick: smaller shapes; the goals are meant for those of the full run")
+    return "\n".join(lines)
+
+
+def main(doc: str, rows: dict[str, Row]) -> None:
+    """Runs the rows asked for, shows a table of each (plain text in a pipe), writes the JSON."""
+    given = flags(doc, rows)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+        os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of processes that a row starts
+    setup = Setup(given.quick, given.full, given.device, getattr(torch, given.dtype))
+    env, seconds, kept = environment(given.device), {}, []
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for name in given.only:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        results = list(rows[name](setup))
+        seconds[name] = time.perf_counter() - start
+        console.print(table(name, (rows[name].__doc__ or "").strip(), results))
+        kept += [{"row": name, **asdict(r), "met": r.met} for r in results]
+    console.print(footer(env, seconds, given.quick))
+    if given.out:
+        content = {"environment": env, "quick": given.quick, "dtype": given.dtype}
+        content |= {"row_seconds": seconds, "results": kept}
+        given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

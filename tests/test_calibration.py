@@ -1,0 +1,255 @@
+"""What is measured on calibration text, against plain computations of the same."""
+
+import pytest
+import torch
+from conftest import CONFIGS, WORDS, V, pico, word_tokenizer
+from torch.nn.functional import pad
+
+from tlmtool.compression import calibration
+from tlmtool.compression.calibration import (
+    DAMPING,
+    Moments,
+    Shelf,
+    groups_of,
+    input_moments,
+    output_metrics,
+    prepared,
+    split,
+    token_frequencies,
+)
+from tlmtool.data.tasks import Batch
+from tlmtool.measuring.outputs import last_hidden
+from tlmtool.models.surgery import sites
+
+FAMILY = pytest.mark.parametrize("family", CONFIGS)
+TEXTS = [" ".join(WORDS[k % 11] for k in range(n, 3 * n)) for n in (9, 5, 3, 2, 1)]
+
+
+def linears(model) -> list[str]:
+    return [site for site, role in sites(model).items() if role != "embedding"]
+
+
+def tokens(texts: list[str]) -> list[Batch]:
+    return prepared(pico("bert"), word_tokenizer(), texts, 64, 64)
+
+
+def padded(batch: Batch, more: int) -> Batch:
+    """The same texts with more columns of padding, of a token that no text holds."""
+    fill = {"input_ids": 98}
+    inputs = {k: pad(v, (0, more), value=fill.get(k, 0)) for k, v in batch.inputs.items()}
+    return Batch(batch.indices, inputs, pad(batch.special, (0, more), value=1))
+
+
+@torch.no_grad()
+def seen(model, site: str, batches: list[Batch]) -> torch.Tensor:
+    """The inputs (T, I) of a site at real tokens, text by text without any padding."""
+    rows: list[torch.Tensor] = []
+    module = model.base_model.get_submodule(site)
+    handle = module.register_forward_pre_hook(lambda m, args: rows.append(args[0].flatten(0, -2)))
+    for batch in batches:
+        for k, length in enumerate(batch.inputs["attention_mask"].sum(1).tolist()):
+            one = {n: v[k : k + 1, :length] for n, v in batch.inputs.items()}
+            last_hidden(model, Batch([0], one, batch.special[k : k + 1, :length]))
+    handle.remove()
+    return torch.cat(rows).double()
+
+
+@FAMILY
+def test_moments_are_those_of_the_inputs_without_padding(family):
+    """Float32 sums of batches beside float64 sums of texts alone: what remains is rounding."""
+    model, batches = pico(family), tokens(TEXTS)
+    assert len(batches) > 1 and any((b.inputs["attention_mask"] == 0).any() for b in batches)
+    groups = groups_of(model, linears(model), batches[0])
+    for group, found in zip(groups, input_moments(model, groups, batches), strict=True):
+        x = seen(model, group[0], batches)
+        assert found.count == len(x) == sum(int(b.inputs["attention_mask"].sum()) for b in batches)
+        assert found.mean.dtype == found.second.dtype == torch.float64
+        close = {"rtol": 1e-4, "atol": 1e-5 * float(x.square().mean())}
+        torch.testing.assert_close(found.mean, x.mean(0), **close)
+        torch.testing.assert_close(found.second, x.T @ x / len(x), **close)
+
+
+@FAMILY
+def test_more_padding_changes_nothing(family):
+    model, batches = pico(family), tokens(TEXTS)
+    groups = groups_of(model, linears(model), batches[0])
+    wider = [padded(batch, 5) for batch in batches]
+    first, second = (input_moments(model, groups, given) for given in (batches, wider))
+    for a, b in zip(first, second, strict=True):
+        assert a.count == b.count
+        close = {"rtol": 1e-4, "atol": 1e-5 * float(a.second.diagonal().mean())}
+        torch.testing.assert_close(a.second, b.second, **close)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_parts_give_the_moments_of_one_pass(family):
+    """Each group alone stops its forward pass early and must find the very same numbers."""
+    model, batches = pico(family), tokens(TEXTS)
+    groups, ticks = groups_of(model, linears(model), batches[0]), []
+    whole = input_moments(model, groups, batches, ticks.append)
+    assert ticks == [1] * len(batches)
+    for group, found in zip(groups, whole, strict=True):
+        (alone,) = input_moments(model, [group], batches)
+        assert alone.count == found.count and torch.equal(alone.second, found.second)
+
+
+@FAMILY
+def test_sites_of_one_input_are_a_group_in_the_order_of_the_run(family):
+    model, batches = pico(family), tokens(TEXTS)
+    names, inputs = linears(model), {}
+    groups = groups_of(model, names, batches[0])
+    for site in names:
+        model.base_model.get_submodule(site).register_forward_pre_hook(
+            lambda module, args, site=site: inputs.setdefault(site, args[0].clone())
+        )
+    with torch.no_grad():
+        last_hidden(model, batches[0])
+    assert sorted(site for group in groups for site in group) == sorted(names)
+    places = [list(inputs).index(group[0]) for group in groups]
+    assert places == sorted(places)
+    for k, group in enumerate(groups):
+        x = inputs[group[0]]
+        assert all(torch.equal(inputs[site], x) for site in group)
+        assert not any(torch.equal(inputs[before[0]], x) for before in groups[:k])
+    roles = sites(model)
+    together = {frozenset(roles[site] for site in group) for group in groups}
+    attention = {"qkv"} if family == "gpt2" else {"query", "key", "value"}
+    assert attention in together and {"output"} in together and {"down"} in together
+
+
+def test_a_group_in_training_mode_is_measured_without_dropout():
+    model, batches = pico("bert").train(), tokens(TEXTS)
+    model.encoder.layer[0].eval()
+    before = [m.training for m in model.modules()]
+    groups = groups_of(model, linears(model), batches[0])
+    (found,) = input_moments(model, groups[-1:], batches)
+    assert [m.training for m in model.modules()] == before
+    (calm,) = input_moments(model.eval(), groups[-1:], batches)
+    assert torch.equal(found.second, calm.second)
+
+
+def test_energy_and_covariance_of_moments():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double() + 1
+    w = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    found = Moments(50, x.mean(0), x.T @ x / 50)
+    assert float(found.energy(w)) == pytest.approx(float((x @ w.T).square().sum(1).mean()))
+    torch.testing.assert_close(found.covariance(True), torch.cov(x.T, correction=0))
+    torch.testing.assert_close(found.covariance(False), found.second)
+    c = found.covariance(True)
+    expected = c + DAMPING * c.trace() / 6 * torch.eye(6).double()
+    torch.testing.assert_close(found.metric(True), expected)
+
+
+def jacobian(model, site: str, batch: Batch) -> torch.Tensor:
+    """d last hidden state / d output of a site at each token, of a batch of one: (N E, N, O)."""
+    module = model.base_model.get_submodule(site)
+    outputs: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda m, args, y: outputs.append(y.detach()))
+    with torch.no_grad():
+        last_hidden(model, batch)
+    handle.remove()
+
+    def hidden(y: torch.Tensor) -> torch.Tensor:
+        swap = module.register_forward_hook(lambda m, args, old: y)
+        try:
+            return last_hidden(model, batch)
+        finally:
+            swap.remove()
+
+    found = torch.autograd.functional.jacobian(hidden, outputs[0])
+    return found[0].flatten(0, 1)[:, 0].double()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_output_metrics_are_the_gauss_newton_matrix(family):
+    """A text 1024 times gives as many draws of v. With g normal of covariance G the squared error
+    of one draw is tr(G)^2 + |G|^2 at most, so that of their mean a 1024th; allowed is twice that.
+    """
+    model, repeats = pico(family), 1024
+    (one,) = tokens([TEXTS[2]])
+    many = Batch(
+        [0] * repeats,
+        {k: v.expand(repeats, -1) for k, v in one.inputs.items()},
+        one.special.expand(repeats, -1),
+    )
+    names = linears(model)[:: 5 if family == "t5" else 2]
+    found = output_metrics(model, names, [many])
+    assert list(found) == names
+    for site in names:
+        j = jacobian(model, site, one)
+        exact = torch.einsum("hto,htp->op", j, j) / j.shape[1]
+        exact += DAMPING * exact.trace() / len(exact) * torch.eye(len(exact))
+        allowed = float((exact.trace() ** 2 + exact.square().sum()) / repeats) ** 0.5
+        off = float((found[site] - exact).norm())
+        assert off < 2 * allowed, site
+        assert 2 * allowed < 0.4 * float(exact.norm())  # so that a factor of 2 shows
+
+
+def test_output_metrics_repeat_with_a_seed_and_leave_the_model_as_it_was():
+    model, batches = pico("bert").train(), tokens(TEXTS)
+    model.pooler.requires_grad_(False)
+    flags = [p.requires_grad for p in model.parameters()]
+    names = linears(model)
+    first, again, other = (output_metrics(model, names, batches, s) for s in (3, 3, 4))
+    assert all(torch.equal(first[s], again[s]) for s in names)
+    assert not any(torch.equal(first[s], other[s]) for s in names)
+    assert [p.requires_grad for p in model.parameters()] == flags and model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["bert", "opt", "bart"])
+def test_output_metrics_do_not_see_padding(family):
+    """A longer draw of v begins with the numbers of a shorter one."""
+    model, (batch,) = pico(family), tokens(TEXTS[:1])
+    names = linears(model)
+    plain, wider = (output_metrics(model, names, [b]) for b in (batch, padded(batch, 5)))
+    for site in names:
+        close = {"rtol": 1e-3, "atol": 1e-4 * float(plain[site].diagonal().mean())}
+        torch.testing.assert_close(wider[site], plain[site], **close)
+
+
+def test_split_keeps_all_texts_and_tokens():
+    (batch,) = prepared(pico("bert"), word_tokenizer(), TEXTS, 64, 10**6)
+    for room in (1, 20, 45, 10**6):
+        parts = split([batch], room)
+        assert [i for part in parts for i in part.indices] == batch.indices
+        for part in parts:
+            mask = part.inputs["attention_mask"].bool()
+            assert mask.sum(1).max() == mask.shape[1] == part.special.shape[1]
+            assert mask.numel() <= max(room, mask.shape[1])
+            for row, index in enumerate(part.indices):
+                whole, k = batch.inputs["attention_mask"].bool(), batch.indices.index(index)
+                for name, values in part.inputs.items():
+                    assert torch.equal(values[row][mask[row]], batch.inputs[name][k][whole[k]])
+
+
+def test_prepared_batches_hold_every_text_cut_to_what_the_model_can():
+    long = " ".join(WORDS * 20)
+    batches = prepared(pico("bert"), word_tokenizer(), [long, *TEXTS], 128, 100)
+    assert sorted(i for b in batches for i in b.indices) == list(range(6))
+    assert max(b.inputs["input_ids"].shape[1] for b in batches) == 64  # its position table
+    assert all(b.inputs["input_ids"].numel() <= 100 for b in batches)
+
+
+def test_token_frequencies_count_real_tokens():
+    batches = tokens(TEXTS)
+    found = token_frequencies(batches, V)
+    counts = torch.full((V,), 0.5).double()
+    ids = word_tokenizer()(TEXTS)["input_ids"]
+    for token in (t for text in ids for t in text):
+        counts[token] += 1
+    torch.testing.assert_close(found, counts / counts.sum())
+
+
+def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration.tempfile, "tempdir", str(tmp_path))
+    values = {f"s{k}": torch.randn(4, 4).double().T for k in range(5)}  # 128 bytes each
+    shelf = Shelf(300)
+    for site, value in values.items():
+        shelf.put(site, value)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    for site, value in values.items():
+        assert torch.equal(shelf.get(site, torch.device("cpu")), value)
+    assert shelf.get("other", torch.device("cpu")) is None
+    del shelf
+    assert not list(tmp_path.iterdir())
