@@ -1,8 +1,8 @@
 """tlm: pretrained language models made smaller by tensor decomposition, and measured honestly.
 
 The library is what the commands call: `compress`, `merge`, `save`, `load` (and `evaluate`,
-`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or at its
-first use, so that `AutoModel.from_pretrained` re-loads our checkpoints.
+`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or at
+its first use, so that `AutoModel.from_pretrained` re-loads our checkpoints.
 
 Letters for shapes, in every docstring: B batch, N query length, M key length, H heads, D head
 width, E model width, O and I out and in features of a weight (in that order), R rank, K order
