@@ -144,7 +144,7 @@ def table(name: str, about: str, results: list[Result]) -> Table:
     made = Table(
         title=f"{name}: {about}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    widths = {"measured": 38, "ours": 14, "against": 20, "ratio": 26, "goal": 14}
+    widths = {"measured": 38, "ours": 14, "against": 19, "ratio": 27, "goal": 14}
     for heading, width in widths.items():
         made.add_column(heading, width=width)
     for r in results:
@@ -161,8 +161,8 @@ def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool) -> str:
     took = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
     lines = [
         packages,
-        f"{env['device']}, {env['cores']} cores, {env['threads']} torch threads, which wait "
-        f"{env['OMP_WAIT_POLICY']}; load of the machine before: {env['load']:.1f}",
+        f"{env['device']}, {env['cores']} cores, {env['threads']} torch threads "
+        f"(OMP_WAIT_POLICY={env['OMP_WAIT_POLICY']}); load of the machine before: {env['load']:.1f}",
         f"each number is measured in this run; took {took}",
     ]
     if quick:

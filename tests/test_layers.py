@@ -17,7 +17,7 @@ ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
     cli flags | run | compare | commands | bookkeeping | training | compression | measuring | data
-    | models.checkpoint | models.modeling | models.surgery | models.factorized
+    | models.saving | models.checkpoint | models.modeling | models.surgery | models.factorized
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes

@@ -18,7 +18,7 @@ PUBLIC = {
     "compress": "compression.compress",
     "merge": "models.modeling",
     "load": "models.checkpoint",
-    "save": "models.checkpoint",
+    "save": "models.saving",
     "evaluate": "measuring.evaluation",
     "profile": "measuring.profiling",
     "plan_of": "models.surgery",

@@ -20,6 +20,7 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.factorized import shape
+from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
@@ -81,7 +82,7 @@ class Run(AbstractContextManager):
             }
 
         output = self.recipe.output
-        checkpoint.save(
+        save(
             model,
             out,
             source=source,

@@ -16,6 +16,7 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint
 from tlmtool.models.modeling import merge as merge_model
+from tlmtool.models.saving import check_out
 from tlmtool.models.surgery import factorize, factorized, sites
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
@@ -211,7 +212,7 @@ def _out(recipe: Recipe, suffix: str) -> Path:
     named = recipe.output.out or f"out/{Path(recipe.model).name or 'model'}-{suffix}"
     out = Path(named).expanduser()
     if not recipe.output.dry_run:
-        checkpoint.check_out(out, recipe.output.overwrite)
+        check_out(out, recipe.output.overwrite)
     return out
 
 

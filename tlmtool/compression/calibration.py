@@ -93,8 +93,8 @@ def prepared(
 
 
 def run(model: nn.Module, batch: Batch) -> None:
-    """A forward pass for its hooks' sake."""
-    with suppress(Stop), torch.no_grad():
+    """A forward pass, without dropout, for its hooks' sake."""
+    with suppress(Stop), torch.no_grad(), evaluating(model):
         last_hidden(model, batch)
 
 
@@ -112,7 +112,7 @@ def groups_of(model: nn.Module, sites: list[str], batch: Batch) -> list[list[str
         return hook
 
     handles = [base.get_submodule(s).register_forward_pre_hook(note(s)) for s in sites]
-    with hooks(*handles), evaluating(model):
+    with hooks(*handles):
         run(model, batch)
     return list(seen.values())
 
@@ -134,7 +134,6 @@ def input_moments(
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
         for k, (sites, running) in enumerate(zip(groups, sums, strict=True)):
             hook = note(running, k == len(groups) - 1)
             handle = base.get_submodule(sites[0]).register_forward_pre_hook(hook)

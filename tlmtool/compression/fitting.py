@@ -130,13 +130,18 @@ class Job:
             budgets = allocation.by_energy(spectra, energy)
         else:
             budgets = getattr(allocation, how)(spectra, keep)
-        draft = Draft()
+        draft, spare = Draft(), 0
 
         def choose(site: str, metric: Tensor | None) -> None:
+            nonlocal spare
             self.progress("choosing forms", len(draft.plan), len(budgets))
             weight, g = model_weight(self.model, site), self._output_metric(site)
-            form = best_form(self.forms, site, method, budgets[site], weight, metric, g)
+            form = best_form(self.forms, site, method, budgets[site] + spare, weight, metric, g)
             take(draft, self.forms, site, form)
+            if keep is not None:  # what the ranks of a form leave of its budget, the next site has
+                taken = draft.plan.get(site)
+                size = self.forms.size(site, taken) if taken else weight.numel()
+                spare += budgets[site] - size
 
         for site in tables:
             choose(site, None)
@@ -184,6 +189,7 @@ class Job:
         with the target as its weight."""
         module = self.model.base_model.get_submodule(site)
         weight, bias = model_weight(self.model, site), self._bias(site)
+        trainable = module.weight.requires_grad
         target, mean, metric = weight, None, self._metric(site, fit)
         if fit is not None:
             target, mean = fit.target(weight, bias, RIDGE)
@@ -196,6 +202,7 @@ class Job:
         if mean is not None:
             corrected = nn.Parameter((mean - reached @ fit.mean).to(module.bias.dtype))
             now.set_bias(corrected) if form is not None else setattr(now, "bias", corrected)
+        now.requires_grad_(trainable)
         return form and self._record(site, form, target, reached, metric)
 
     def _embed(self, site: str, form: Decomposition | None) -> list[dict]:
@@ -203,7 +210,9 @@ class Job:
             return []
         metric = self._embedding_metric(site)
         weight = model_weight(self.model, site)
+        trainable = self.model.base_model.get_submodule(site).weight.requires_grad
         factorize(self.model, {site: form}, {site: metric}, {site: self._output_metric(site)})
+        self.model.base_model.get_submodule(site).requires_grad_(trainable)
         return [self._record(site, form, weight, model_weight(self.model, site), metric)]
 
     def _record(

@@ -1,12 +1,8 @@
-"""Load and save a checkpoint folder: refused with a sentence or whole, never half."""
+"""Find and load a checkpoint folder: whole, or refused with a sentence."""
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,7 @@ from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX, base_ty
 from tlmtool.models.modeling import NAME, model_class
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
-NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the demo extra installs
-REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -235,74 +229,3 @@ def sha256(file: Path) -> str:
     """Hex digest of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse an `--out` that holds something, unless it may be replaced."""
-    if out.exists() and not out.is_dir():
-        raise Usage(f"--out {out} is a file, not a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise Usage(f"--out {out} is not empty; give --overwrite to replace it")
-    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise Usage(f"--out {out} holds no checkpoint (no config.json), so it is not replaced")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `out` when the block ends well, and else disappears."""
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        old = None
-        if out.exists():
-            old = out.with_name(f".{out.name}.{os.getpid()}.replaced")
-            out.rename(old)
-        temporary.rename(out)
-        if old is not None:
-            shutil.rmtree(old)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def save(
-    model: PreTrainedModel,
-    out: str | os.PathLike,
-    *,
-    source: str | os.PathLike | None = None,
-    overwrite: bool = False,
-    max_shard_size: str = "5GB",
-    texts: Callable[[Path], dict[str, str]] | None = None,
-) -> Path:
-    """Write a checkpoint folder at once: weights, config, what lay beside them in `source`
-    (tokenizer, generation config, chat template, a client library's own files), and what `texts`
-    makes of the folder with its weights ({file name: content}). A killed run leaves nothing at
-    `out` that was not whole.
-    """
-    out = Path(out)
-    check_out(out, overwrite)
-    with whole_folder(out) as folder:
-        if source is not None:
-            copy_side_files(resolve(os.fspath(source)), folder)
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
-        for name, content in (texts(folder) if texts else {}).items():
-            (folder / name).write_text(content, encoding="utf-8")
-    return out
-
-
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Everything beside the weights, but for what the new checkpoint writes itself."""
-    for file in sorted(source.rglob("*")):
-        path = file.relative_to(source)
-        hidden = any(part.startswith((".", "__")) for part in path.parts)
-        if hidden or not file.is_file() or path.parts[0] in ("onnx", "openvino"):
-            continue
-        if file.suffix in (*NOT_COPIED, ".py") or file.name.endswith(".index.json"):
-            continue
-        if str(path) in REWRITTEN:
-            continue
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / path)
