@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig
 from transformers.utils import logging
 
-from tlmtool.compression.compress import compress
+from tlmtool import compress, load, save
 from tlmtool.compression.planning import select
 from tlmtool.data import tasks
 from tlmtool.decompositions.btd import BTD
@@ -34,7 +34,7 @@ from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import MissingDependency
 from tlmtool.measuring.counting import forward_flops
 from tlmtool.measuring.profiling import PeakMemory, forward_latency
-from tlmtool.models.checkpoint import load, load_tokenizer, resolve, save, weight_files
+from tlmtool.models.checkpoint import load_tokenizer, resolve, weight_files
 from tlmtool.models.factorized import dense_weight
 from tlmtool.models.surgery import modes
 
@@ -237,8 +237,8 @@ def forward(setup: Setup) -> Iterator[Result]:
             promise = flops["dense"] / flops["ours"]
             yield Result(
                 f"{name}, {batch} x 128, {str(setup.dtype).removeprefix('torch.')}",
-                f"{times['ours']['median']:.3g} ms",
-                f"dense {times['dense']['median']:.3g} ms",
+                f"{times['ours']['median']:.4g} ms",
+                f"dense {times['dense']['median']:.4g} ms",
                 speedup / promise,
                 f"= {speedup:.2f} / {promise:.2f}",
                 (">=", 0.8),
@@ -261,7 +261,7 @@ def help_time(setup: Setup) -> Iterator[Result]:
         for what, of, goal in (("median", median, ("<", 1.5)), ("least", min, None)):
             ours, theirs = of(pair[name]), of(pair["imports"])
             yield Result(
-                f"{name}, {what} of {len(pair[name])} runs",
+                f"{name}, {what} of {len(pair[name])}",
                 f"{ours:.3f} s",
                 f"imports {theirs:.3f} s",
                 ours / theirs,

@@ -162,7 +162,7 @@ def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool) -> str:
     lines = [
         packages,
         f"{env['device']}, {env['cores']} cores, {env['threads']} torch threads "
-        f"(OMP_WAIT_POLICY={env['OMP_WAIT_POLICY']}); load of the machine before: {env['load']:.1f}",
+        f"(OMP_WAIT_POLICY={env['OMP_WAIT_POLICY']}); machine's load before: {env['load']:.1f}",
         f"each number is measured in this run; took {took}",
     ]
     if quick:

@@ -17,7 +17,9 @@ few = settings(max_examples=60, deadline=None, derandomize=True)
 def spectrum(o: int, i: int, fall: float, size: float = 1.0, seed: int = 0) -> Spectrum:
     """Squared singular values that fall like k^-fall, a little at random."""
     noise = torch.rand(min(o, i), generator=torch.Generator().manual_seed(seed)).double()
-    values = (torch.arange(1, min(o, i) + 1) ** -float(fall) * (0.5 + noise)).sort(descending=True)[0]
+    values = (torch.arange(1, min(o, i) + 1) ** -float(fall) * (0.5 + noise)).sort(descending=True)[
+        0
+    ]
     return Spectrum(size * values / values.sum(), o, i)
 
 

@@ -98,7 +98,7 @@ def test_parameters_bytes_and_sites_are_those_of_the_files(made):
     }
     assert report["bytes"] == size
     assert {s["site"]: s["decomposition"] for s in report["sites"]} == {
-        site: form.to_dict() for site, form in plan_of(small).items()
+        site: json.loads(json.dumps(form.to_dict())) for site, form in plan_of(small).items()
     }
     assert sum(part["sites"] for part in parts) == len(report["sites"]) == len(sites(dense)) - 1
     assert p["sites_after"] == sum(s["parameters"] for s in report["sites"])
@@ -243,18 +243,15 @@ def test_sites_and_ignore_choose(compress, flags, globs):
 
 
 @pytest.mark.parametrize("method", ["svd", "cp", "tucker", "btd", "mpo"])
-@pytest.mark.parametrize("text", [False, True])
-def test_method_and_its_errors(room, tmp_path, compress, method, text):
-    text = room / "text.txt" if text else "none"
-    records, _ = compress("--rank", 2, "--method", method, calibration=text)
+def test_method_and_the_error_of_its_weights(room, tmp_path, compress, method):
+    records, _ = compress("--rank", 2, "--method", method)
     assert {each["decomposition"]["name"] for each in records.values()} == {method}
-    if text == "none":
-        dense, small = checkpoint.load(room / "dense"), checkpoint.load(tmp_path / "out")
-        for site, record in records.items():
-            w = dense.base_model.get_submodule(site).weight.double()
-            off = small.base_model.get_submodule(site).dense_weight().double() - w
-            assert float(off.norm() / w.norm()) == pytest.approx(record["weight_error"], rel=1e-4)
-            assert "output_error" not in record
+    dense, small = checkpoint.load(room / "dense"), checkpoint.load(tmp_path / "out")
+    for site, record in records.items():
+        w = dense.base_model.get_submodule(site).weight.detach().double()
+        off = small.base_model.get_submodule(site).dense_weight().double() - w
+        assert float(off.norm() / w.norm()) == pytest.approx(record["weight_error"], rel=1e-4)
+        assert "output_error" not in record
 
 
 def test_blocks_and_overrides(room, tmp_path, compress, capsys):
@@ -324,8 +321,10 @@ def test_a_site_that_keeps_little_is_warned_of(room, tmp_path, capsys):
     flags = ("--rank", 1, "--blocks", 1, "--calibration", "none", "--out", tmp_path / "out")
     assert tlm("compress", room / "dense", *flags) == 0
     out, err = capsys.readouterr()
-    assert out.count("keeps 0.044 of its parameters") == 8 and "factorizing" in err
-    assert (1 + 4 + 8 + 32) / 32**2 == pytest.approx(0.044, abs=5e-4)
+    assert (
+        out.count(f"keeps {(1 + 4 + 8 + 32) / 32**2:.3f} of its parameters") == 8
+        and "factorizing" in err
+    )
 
 
 def test_without_a_tokenizer_the_weights_alone_decide(tmp_path, capsys):
@@ -377,20 +376,21 @@ def test_merging_a_dense_model_is_wrong_usage(room, tmp_path, capsys):
     assert "nothing to merge" in capsys.readouterr().err and not [*tmp_path.iterdir()]
 
 
-def test_profile_has_a_column_for_each_model(made, capsys):
-    given = ("profile", made.dense, "--against", made.out, "--seq-len", "16,32", "--batch", 2)
-    report = told(capsys, *given, "--latency", "--runs", 2)
-    for folder, entry in zip((made.dense, made.out), report["models"], strict=True):
-        assert entry["id"] == str(folder) and entry["bytes"] == 4 * entry["parameters"]
+def test_profile_has_a_column_for_each_model(room, tmp_path, compress, capsys):
+    compress("--rank", 3)
+    given = ("profile", room / "dense", "--against", tmp_path / "out", "--batch", 2)
+    report = told(capsys, *given, "--seq-len", "8,16", "--latency", "--runs", 2)
+    for name, entry in zip((room / "dense", tmp_path / "out"), report["models"], strict=True):
+        assert entry["id"] == str(name) and entry["bytes"] == 4 * entry["parameters"]
         assert sum(entry["by_role"].values()) == entry["parameters"]
-        assert entry["parameters"] == checkpoint.load(folder).num_parameters()
-        assert [(r["seq_len"], r["batch"]) for r in entry["runs"]] == [(16, 2), (32, 2)]
+        assert entry["parameters"] == checkpoint.load(name).num_parameters()
+        assert [(r["seq_len"], r["batch"]) for r in entry["runs"]] == [(8, 2), (16, 2)]
         for each in entry["runs"]:
             assert sum(each["by_part"].values()) == each["flops"] > 0
             assert 0 < each["latency_ms"]["min"] <= each["latency_ms"]["median"]
-    assert tlm(*given) == 0
+    assert tlm(*given, "--seq-len", 8) == 0
     out = capsys.readouterr().out
-    assert "FLOPs 2 x 32" in out and "latency" not in out
+    assert "FLOPs 2 x 8" in out and "latency" not in out
 
 
 @pytest.mark.parametrize("baseline", ["dense", "out"])

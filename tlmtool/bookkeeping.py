@@ -14,9 +14,10 @@ import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
+from tlmtool.failure import Failure, NotLoadable
 from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
-from tlmtool.measuring.outputs import position_limit
+from tlmtool.measuring.outputs import named, position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.factorized import shape
@@ -94,10 +95,19 @@ class Run(AbstractContextManager):
 
 
 class Costs:
-    """Parameters and FLOPs of a model before a change, and beside them those after it."""
+    """Parameters and FLOPs of a model before a change, and beside them those after it.
+
+    Raises NotLoadable for a model that cannot run: its config is not one that ever ran.
+    """
 
     def __init__(self, model: Any):
-        self.before = self._counted(model)
+        try:
+            self.before = self._counted(model)
+        except Failure:
+            raise
+        except Exception as error:  # whatever a family's own code says
+            name, first = named(model), (str(error).splitlines() or [type(error).__name__])[0]
+            raise NotLoadable(f"{name} cannot run with its config.json: {first}") from error
 
     @staticmethod
     def _counted(model: Any) -> dict[str, Any]:

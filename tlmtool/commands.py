@@ -1,5 +1,6 @@
 """The verbs: Recipe -> Report. Each loads, calls one function of the library, and writes."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,9 @@ def _out(recipe: Recipe, suffix: str) -> Path:
     out = Path(named).expanduser()
     if not recipe.output.dry_run:
         check_out(out, recipe.output.overwrite)
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")
     return out
 
 

@@ -44,8 +44,9 @@ class Moments:
 
 def damped(c: Tensor, share: float) -> Tensor:
     """C plus `share` of its mean diagonal on the diagonal; the identity's share where C is 0."""
-    size = c.diagonal().mean().clamp_min(1e-12)
-    return c + share * size * torch.eye(len(c), dtype=c.dtype, device=c.device)
+    c = c.clone()
+    c.diagonal().add_(share * c.diagonal().mean().clamp_min(1e-12))
+    return c
 
 
 class Running:
@@ -57,11 +58,14 @@ class Running:
     def add(self, tokens: int, **terms: Tensor) -> None:
         self.count += tokens
         for name, term in terms.items():
-            term = term.double()
-            self.sums[name] = self.sums[name] + term if name in self.sums else term
+            if name in self.sums:
+                self.sums[name].add_(term)
+            else:
+                self.sums[name] = term.double()
 
     def means(self) -> dict[str, Tensor]:
-        return {name: total / self.count for name, total in self.sums.items()}
+        """Once, at the end: the sums themselves are divided, so that none is held twice."""
+        return {name: total.div_(self.count) for name, total in self.sums.items()}
 
 
 def product(y: Tensor, x: Tensor) -> Tensor:
@@ -71,6 +75,7 @@ def product(y: Tensor, x: Tensor) -> Tensor:
 
 @contextmanager
 def hooks(*handles: Any) -> Iterator[None]:
+    """Hooks that are taken away again when the block ends."""
     try:
         yield
     finally:

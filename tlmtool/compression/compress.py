@@ -70,6 +70,8 @@ def compress(
     budgets = [b for b in (rank, keep, energy) if b is not None]
     if len(budgets) != 1:
         raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
+    if (overrides := list(overrides)) and rank is None:
+        raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")
     if isinstance(sites, str):
         sites = [part.strip() for part in sites.split(",") if part.strip()]
     started = time.perf_counter()

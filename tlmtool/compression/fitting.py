@@ -19,8 +19,8 @@ from tlmtool.models.factorized import set_weight
 from tlmtool.models.surgery import factorize
 
 RIDGE = 0.1  # pull of a fitted target towards W, of the mean diagonal of the input covariance
-ROOM = 384 * 2**20  # bytes of statistics held at once, at least
-TOKENS = 512  # in a batch of the backward pass
+ROOM = 300 * 2**20  # bytes of statistics held at once, at least
+TOKENS = 256  # in a batch of the backward pass
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,7 +39,7 @@ class Job:
     ):
         self.model, self.roles, self.batches, self.forms = model, roles, batches, forms
         self.seed, self.sensitive = seed, sensitive and bool(batches)
-        self.shelf = calibration.Shelf(self._room())
+        self.shelf = calibration.Shelf(ROOM / 4)
         self.measured: list[tuple] = []  # what `metrics` gave, where it fits into memory at once
         self.progress = progress or (lambda what, done, total: None)
         self.linears = [s for s, role in roles.items() if role != "embedding"]
@@ -98,7 +98,7 @@ class Job:
             small = calibration.split(self.batches, TOKENS)
             found = calibration.output_metrics(self.model, sites, small, self.seed)
             for site in list(found):
-                self.shelf.put(site, found.pop(site))
+                self.shelf.put(site, found.pop(site).float())
 
     def _output_metric(self, site: str) -> Tensor | None:
         return self.shelf.get(site, self.model.device)
@@ -169,6 +169,7 @@ class Job:
         return sorted(filter(None, records), key=lambda r: order[r["site"]])
 
     def _fit_in_lockstep(self, draft: Draft, dense: nn.Module) -> list[dict]:
+        self.measured = []
         pair, records, before = Lockstep(dense, self.model, self.batches), [], ""
         pair.same = dense_is(self.model, dense)
         for k, (stack, index, group) in enumerate(stacks_of(self.model, self.groups)):

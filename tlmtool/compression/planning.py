@@ -90,8 +90,9 @@ class Forms:
         low, high = 0, max(self.shape(site)) + 1  # rank `low` fits, rank `high` does not
         while high - low > 1:
             middle = (low + high) // 2
+            form = self.make(site, method, middle)
             try:
-                fits = self.make(site, method, middle).parameters(*self.shape(site)) <= budget
+                fits = form.parameters(*self.shape(site)) <= budget
             except ValueError:
                 fits = False
             low, high = (middle, high) if fits else (low, middle)

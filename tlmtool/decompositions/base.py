@@ -103,10 +103,11 @@ def root(metric: Tensor | None, device) -> Tensor | None:
     metric = metric.detach().to(device, torch.float64)
     if metric.ndim == 1:
         return (metric + JITTER * metric.mean() + torch.finfo(metric.dtype).tiny).sqrt()
-    eye = torch.eye(len(metric), dtype=metric.dtype, device=device)
     jitter = JITTER * metric.diagonal().mean() + torch.finfo(metric.dtype).tiny
     for _ in range(6):
-        factor, failed = torch.linalg.cholesky_ex(metric + jitter * eye)
+        raised = metric.clone()
+        raised.diagonal().add_(jitter)
+        factor, failed = torch.linalg.cholesky_ex(raised)
         if not failed:
             return factor
         jitter = jitter * 30

@@ -17,6 +17,7 @@ from tlmtool.models.modeling import NAME, model_class
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the demo extra installs
+LAYERS = 10_000  # a model of more would fill the memory before it is found not to fit
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -78,6 +79,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(model_type, str) or base_type(model_type) not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise NotLoadable(f"{folder} has model type {model_type!r}, not supported; known: {known}")
+    counts = {k: v for k, v in kept.items() if "layer" in k and isinstance(v, int)}
+    if deep := next((k for k, v in counts.items() if v > LAYERS), None):
+        raise NotLoadable(f"{file} says {deep} is {kept[deep]}: at most {LAYERS} is possible")
     if kept.get("quantization_config"):
         raise NotLoadable(f"{folder} is quantized already: compress the original checkpoint")
     if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
@@ -145,9 +149,9 @@ def load(
     tlmtool.failure.NotLoadable: no/such/folder/anywhere does not exist
     """
     folder = resolve(os.fspath(name), revision)
-    config = read_config(folder)
-    weight_files(folder)
-    cls = loading_class(config)
+    cls, place = type(empty(folder)), device_of(device)  # refused before memory is taken
+    if place.type == "meta":
+        raise Usage("device meta holds no numbers: choose cpu or cuda")
     try:
         model, info = cls.from_pretrained(
             folder,
@@ -161,23 +165,41 @@ def load(
     except Exception as error:
         raise _unloadable(folder, error) from error
     _check_whole(model, info, folder)
-    return model.to(device_of(device)).eval()
+    return model.to(place).eval()
 
 
 def empty(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """The model of a folder on the meta device: its modules and sizes, no weights."""
     kept = read_config(folder)
-    weight_files(folder)
+    files = weight_files(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
         cls, stored = loading_class(kept), config.dtype or torch.float32
         with torch.device("meta"):
             model = cls(config) if cls is not transformers.AutoModel else cls.from_config(config)
+        model = model.to(stored if dtype == "auto" else getattr(torch, dtype)).eval()
     except Failure:
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    return model.to(stored if dtype == "auto" else getattr(torch, dtype)).eval()
+    _check_shapes(model, files)
+    return model
+
+
+def _check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
+    """Raises NotLoadable for a weight whose shape in the files is not that of the model."""
+    prefix, wanted = f"{model.base_model_prefix}.", dict(model.state_dict())
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118, no dict
+                names = (key, prefix + key, key.removeprefix(prefix))
+                ours = next((wanted[n].shape for n in names if n in wanted), None)
+                found = opened.get_slice(key).get_shape()
+                if ours is not None and list(ours) != found:
+                    raise NotLoadable(
+                        f"{file.parent}: {key} is {tuple(found)} in the file but {tuple(ours)} "
+                        "by config.json"
+                    )
 
 
 def _unloadable(folder: Path, error: Exception) -> NotLoadable:
@@ -187,11 +209,6 @@ def _unloadable(folder: Path, error: Exception) -> NotLoadable:
 
 
 def _check_whole(model: PreTrainedModel, info: dict, folder: Path) -> None:
-    if info.get("mismatched_keys"):
-        key, found, wanted = next(iter(info["mismatched_keys"]))
-        raise NotLoadable(
-            f"{folder}: {key} is {tuple(found)} in the file but {tuple(wanted)} by config.json"
-        )
     prefix = f"{model.base_model_prefix}."
     ours = {n for n, _ in model.base_model.named_parameters()}
     missing = [k for k in info["missing_keys"] if k.removeprefix(prefix) in ours]

@@ -90,9 +90,10 @@ def register_models(model_type: str) -> None:
     for auto in vars(modeling_auto).values():
         mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
         found = mapping.get(base, None) if mapping is not None else None
-        if found is not None:
-            several = found if isinstance(found, (tuple, list)) else [found]
-            auto.register(ours, model_class(several[0]), exist_ok=True)
+        several = found if isinstance(found, (tuple, list)) else [found]
+        own = next((c for c in several if getattr(c, "config_class", None) is base), None)
+        if own is not None:  # some types have heads of another
+            auto.register(ours, model_class(own), exist_ok=True)
 
 
 def register() -> None:

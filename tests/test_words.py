@@ -1,0 +1,144 @@
+"""Prose and code hang together: docstrings, doctests, words, recipes, and the README's commands."""
+
+import ast
+import doctest
+import io
+import re
+import shlex
+import tokenize
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tlmtool
+from tlmtool.decompositions import NAMES, named
+from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.recipe import build
+from tlmtool.schema import VERBS, settings, settings_of
+
+PACKAGE = Path(tlmtool.__file__).parent
+ROOT = Path(__file__).parent.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+README = (ROOT / "README.md").read_text()
+MODULES = [".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts) for f in FILES]
+# DESIGN section 3, the column "not"; of its words those that nothing else is called
+FORBIDDEN = {"tensor_set", "ffn_1", "decompress", "bond", "truncation", "scheme", "fold"}
+ROOMS = {"utils", "common", "core", "helpers"}
+
+EVERY = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+
+
+def bare(source: str) -> list[str]:
+    """Public classes and functions of a file without a docstring; methods may speak by name."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    public = [n for n in ast.parse(source).body if isinstance(n, kinds) and n.name[0] != "_"]
+    return [node.name for node in public if ast.get_docstring(node) is None]
+
+
+def forbidden(source: str) -> set[str]:
+    """Names in code that are, or hold between underscores, a word that has another name here."""
+    names = tokenize.generate_tokens(io.StringIO(source).readline)
+    lower = {t.string.lower() for t in names if t.type == tokenize.NAME}
+    return {w for w in FORBIDDEN for name in lower if re.search(rf"(^|_){w}s?($|_)", name)}
+
+
+@EVERY
+def test_what_is_public_says_what_it_is(file):
+    source = file.read_text()
+    assert ast.get_docstring(ast.parse(source)), f"{file.name} opens without a docstring"
+    assert not bare(source)
+
+
+@EVERY
+def test_one_concept_has_one_word_and_a_file_one_concept(file):
+    source = file.read_text()
+    assert not forbidden(source)
+    assert len(source.splitlines()) <= 300
+    assert file.stem not in ROOMS and file.parent.name not in ROOMS
+
+
+def test_these_checks_can_fail():
+    assert bare('def f():\n    """A."""\n\n\ndef g(): ...\ndef _h(): ...') == ["g"]
+    assert bare("class A:\n    def m(self): ...\n") == ["A"]
+    assert forbidden("bond_size = 3\nx.decompress()\nbonds = 1") == {"bond", "decompress"}
+    assert forbidden('cut = {"truncation": True}  # bond\nmanifold = bondage = 1') == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module):
+    if module.endswith("__main__"):
+        return
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert (
+        doctest.testmod(import_module(module.removesuffix(".__init__")), optionflags=flags).failed
+        == 0
+    )
+
+
+def test_there_are_examples():
+    assert sum(">>> " in file.read_text() for file in FILES) >= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_decomposition_names_its_source(name):
+    assert re.search(r"(19|20)\d\d", named(name).reference)
+    assert re.search(r"\b(rank|R)\b", named(name).__doc__)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.name)
+def test_a_recipe_opens_with_its_command_and_is_valid(file):
+    """And is named <verb>-<model>-<what>.yaml."""
+    first = file.read_text().splitlines()[0]
+    verb, model, _ = file.stem.split("-")
+    assert first == f"# tlm {verb} --recipe recipes/{file.name}"
+    made = build(verb, recipe_file=file)
+    assert made.model.replace("-", "_") == model and made.output.out
+    assert yaml.safe_load(file.read_text())["verb"] == verb
+
+
+def test_there_is_a_recipe_of_more_than_one_kind():
+    assert len({file.stem.split("-")[1] for file in RECIPES}) > 1
+
+
+def commands() -> list[list[str]]:
+    """Every `tlm <verb> ...` in the README's blocks, its comment dropped, as words."""
+    lines = re.findall(r"(?:^|/| )tlm ((?:\w+) .*)", "\n".join(README.split("```")[1::2]), re.M)
+    return [shlex.split(line, comments=True) for line in lines if line.split()[0] in VERBS.split()]
+
+
+written = pytest.mark.skipif(len(README.strip()) < 9, reason="the README is not written yet")
+
+
+@written
+def test_the_readme_shows_every_verb_and_its_commands_are_valid():
+    shown = commands()
+    assert {words[0] for words in shown} == set(VERBS.split())
+    for verb, model, *rest in shown:
+        bare_flags = {s.flag for s in settings(verb).values() if s.kind is bool}
+        flags, words = {"model": model}, iter(rest)
+        for word in words:
+            flag = word.removeprefix("--")
+            flags[flag] = True if flag in bare_flags else next(words)
+        build(verb, flags)
+
+
+@written
+def test_flags_and_families_in_the_readme_are_those_there_are():
+    from tlmtool.schema import Recipe
+
+    known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
+    assert set(re.findall(r"`--([a-z-]+)", README)) <= known
+    families = re.search(r"^Families: (.*)\.$", README, re.M)[1]
+    assert set(families.split(", ")) == set(ARCHITECTURES)
+
+
+@written
+def test_ci_runs_the_readmes_own_test_command():
+    script = (ROOT / ".ci" / "run").read_text()
+    found = re.search(r"grep -m 1 -- '(.*?)' README\.md", script)
+    line = next(line for line in README.splitlines() if found[1] in line)
+    assert re.search(r"pip install .*-e '\.\[dev\]'", line) and "-m pytest" in line
+    assert (ROOT / "constraints.txt").exists() and "constraints.txt" in line
