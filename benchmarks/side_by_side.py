@@ -182,8 +182,10 @@ def main(doc: str, rows: dict[str, Row]) -> None:
     console = Console(width=width, highlight=False, markup=False, emoji=False)
     for name in given.only:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        results = list(rows[name](setup))
+        start, results = time.perf_counter(), []
+        for result in rows[name](setup):
+            print(f"  {result.case}: {result.ours}", file=sys.stderr, flush=True)
+            results.append(result)
         seconds[name] = time.perf_counter() - start
         console.print(table(name, (rows[name].__doc__ or "").strip(), results))
         kept += [{"row": name, **asdict(r), "met": r.met} for r in results]

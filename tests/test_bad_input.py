@@ -244,6 +244,17 @@ def test_out(refused, dense, tmp_path):
     assert f"{tmp_path / 'file'} is no folder" in refused(2, dense, *RANK, *below)
 
 
+def write_then_fail(patch, error):
+    """The disk takes the weights, and no more."""
+    real = PreTrainedModel.save_pretrained
+
+    def save_pretrained(self, folder, **kwargs):
+        real(self, folder, **kwargs)
+        raise error
+
+    patch.setattr(PreTrainedModel, "save_pretrained", save_pretrained)
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -255,19 +266,22 @@ def test_out(refused, dense, tmp_path):
 def test_a_failing_write_leaves_what_was_there(refused, dense, tmp_path, monkeypatch, error, says):
     old = shutil.copytree(dense, tmp_path / "old")
     kept = {f.name: f.read_bytes() for f in old.iterdir()}
-    real = PreTrainedModel.save_pretrained
-
-    def save_pretrained(self, folder, **kwargs):
-        real(self, folder, **kwargs)
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PreTrainedModel, "save_pretrained", save_pretrained)
-        assert says in refused(1, dense, *RANK)
-        assert says in refused(1, dense, *RANK, "--out", old, "--overwrite")
+    write_then_fail(monkeypatch, error)
+    assert says in refused(1, dense, *RANK, "--out", old, "--overwrite")
     assert {f.name: f.read_bytes() for f in old.iterdir()} == kept
-    assert run([*map(str, ("compress", dense, *RANK, "--out", old, "--overwrite", "-q"))]) == 0
-    assert (old / "report.json").exists() and sorted(tmp_path.iterdir()) == [old]
+    assert sorted(tmp_path.iterdir()) == [old]
+
+
+def test_a_failing_write_leaves_no_folder_and_the_next_run_makes_it(refused, dense, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        write_then_fail(patch, OSError(errno.ENOSPC, "No space left on device"))
+        refused(1, dense, *RANK)
+    given = ("compress", dense, *RANK, "--out", tmp_path / "o", "-q")
+    assert run([*map(str, given)]) == 0
+    (tmp_path / "o" / "left.txt").write_text("of the first run")
+    assert run([*map(str, given), "--overwrite"]) == 0
+    assert (tmp_path / "o" / "report.json").exists() and not (tmp_path / "o" / "left.txt").exists()
+    assert [*tmp_path.iterdir()] == [tmp_path / "o"]
 
 
 # ---- whatever it is, it ends well

@@ -26,7 +26,7 @@ TEXTS = [" ".join(WORDS[k % 11] for k in range(n, 3 * n)) for n in (9, 5, 3, 2, 
 
 
 def linears(model) -> list[str]:
-    return [site for site, role in sites(model).items() if role != "embedding"]
+    return [s for s, role in sites(model).items() if role != "embedding"]
 
 
 def tokens(texts: list[str]) -> list[Batch]:
@@ -36,8 +36,8 @@ def tokens(texts: list[str]) -> list[Batch]:
 def padded(batch: Batch, more: int) -> Batch:
     """The same texts with more columns of padding, of a token that no text holds."""
     fill = {"input_ids": 98}
-    inputs = {k: pad(v, (0, more), value=fill.get(k, 0)) for k, v in batch.inputs.items()}
-    return Batch(batch.indices, inputs, pad(batch.special, (0, more), value=1))
+    wider = {k: pad(v, (0, more), value=fill.get(k, 0)) for k, v in batch.inputs.items()}
+    return Batch(batch.indices, wider, pad(batch.special, (0, more), value=1))
 
 
 @torch.no_grad()
@@ -124,20 +124,18 @@ def test_a_group_in_training_mode_is_measured_without_dropout():
     groups = groups_of(model, linears(model), batches[0])
     (found,) = input_moments(model, groups[-1:], batches)
     assert [m.training for m in model.modules()] == before
-    (calm,) = input_moments(model.eval(), groups[-1:], batches)
-    assert torch.equal(found.second, calm.second)
+    assert torch.equal(found.second, input_moments(model.eval(), groups[-1:], batches)[0].second)
 
 
 def test_energy_and_covariance_of_moments():
-    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double() + 1
-    w = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    x, w = torch.randn(54, 6, generator=torch.Generator().manual_seed(0)).double().split([50, 4])
+    x = x + 1
     found = Moments(50, x.mean(0), x.T @ x / 50)
     assert float(found.energy(w)) == pytest.approx(float((x @ w.T).square().sum(1).mean()))
     torch.testing.assert_close(found.covariance(True), torch.cov(x.T, correction=0))
     torch.testing.assert_close(found.covariance(False), found.second)
-    c = found.covariance(True)
-    expected = c + DAMPING * c.trace() / 6 * torch.eye(6).double()
-    torch.testing.assert_close(found.metric(True), expected)
+    c = torch.cov(x.T, correction=0)
+    torch.testing.assert_close(found.metric(True), c + DAMPING * c.trace() / 6 * torch.eye(6))
 
 
 def jacobian(model, site: str, batch: Batch) -> torch.Tensor:
@@ -167,11 +165,8 @@ def test_output_metrics_are_the_gauss_newton_matrix(family):
     """
     model, repeats = pico(family), 1024
     (one,) = tokens([TEXTS[2]])
-    many = Batch(
-        [0] * repeats,
-        {k: v.expand(repeats, -1) for k, v in one.inputs.items()},
-        one.special.expand(repeats, -1),
-    )
+    inputs = {k: v.expand(repeats, -1) for k, v in one.inputs.items()}
+    many = Batch([0] * repeats, inputs, one.special.expand(repeats, -1))
     names = linears(model)[:: 5 if family == "t5" else 2]
     found = output_metrics(model, names, [many])
     assert list(found) == names
@@ -232,13 +227,9 @@ def test_prepared_batches_hold_every_text_cut_to_what_the_model_can():
 
 
 def test_token_frequencies_count_real_tokens():
-    batches = tokens(TEXTS)
-    found = token_frequencies(batches, V)
-    counts = torch.full((V,), 0.5).double()
-    ids = word_tokenizer()(TEXTS)["input_ids"]
-    for token in (t for text in ids for t in text):
-        counts[token] += 1
-    torch.testing.assert_close(found, counts / counts.sum())
+    ids = [token for text in word_tokenizer()(TEXTS)["input_ids"] for token in text]
+    counts = torch.tensor([ids.count(token) + 0.5 for token in range(V)]).double()
+    torch.testing.assert_close(token_frequencies(tokens(TEXTS), V), counts / counts.sum())
 
 
 def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
@@ -248,8 +239,8 @@ def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
     for site, value in values.items():
         shelf.put(site, value)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
-    for site, value in values.items():
-        assert torch.equal(shelf.get(site, torch.device("cpu")), value)
-    assert shelf.get("other", torch.device("cpu")) is None
+    cpu = torch.device("cpu")
+    assert all(torch.equal(shelf.get(site, cpu), value) for site, value in values.items())
+    assert shelf.get("other", cpu) is None
     del shelf
     assert not list(tmp_path.iterdir())

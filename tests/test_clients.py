@@ -1,4 +1,4 @@
-"""Who takes our folders from outside: sentence-transformers, a new process, the Hub's cache, kill."""
+"""What meets us from outside: sentence-transformers, a new process, the Hub's cache, a kill."""
 
 import json
 import os

@@ -62,6 +62,16 @@ def test_keep_is_met_by_forms_of_coarse_ranks(method, how):
     assert 0.6 * total - max(rank, 80) < size <= 0.6 * total  # 80: a value of a 48 x 32
 
 
+def test_energy_asks_each_site_alone():
+    """A form gets what the fewest singular values that hold the energy cost, and no more."""
+    forms = forms_of("bert")
+    plan = compress(pico("bert"), energy=0.6, sites=BOTH, method="tucker", dry_run=True).plan
+    for site in forms.roles:
+        values = torch.linalg.svdvals(forms.model.get_submodule(site).weight.double()).square()
+        rank = 1 + int((values.cumsum(0) < 0.6 * values.sum()).sum())
+        assert plan[site] == forms.largest(site, "tucker", rank * sum(forms.shape(site)))
+
+
 @pytest.mark.parametrize("form", [SVD(6), Tucker(5, modes=(4, 8)), BTD(2, blocks=4, modes=(4, 8))])
 @pytest.mark.parametrize("weighed", [True, False])
 def test_auto_takes_the_form_that_loses_least(form, weighed):
@@ -109,6 +119,9 @@ def test_a_form_larger_than_dense_stays_dense_with_a_reason():
         ({"rank": 40, "method": "tucker"}, r"rank 40 is above 32"),
         ({"energy": 1.0}, "no site would get smaller"),
         ({"keep": 0.01}, r"\d+ parameters are too few for svd or tucker or btd at rank 1"),
+        ({"keep": float("nan")}, "shares above 0 and up to 1, got nan"),
+        ({"energy": 1.5}, "shares above 0 and up to 1, got 1.5"),
+        ({"keep": 0.5, "allocate": "evenly"}, "'evenly'; known: greedy, uniform"),
         ({}, "exactly one of rank, keep and energy is needed, got 0"),
         ({"rank": 4, "keep": 0.5}, "exactly one .* got 2"),
         ({"rank": 4, "method": "qr"}, "unknown method 'qr'; known: auto, .*btd"),
@@ -127,6 +140,15 @@ def test_what_cannot_be_is_refused_and_nothing_touched(given, says):
     with pytest.raises(Usage, match=says):
         compress(model, **given)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_sites_that_no_text_reaches_are_refused():
+    config = {"is_decoder": True, "add_cross_attention": True}
+    model = pico("bert", **config)
+    with pytest.raises(Usage, match=r"8 sites such as .*crossattention.* read nothing"):
+        compress(model, rank=4, method="svd", **TEXTS)
+    compress(model, rank=4, method="svd", ignore=["*crossattention*"], **TEXTS)
+    assert len(compress(pico("bert", **config), rank=4, method="svd").plan) == 16
 
 
 def test_few_parameters_are_warned_of():

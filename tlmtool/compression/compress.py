@@ -70,6 +70,10 @@ def compress(
     budgets = [b for b in (rank, keep, energy) if b is not None]
     if len(budgets) != 1:
         raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
+    if not all(0 < share <= 1 for share in (keep, energy) if share is not None):
+        raise Usage(f"keep and energy are shares above 0 and up to 1, got {keep or energy}")
+    if allocate not in ("greedy", "uniform"):
+        raise Usage(f"unknown way to allocate {allocate!r}; known: greedy, uniform")
     if (overrides := list(overrides)) and rank is None:
         raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")
     if isinstance(sites, str):

@@ -14,6 +14,7 @@ from tlmtool.data.tasks import Batch
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import SVD, spectrum
+from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_bytes
 from tlmtool.models.factorized import set_weight
 from tlmtool.models.surgery import factorize
@@ -48,6 +49,11 @@ class Job:
             if batches and self.linears
             else [[s] for s in self.linears]
         )
+        if idle := sorted({*self.linears} - {s for group in self.groups for s in group}):
+            raise Usage(
+                f"{len(idle)} sites such as {idle[0]} read nothing when texts run through the "
+                "model: ignore them, or give no calibration text"
+            )
 
     def _bias(self, site: str) -> Tensor | None:
         bias = getattr(self.model.base_model.get_submodule(site), "bias", None)

@@ -15,7 +15,7 @@ from tlmtool.decompositions.base import Decomposition
 class MPO(Decomposition):
     """W (I1 .. IK, J1 .. JK) = T_1 .. T_K, T_k (d_{k-1}, i_k, j_k, d_k), d_0 = d_K = 1.
 
-    R caps every bond d_k; without a rank the bonds are full and the form is exact. `modes`
+    R caps every inner rank d_k; without one they are full and the form is exact. `modes`
     ((i_1 .. i_K), (j_1 .. j_K)): the sizes that O and I are split into, outputs first; of itself
     `order` balanced factors. Unit sites (i = j = 1) are allowed. Own TT-SVD in balanced gauge
     (tensorly's leaves all of the norm in the last core).
@@ -43,15 +43,15 @@ class MPO(Decomposition):
             raise ValueError(f"rank {self.rank} is below 1")
         if self.rank is not None and self.rank > max(full, default=1):
             raise ValueError(
-                f"rank {self.rank} is above {max(full, default=1)}, the largest bond of a weight "
+                f"rank {self.rank} is above {max(full, default=1)}, the largest rank of a weight "
                 f"({out_features}, {in_features}) split into {outs} and {ins}"
             )
         return (outs, ins), [1, *(min(b, self.rank or b) for b in full), 1]
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
-        (outs, ins), bonds = self._sizes(out_features, in_features)
+        (outs, ins), ranks = self._sizes(out_features, in_features)
         return {
-            f"core{k}": (bonds[k], *ij, bonds[k + 1])
+            f"core{k}": (ranks[k], *ij, ranks[k + 1])
             for k, ij in enumerate(zip(outs, ins, strict=True))
         }
 

@@ -35,13 +35,16 @@ def whole_folder(out: Path) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
-        old = None
+        old = out.with_name(f".{out.name}.{os.getpid()}.replaced")
         if out.exists():
-            old = out.with_name(f".{out.name}.{os.getpid()}.replaced")
             out.rename(old)
-        temporary.rename(out)
-        if old is not None:
-            shutil.rmtree(old)
+        try:
+            temporary.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

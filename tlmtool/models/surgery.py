@@ -105,7 +105,7 @@ def merge(model: PreTrainedModel) -> None:
     for path, module in list(factorized(model)):
         first = next(iter(module.factors.values()))
         if id(first) not in tables:
-            set_weight(module.form[0], module.dense_weight())
+            set_weight(module.form[0].to(first.dtype), module.dense_weight())
             tables[id(first)] = module.form[0].weight
         dense = module.form[0]
         dense.weight = tables[id(first)]
