@@ -106,6 +106,8 @@ def pico(family: str, head: str = "base", seed: int = 0, **more) -> PreTrainedMo
     model = auto(family, head).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.requires_grad:
+                continue  # sinusoids, which no checkpoint holds
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 

@@ -114,10 +114,11 @@ def adopt(model: PreTrainedModel) -> None:
 def merge(model: PreTrainedModel) -> PreTrainedModel:
     """Factors -> dense, in place, and back to the plain transformers class; returns the model."""
     _merge_modules(model)
-    if hasattr(model.config, "tlm"):
-        del model.config.tlm
-        model.config.__class__ = type(model.config).__mro__[1]
-        model.__class__ = type(model).__mro__[1]
+    for part in [m for m in model.modules() if isinstance(m, PreTrainedModel)]:
+        for ours in (part, part.config):  # a part may be of our type too, or have a config that is
+            if type(ours).__module__ == __name__:
+                ours.__class__ = type(ours).__mro__[1]
+        vars(part.config).pop("tlm", None)
     return model
 
 

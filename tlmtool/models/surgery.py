@@ -94,9 +94,10 @@ def factorize(
 
 
 def skeleton(model: PreTrainedModel, plan: Plan) -> None:
-    """Factorized modules of the plan, where the model has them (a head may leave out a decoder)."""
-    present = dict(model.base_model.named_modules())
-    factorize(model, {site: d for site, d in plan.items() if site in present})
+    """Factorized modules of the plan, where the model has them dense: a head may leave out a
+    decoder, and some heads make their base model by its own Auto class, which has done it."""
+    dense = {path for path, m in model.base_model.named_modules() if not isinstance(m, Factorized)}
+    factorize(model, {site: d for site, d in plan.items() if site in dense})
 
 
 def merge(model: PreTrainedModel) -> None:
