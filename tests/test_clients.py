@@ -1,5 +1,6 @@
 """What meets us from outside: sentence-transformers, a new process, the Hub's cache, a kill."""
 
+import functools
 import json
 import os
 import re
@@ -145,7 +146,10 @@ def test_a_run_that_is_stopped_leaves_nothing_that_looks_finished(tmp_path):
     for name in ("KILL", "INT"):
         (tmp_path / name).mkdir()
         command = [sys.executable, "-c", DRIVER, *given, str(tmp_path / name / "out")]
-        started[name] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also in a script
+        started[name] = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
     codes, told = {}, {}
     for name, process in started.items():
         with process:

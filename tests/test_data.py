@@ -75,7 +75,7 @@ def test_a_data_set_is_read_by_datasets(monkeypatch):
     fake = types.SimpleNamespace(load_dataset=load_dataset)
     monkeypatch.setitem(sys.modules, "datasets", fake)
     assert texts("someone/some-data") == ["a b", "c d"]
-    with pytest.raises(NotLoadable, match="no such data$"):
+    with pytest.raises(NotLoadable, match=r"no such data$"):
         texts("someone/other")
 
 

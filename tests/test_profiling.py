@@ -176,7 +176,7 @@ def test_the_position_table_is_the_limit():
         offset(input_ids=torch.full((1, 64), 5))
         with pytest.raises((IndexError, RuntimeError)):
             offset(input_ids=torch.full((1, 65), 5))
-    with pytest.raises(Usage, match="sequence length 65 .* 64 positions"):
+    with pytest.raises(Usage, match=r"sequence length 65 .* 64 positions"):
         forward_flops(BUILD["gpt2"](), 65)
     with pytest.raises(Usage, match="sequence length 0"):
         forward_flops(BUILD["gpt2"](), 0)

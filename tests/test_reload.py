@@ -6,11 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CASES, CAUSAL, CONFIGS, auto, inputs, output, pico, word_tokenizer
+from conftest import CASES, CAUSAL, CONFIGS, SEQ2SEQ, auto, inputs, output, pico, word_tokenizer
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -190,7 +192,8 @@ def test_another_head_finds_the_factors(family, tmp_path):
     assert plan_of(bare) == plan_of(model)
     given = inputs(bare)
     with torch.no_grad():
-        truth = model.base_model(**given)[0]
+        out = model.base_model(**given, output_hidden_states=True)  # of t5 with its head
+        truth = out[0] if model.base_model is not model else out.decoder_hidden_states[-1]
         assert torch.equal(bare(**given)[0], truth)
         if family != "marian":
             classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
@@ -262,7 +265,7 @@ def table_and_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
 def test_a_factorized_embedding_and_its_head(family, tie, tmp_path):
     dense = pico(family, "lm", tie_word_embeddings=tie)
     was_tied = table_and_head(dense)[0].weight is table_and_head(dense)[1].weight
-    assert was_tied == tie or family in ("t5", "bart", "marian")
+    assert was_tied == tie or family in SEQ2SEQ
     model = pico(family, "lm", tie_word_embeddings=tie)
     (site,) = [s for s, r in sites(model).items() if r == "embedding"]
     factorize(model, {site: SVD(5)})
@@ -281,8 +284,10 @@ def test_a_factorized_embedding_and_its_head(family, tie, tmp_path):
             expected = states @ w.T + (0 if bias is None else bias)
             torch.testing.assert_close(head(states), expected)
     model.save_pretrained(tmp_path)
-    size = (tmp_path / "model.safetensors").stat().st_size
-    assert size < 4 * parameters(model) + 4 * saved, "the shared table is stored twice"
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as opened:
+        stored = sum(prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    held = parameters(model) + sum(b.numel() for b in model.buffers())
+    assert stored <= held, "the shared table is stored twice"
     again = loaded(auto(family, "lm"), tmp_path)
     assert_same(again, model)
     for one in (model, again):
@@ -389,7 +394,7 @@ def test_torch_compile_of_the_whole_graph_equals_eager(name):
 
 def test_sharded_folder(tmp_path):
     model = compressed("llama", "lm", "btd", embedding=True)
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     assert (tmp_path / "model.safetensors.index.json").exists()
     assert_same(loaded(auto("llama", "lm"), tmp_path), model)
@@ -552,8 +557,9 @@ def test_deepcopy_and_pickle(name):
 def test_gradient_checkpointing(family):
     model = compressed(family, "lm", "btd", embedding=True).train()
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+        for name in ("p", "dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     found = []
     for on in (False, True):
         model.gradient_checkpointing_enable() if on else None

@@ -81,7 +81,7 @@ class MPO(Decomposition):
     def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         cores = list(factors.values())
         tokens, (through, dense) = x.numel() // x.shape[-1], _costs(cores)
-        if tokens * through >= dense + tokens * prod(c.shape[1] * c.shape[2] for c in cores):
+        if tokens * through >= dense + tokens * prod([c.shape[1] * c.shape[2] for c in cores]):
             return x @ self.reconstruct(factors).mT
         ins = [c.shape[2] for c in cores]
         y = x.reshape(tokens, 1, 1, -1)  # (B, O so far, d, I left)
@@ -94,7 +94,7 @@ class MPO(Decomposition):
 def _costs(cores: list[Tensor]) -> tuple[int, int]:
     """Multiply-adds of one token through the cores, and of rebuilding W."""
     through = rebuild = 0
-    done_o, done_i, left_i = 1, 1, prod(c.shape[2] for c in cores)
+    done_o, done_i, left_i = 1, 1, prod([c.shape[2] for c in cores])  # lists: torch.compile
     for k, c in enumerate(cores):
         left_i //= c.shape[2]
         through += done_o * c.numel() * left_i

@@ -20,7 +20,8 @@ class Factorized(nn.Module):
         super().__init__()
         self.decomposition = decomposition
         self.out_features, self.in_features = shape(dense)
-        bias = getattr(dense, "bias", None)
+        again = isinstance(dense, Factorized)  # factors of factors
+        bias = dense.bias_parameter() if again else getattr(dense, "bias", None)
         if decomposition.chain:
             links = [(name, _linear(factors[name])) for name in decomposition.chain]
             links[-1][1].bias = bias
@@ -30,7 +31,9 @@ class Factorized(nn.Module):
         else:
             self.weight = nn.ParameterDict({k: nn.Parameter(f) for k, f in factors.items()})
             self.register_parameter("bias", bias)
-        self.form = (_on_meta(dense),)  # a tuple: not a submodule
+        for factor in self.factors.values():
+            factor.requires_grad_(next(dense.parameters()).requires_grad)
+        self.form = dense.form if again else (_on_meta(dense),)  # a tuple: not a submodule
         self.train(dense.training)
 
     @property
@@ -87,7 +90,7 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 def _on_meta(dense: nn.Module) -> nn.Module:
     """The module without its data: what `merge` fills again."""
-    memo = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in dense.parameters()}
+    memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in dense.parameters()}
     return copy.deepcopy(dense, memo)
 
 
@@ -110,4 +113,5 @@ def dense_weight(module: nn.Module) -> Tensor:
 def set_weight(module: nn.Module, weight: Tensor) -> None:
     """Give a dense linear the weight W (O, I), as it lays it out, in its dtype."""
     weight = weight.T if isinstance(module, Conv1D) else weight
-    module.weight = nn.Parameter(weight.to(module.weight.dtype).contiguous())
+    weight = weight.to(module.weight.dtype).contiguous()
+    module.weight = nn.Parameter(weight, module.weight.requires_grad)

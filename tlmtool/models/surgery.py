@@ -107,7 +107,7 @@ def merge(model: PreTrainedModel) -> None:
         first = next(iter(module.factors.values()))
         if id(first) not in tables:
             set_weight(module.form[0].to(first.dtype), module.dense_weight())
-            tables[id(first)] = module.form[0].weight
+            tables[id(first)] = module.form[0].weight.requires_grad_(first.requires_grad)
         dense = module.form[0]
         dense.weight = tables[id(first)]
         if (bias := module.bias_parameter()) is not None:
