@@ -105,7 +105,8 @@ def test_there_is_a_recipe_of_more_than_one_kind():
 
 def commands() -> list[list[str]]:
     """Every `tlm <verb> ...` in the README's blocks, its comment dropped, as words."""
-    lines = re.findall(r"(?:^|/| )tlm ((?:\w+) .*)", "\n".join(README.split("```")[1::2]), re.M)
+    blocks = (block for block in README.split("```")[1::2] if not block.startswith("text"))
+    lines = re.findall(r"(?:^|/| )tlm ((?:\w+) .*)", "\n".join(blocks), re.M)
     return [shlex.split(line, comments=True) for line in lines if line.split()[0] in VERBS.split()]
 
 
