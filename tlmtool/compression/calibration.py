@@ -31,7 +31,7 @@ class Moments:
 
     def covariance(self, centred: bool) -> Tensor:
         """E[x x^T], less the mean's part where a bias can carry it. (I, I)"""
-        return self.second - torch.outer(self.mean, self.mean) if centred else self.second
+        return torch.addr(self.second, self.mean, self.mean, alpha=-1) if centred else self.second
 
     def energy(self, weight: Tensor) -> Tensor:
         """E|W x|^2 of a weight (O, I)."""

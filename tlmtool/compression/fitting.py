@@ -16,6 +16,7 @@ from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import SVD, spectrum
 from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_bytes
+from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import set_weight
 from tlmtool.models.surgery import factorize
 
@@ -188,7 +189,8 @@ class Job:
             before = stack
             fit = pair.measure(group, self.roles[group[0]] in ("output", "down"))
             records += [self._swap(site, draft.plan.get(site), fit) for site in group]
-            pair.same = False
+            pair.same, fit = False, None  # the next is measured without the last in memory
+            release_memory()
         return records
 
     def _swap(self, site: str, form: Decomposition | None, fit: Fit | None) -> dict | None:
@@ -197,9 +199,8 @@ class Job:
         module = self.model.base_model.get_submodule(site)
         weight, bias = model_weight(self.model, site), self._bias(site)
         trainable = module.weight.requires_grad
-        target, mean, metric = weight, None, self._metric(site, fit)
-        if fit is not None:
-            target, mean = fit.target(weight, bias, RIDGE)
+        target, mean = fit.target(weight, bias, RIDGE) if fit is not None else (weight, None)
+        metric = self._metric(site, fit)
         if target is not weight:
             set_weight(module, target)
         if form is not None:

@@ -41,7 +41,7 @@ class Fit(Moments):
         towards W. Without a bias nothing is centred and the mean is None.
         """
         centred = bias is not None
-        c, cross = self.covariance(centred), 0
+        cross = 0
         means = [weight @ self.mean + bias if centred else None]
         for name, lift in (("shift", lambda m: weight @ m), ("residual", lambda m: m)):
             if name in self.more:
@@ -50,7 +50,8 @@ class Fit(Moments):
                 means.append(by)
         if isinstance(cross, int):
             return weight, means[0]
-        solved = torch.cholesky_solve(cross.T, torch.linalg.cholesky(damped(c, ridge))).T
+        c = damped(self.covariance(centred), ridge)
+        solved = torch.cholesky_solve(cross.T, torch.linalg.cholesky(c)).T
         return weight + solved, sum(means) if centred else None
 
 

@@ -93,10 +93,15 @@ class PeakMemory:
             self.bytes = max(0, _status("VmHWM") - self.start)
 
 
+def release_memory() -> None:
+    """Gives what the allocator keeps of freed memory back to the system, where it can."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _reset_peak() -> int | None:
     """Gives free memory back and makes the peak the present; resident bytes or None."""
-    with suppress(OSError, AttributeError):  # another C library: the peak is then a little lower
-        ctypes.CDLL(None).malloc_trim(0)
+    release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
