@@ -67,15 +67,8 @@ def compress(
     >>> model.config.model_type
     'tlm-bert'
     """
-    budgets = [b for b in (rank, keep, energy) if b is not None]
-    if len(budgets) != 1:
-        raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
-    if not all(0 < share <= 1 for share in (keep, energy) if share is not None):
-        raise Usage(f"keep and energy are shares above 0 and up to 1, got {keep or energy}")
-    if allocate not in ("greedy", "uniform"):
-        raise Usage(f"unknown way to allocate {allocate!r}; known: greedy, uniform")
-    if (overrides := list(overrides)) and rank is None:
-        raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")
+    overrides = list(overrides)
+    _one_budget(rank, keep, energy, allocate, overrides)
     if isinstance(sites, str):
         sites = [part.strip() for part in sites.split(",") if part.strip()]
     started = time.perf_counter()
@@ -111,6 +104,21 @@ def compress(
             adopt(model)
             outcome.seconds["fit"] = time.perf_counter() - started
     return outcome
+
+
+def _one_budget(
+    rank: int | None, keep: float | None, energy: float | None, allocate: str, overrides: list[Any]
+) -> None:
+    """Raises Usage unless there is exactly one budget, and what goes with it."""
+    budgets = [b for b in (rank, keep, energy) if b is not None]
+    if len(budgets) != 1:
+        raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
+    if not all(0 < share <= 1 for share in (keep, energy) if share is not None):
+        raise Usage(f"keep and energy are shares above 0 and up to 1, got {keep or energy}")
+    if allocate not in ("greedy", "uniform"):
+        raise Usage(f"unknown way to allocate {allocate!r}; known: greedy, uniform")
+    if overrides and rank is None:
+        raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")
 
 
 def _check(draft: Draft, measured: bool) -> None:
