@@ -10,13 +10,12 @@ from tlmtool.compression.calibration import (
     DAMPING,
     Moments,
     Shelf,
-    groups_of,
     input_moments,
-    output_metrics,
     prepared,
     split,
     token_frequencies,
 )
+from tlmtool.compression.walking import Walk, places_of
 from tlmtool.data.tasks import Batch
 from tlmtool.measuring.outputs import last_hidden
 from tlmtool.models.surgery import sites
@@ -27,6 +26,10 @@ TEXTS = [" ".join(WORDS[k % 11] for k in range(n, 3 * n)) for n in (9, 5, 3, 2, 
 
 def linears(model) -> list[str]:
     return [s for s, role in sites(model).items() if role != "embedding"]
+
+
+def groups_of(model, batch: Batch) -> list[list[str]]:
+    return [place.group for place in places_of(model, linears(model), batch)]
 
 
 def tokens(texts: list[str]) -> list[Batch]:
@@ -59,8 +62,8 @@ def test_moments_are_those_of_the_inputs_without_padding(family):
     """Float32 sums of batches beside float64 sums of texts alone: what remains is rounding."""
     model, batches = pico(family), tokens(TEXTS)
     assert len(batches) > 1 and any((b.inputs["attention_mask"] == 0).any() for b in batches)
-    groups = groups_of(model, linears(model), batches[0])
-    for group, found in zip(groups, input_moments(model, groups, batches), strict=True):
+    groups = groups_of(model, batches[0])
+    for group, found in zip(groups, input_moments(Walk(model, batches), groups), strict=True):
         x = seen(model, group[0], batches)
         assert found.count == len(x) == sum(int(b.inputs["attention_mask"].sum()) for b in batches)
         assert found.mean.dtype == found.second.dtype == torch.float64
@@ -72,9 +75,9 @@ def test_moments_are_those_of_the_inputs_without_padding(family):
 @FAMILY
 def test_more_padding_changes_nothing(family):
     model, batches = pico(family), tokens(TEXTS)
-    groups = groups_of(model, linears(model), batches[0])
+    groups = groups_of(model, batches[0])
     wider = [padded(batch, 5) for batch in batches]
-    first, second = (input_moments(model, groups, given) for given in (batches, wider))
+    first, second = (input_moments(Walk(model, given), groups) for given in (batches, wider))
     for a, b in zip(first, second, strict=True):
         assert a.count == b.count
         close = {"rtol": 1e-4, "atol": 1e-5 * float(a.second.diagonal().mean())}
@@ -85,11 +88,10 @@ def test_more_padding_changes_nothing(family):
 def test_parts_give_the_moments_of_one_pass(family):
     """Each group alone stops its forward pass early and must find the very same numbers."""
     model, batches = pico(family), tokens(TEXTS)
-    groups, ticks = groups_of(model, linears(model), batches[0]), []
-    whole = input_moments(model, groups, batches, ticks.append)
-    assert ticks == [1] * len(batches)
+    groups = groups_of(model, batches[0])
+    whole = input_moments(Walk(model, batches), groups)
     for group, found in zip(groups, whole, strict=True):
-        (alone,) = input_moments(model, [group], batches)
+        (alone,) = input_moments(Walk(model, batches), [group])
         assert alone.count == found.count and torch.equal(alone.second, found.second)
 
 
@@ -97,7 +99,7 @@ def test_parts_give_the_moments_of_one_pass(family):
 def test_sites_of_one_input_are_a_group_in_the_order_of_the_run(family):
     model, batches = pico(family), tokens(TEXTS)
     names, inputs = linears(model), {}
-    groups = groups_of(model, names, batches[0])
+    groups = groups_of(model, batches[0])
     for site in names:
         model.base_model.get_submodule(site).register_forward_pre_hook(
             lambda module, args, site=site: inputs.setdefault(site, args[0].clone())
@@ -121,10 +123,12 @@ def test_a_group_in_training_mode_is_measured_without_dropout():
     model, batches = pico("bert").train(), tokens(TEXTS)
     model.encoder.layer[0].eval()
     before = [m.training for m in model.modules()]
-    groups = groups_of(model, linears(model), batches[0])
-    (found,) = input_moments(model, groups[-1:], batches)
+    groups = groups_of(model, batches[0])
+    (found,) = input_moments(Walk(model, batches), groups[-1:])
     assert [m.training for m in model.modules()] == before
-    assert torch.equal(found.second, input_moments(model.eval(), groups[-1:], batches)[0].second)
+    assert torch.equal(
+        found.second, input_moments(Walk(model.eval(), batches), groups[-1:])[0].second
+    )
 
 
 def test_energy_and_covariance_of_moments():
@@ -136,71 +140,6 @@ def test_energy_and_covariance_of_moments():
     torch.testing.assert_close(found.covariance(False), found.second)
     c = torch.cov(x.T, correction=0)
     torch.testing.assert_close(found.metric(True), c + DAMPING * c.trace() / 6 * torch.eye(6))
-
-
-def jacobian(model, site: str, batch: Batch) -> torch.Tensor:
-    """d last hidden state / d output of a site at each token, of a batch of one: (N E, N, O)."""
-    module = model.base_model.get_submodule(site)
-    outputs: list[torch.Tensor] = []
-    handle = module.register_forward_hook(lambda m, args, y: outputs.append(y.detach()))
-    with torch.no_grad():
-        last_hidden(model, batch)
-    handle.remove()
-
-    def hidden(y: torch.Tensor) -> torch.Tensor:
-        swap = module.register_forward_hook(lambda m, args, old: y)
-        try:
-            return last_hidden(model, batch)
-        finally:
-            swap.remove()
-
-    found = torch.autograd.functional.jacobian(hidden, outputs[0])
-    return found[0].flatten(0, 1)[:, 0].double()
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
-def test_output_metrics_are_the_gauss_newton_matrix(family):
-    """A text 1024 times gives as many draws of v. With g normal of covariance G the squared error
-    of one draw is tr(G)^2 + |G|^2 at most, so that of their mean a 1024th; allowed is twice that.
-    """
-    model, repeats = pico(family), 1024
-    (one,) = tokens([TEXTS[2]])
-    inputs = {k: v.expand(repeats, -1) for k, v in one.inputs.items()}
-    many = Batch([0] * repeats, inputs, one.special.expand(repeats, -1))
-    names = linears(model)[:: 5 if family == "t5" else 2]
-    found = output_metrics(model, names, [many])
-    assert list(found) == names
-    for site in names:
-        j = jacobian(model, site, one)
-        exact = torch.einsum("hto,htp->op", j, j) / j.shape[1]
-        exact += DAMPING * exact.trace() / len(exact) * torch.eye(len(exact))
-        allowed = float((exact.trace() ** 2 + exact.square().sum()) / repeats) ** 0.5
-        off = float((found[site] - exact).norm())
-        assert off < 2 * allowed, site
-        assert 2 * allowed < 0.4 * float(exact.norm())  # so that a factor of 2 shows
-
-
-def test_output_metrics_repeat_with_a_seed_and_leave_the_model_as_it_was():
-    model, batches = pico("bert").train(), tokens(TEXTS)
-    model.pooler.requires_grad_(False)
-    flags = [p.requires_grad for p in model.parameters()]
-    names = linears(model)
-    first, again, other = (output_metrics(model, names, batches, s) for s in (3, 3, 4))
-    assert all(torch.equal(first[s], again[s]) for s in names)
-    assert not any(torch.equal(first[s], other[s]) for s in names)
-    assert [p.requires_grad for p in model.parameters()] == flags and model.training
-    assert all(p.grad is None for p in model.parameters())
-
-
-@pytest.mark.parametrize("family", ["bert", "opt", "bart"])
-def test_output_metrics_do_not_see_padding(family):
-    """A longer draw of v begins with the numbers of a shorter one."""
-    model, (batch,) = pico(family), tokens(TEXTS[:1])
-    names = linears(model)
-    plain, wider = (output_metrics(model, names, [b]) for b in (batch, padded(batch, 5)))
-    for site in names:
-        close = {"rtol": 1e-3, "atol": 1e-4 * float(plain[site].diagonal().mean())}
-        torch.testing.assert_close(wider[site], plain[site], **close)
 
 
 def test_split_keeps_all_texts_and_tokens():
@@ -235,12 +174,15 @@ def test_token_frequencies_count_real_tokens():
 def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
     monkeypatch.setattr(calibration.tempfile, "tempdir", str(tmp_path))
     values = {f"s{k}": torch.randn(4, 4).double().T for k in range(5)}  # 128 bytes each
-    shelf = Shelf(300)
+    shelf = Shelf(600)
     for site, value in values.items():
-        shelf.put(site, value)
+        shelf.put(site, [value, 2 * value])
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
     cpu = torch.device("cpu")
-    assert all(torch.equal(shelf.get(site, cpu), value) for site, value in values.items())
-    assert shelf.get("other", cpu) is None
+    for site, value in values.items():
+        found, double = shelf.get(site, cpu)
+        assert torch.equal(found, value) and torch.equal(double, 2 * value)
+    with pytest.raises(KeyError):
+        shelf.get("other", cpu)
     del shelf
     assert not list(tmp_path.iterdir())

@@ -7,25 +7,26 @@ import torch
 from conftest import CONFIGS, WORDS, pico, word_tokenizer
 from torch import Tensor, nn
 
-from tlmtool.compression.calibration import groups_of, prepared
-from tlmtool.compression.lockstep import Fit, Lockstep, stacks_of
+from tlmtool.compression.calibration import prepared
+from tlmtool.compression.lockstep import Fit, Lockstep
+from tlmtool.compression.walking import Place, place_of, places_of
 from tlmtool.data.tasks import Batch
 from tlmtool.decompositions.svd import SVD
 from tlmtool.measuring.outputs import last_hidden
 from tlmtool.models.architectures import WRITES_RESIDUAL
-from tlmtool.models.factorized import dense_weight
+from tlmtool.models.factorized import Factorized, dense_weight
 from tlmtool.models.surgery import factorize, sites
 
 FAMILY = pytest.mark.parametrize("family", CONFIGS)
 TEXTS = [" ".join(WORDS[(k * k + n) % 11] for k in range(n)) for n in (24, 17, 9, 5, 3)]
 
 
-def pair_of(family: str, rank: int = 3) -> tuple[Lockstep, list[tuple[str, int, list[str]]]]:
+def pair_of(family: str, rank: int = 3) -> tuple[Lockstep, list[Place]]:
     """A dense model and one with every second site factorized, and its (stack, index, group)s."""
     dense = pico(family)
     batches = prepared(dense, word_tokenizer(), TEXTS, 64, 64)
     linears = [site for site, role in sites(dense).items() if role != "embedding"]
-    places = stacks_of(dense, groups_of(dense, linears, batches[0]))
+    places = places_of(dense, linears, batches[0])
     model = copy.deepcopy(dense)
     factorize(model, {site: SVD(rank) for site in linears[::2]})
     pair = Lockstep(dense, model, batches)
@@ -53,51 +54,60 @@ def tensors(output) -> list[Tensor]:
 def test_kept_outputs_are_those_of_full_forward_passes(family):
     """Exactly: a block that is done hands on what it gave, to the last bit."""
     pair, places = pair_of(family)
-    for stack in dict.fromkeys(stack for stack, _, _ in places):
-        for index in range(len(pair.pair[0].base_model.get_submodule(stack))):
-            pair.advance(stack)
-            for model, kept in zip(pair.pair, pair.outputs, strict=True):
-                for batch, output in zip(pair.batches, kept[stack], strict=True):
-                    whole = passing(model, f"{stack}.{index}", batch)[1]
+    for stack in dict.fromkeys(place.stack for place in places):
+        for index in range(len(pair.pair[0].blocks(stack))):
+            pair.reach(stack, index + 1)
+            for walk in pair.pair:
+                assert walk.at[stack] == index + 1
+                for batch, output in zip(walk.batches, walk.outputs[stack], strict=True):
+                    whole = passing(walk.model, f"{stack}.{index}", batch)[1]
                     found = zip(tensors(output), tensors(whole), strict=True)
                     assert all(torch.equal(a, b) for a, b in found)
-    for model in pair.pair:  # no stub stays behind
-        assert not any("forward" in vars(m) for m in model.modules())
+    for walk in pair.pair:  # no stub stays behind
+        assert not any("forward" in vars(m) for m in walk.model.modules())
 
 
 @FAMILY
 def test_measured_is_what_full_forward_passes_give(family):
-    """Means over real tokens of x, of (x_dense - x) x^T and of (r_dense - r) x^T, each block
-    measured with the blocks before it standing still. r is the norm's input when the site is mute.
+    """Means over real tokens of x and of (x_dense - x) x^T, or of (y_dense - y) x^T where the
+    site writes into the residual stream; each block measured with those before it standing still.
     """
     pair, places = pair_of(family)
-    roles = sites(pair.pair[0])
+    models, batches = [walk.model for walk in pair.pair], pair.pair[0].batches
+    roles = sites(models[0])
+    masks = [batch.inputs["attention_mask"].flatten().bool() for batch in batches]
     for stack, index, group in places:
-        for other in {stack, *pair.at}:
-            whole = len(pair.pair[0].base_model.get_submodule(other))
-            while pair.at.setdefault(other, 0) < (index if other == stack else whole):
-                pair.advance(other)
+        pair.reach(stack, index)
         writes = roles[group[0]] in WRITES_RESIDUAL
         found = pair.measure(group, writes)
-        masks = [batch.inputs["attention_mask"].flatten().bool() for batch in pair.batches]
         y, x = (
             torch.cat(
                 [
                     passing(model, group[0], batch)[0].flatten(0, -2)[mask].double()
-                    for batch, mask in zip(pair.batches, masks, strict=True)
+                    for batch, mask in zip(batches, masks, strict=True)
                 ]
             )
-            for model in pair.pair
+            for model in models
         )
+        moved, name = y - x, "shift"
+        if writes:
+            s, r = (mute(model, group[0], batches, masks) for model in models)
+            weights = (dense_weight(m.base_model.get_submodule(group[0])) for m in models)
+            w_dense, w = (weight.double() for weight in weights)
+            moved, name = s - r + y @ w_dense.T - x @ w.T, "gap"
+            biases = (biased(m.base_model.get_submodule(group[0])) for m in models)
+            moved += next(biases) - next(biases)
         close = {"rtol": 1e-3, "atol": 1e-5 * float(x.square().mean())}
         torch.testing.assert_close(found.second, x.T @ x / len(x), **close)
-        torch.testing.assert_close(found.more["shift"], (y - x).T @ x / len(x), **close)
-        torch.testing.assert_close(found.more["shift_mean"], (y - x).mean(0), **close)
-        assert ("residual" in found.more) == writes
-        if writes:
-            s, r = (mute(model, group[0], pair.batches, masks) for model in pair.pair)
-            torch.testing.assert_close(found.more["residual"], (s - r).T @ x / len(x), **close)
-            torch.testing.assert_close(found.more["residual_mean"], (s - r).mean(0), **close)
+        assert set(found.more) == {name, f"{name}_mean"}
+        torch.testing.assert_close(found.more[name], moved.T @ x / len(x), **close)
+        torch.testing.assert_close(found.more[f"{name}_mean"], moved.mean(0), **close)
+
+
+def biased(module: nn.Module) -> Tensor | float:
+    """The bias of a linear, dense or not; 0 where it has none."""
+    bias = module.bias_parameter() if isinstance(module, Factorized) else module.bias
+    return 0.0 if bias is None else bias.detach().double()
 
 
 @torch.no_grad()
@@ -137,9 +147,9 @@ def test_the_target_is_the_ridge_solution(biased, streams, ridge):
     dense = x + 0.5 * draw(n, i, seed=1) @ draw(i, i, seed=2) - 0.3
     gap = (0.4 * x[:, :o] + draw(n, o, seed=3) + 2) * streams
     w, b = draw(o, i, seed=4), draw(o, seed=5) if biased else None
-    more = {"shift": (dense - x).T @ x / n, "shift_mean": (dense - x).mean(0)}
-    if streams:
-        more |= {"residual": gap.T @ x / n, "residual_mean": gap.mean(0)}
+    moved = (dense - x) @ w.T + gap if streams else dense - x
+    name = "gap" if streams else "shift"
+    more = {name: moved.T @ x / n, f"{name}_mean": moved.mean(0)}
     found, mean = Fit(n, x.mean(0), x.T @ x / n, **more).target(w, b, ridge)
 
     y = dense @ w.T + gap + (b if biased else 0)
@@ -159,21 +169,18 @@ def test_with_the_dense_model_on_both_sides_the_target_is_w(same):
     batches = prepared(dense, word_tokenizer(), TEXTS, 64, 64)
     pair = Lockstep(dense, copy.deepcopy(dense), batches)
     pair.same = same
-    for _ in range(2):
+    for layer in range(2):
+        pair.reach("encoder.layer", layer)
         for part in ("attention.self.query", "attention.output.dense", "output.dense"):
-            site = f"encoder.layer.{pair.at.get('encoder.layer', 0)}.{part}"
+            site = f"encoder.layer.{layer}.{part}"
             module = dense.get_submodule(site)
             weight, bias = dense_weight(module).double(), module.bias.detach().double()
             fit = pair.measure([site], part.endswith("dense"))
             target, mean = fit.target(weight, bias, 0.1)
             assert torch.equal(target, weight)
             torch.testing.assert_close(mean - weight @ fit.mean, bias)
-        pair.advance("encoder.layer")
 
 
 def test_a_site_outside_a_stack_has_no_place_in_one():
-    model = pico("gpt2")
-    assert stacks_of(model, [["a.b.3.c", "a.b.3.d"], ["head"]]) == [
-        ("a.b", 3, ["a.b.3.c", "a.b.3.d"]),
-        ("", 0, ["head"]),
-    ]
+    assert place_of(["a.b.3.c", "a.b.3.d"]) == Place("a.b", 3, ["a.b.3.c", "a.b.3.d"])
+    assert place_of(["head"]) == Place("", 0, ["head"])

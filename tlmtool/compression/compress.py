@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from tlmtool.compression import allocation, calibration
-from tlmtool.compression.fitting import Job, Progress
-from tlmtool.compression.planning import Draft, Forms, by_rank, select
+from tlmtool.compression.fitting import fit
+from tlmtool.compression.planning import Draft, Forms, by_budget, by_rank, select
+from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.tasks import Batch
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
@@ -78,20 +79,14 @@ def compress(
         if tokenizer is None:
             raise Usage("calibration texts need a tokenizer")
         batches = calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
-    job = Job(
-        model,
-        roles,
-        batches,
-        Forms(model, roles, blocks),
-        progress,
-        seed=seed,
-        sensitive=sequential and rank is None,
-    )
+    sensitive = sequential and rank is None
+    statistics = Statistics(model, roles, batches, sensitive, seed, progress)
+    forms = Forms(model, roles, blocks)
     with torch.no_grad():
         if rank is not None:
-            draft = by_rank(job.forms, rank, method, overrides)
+            draft = by_rank(forms, rank, method, overrides)
         else:
-            draft = job.allocated(keep, energy, method or "auto", allocate)
+            draft = by_budget(forms, statistics, keep, energy, method or "auto", allocate)
         _check(draft, bool(batches))
         outcome = Outcome(draft.plan, left_dense=draft.left_dense, warnings=draft.warnings)
         if keep is not None and allocate == "greedy":
@@ -100,7 +95,7 @@ def compress(
         outcome.seconds["plan"] = time.perf_counter() - started
         if not dry_run:
             started = time.perf_counter()
-            outcome.sites = job.fit(draft, sequential and bool(batches))
+            outcome.sites = fit(statistics, draft, sequential and bool(batches))
             adopt(model)
             outcome.seconds["fit"] = time.perf_counter() - started
     return outcome

@@ -1,6 +1,6 @@
 """Flags to a plan: which sites, in which form, at which rank."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlmtool.compression import allocation
 from tlmtool.compression.allocation import Spectrum
+from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import spectrum
@@ -117,6 +119,53 @@ def by_rank(forms: Forms, rank: int, method: str | None, overrides: Iterable[Any
         form = forms.make(site, found["method"], found["rank"], found["blocks"])
         take(draft, forms, site, form)
     return draft
+
+
+def by_budget(
+    forms: Forms,
+    statistics: Statistics,
+    keep: float | None,
+    energy: float | None,
+    method: str,
+    allocate: str,
+) -> Draft:
+    """Spectra of all sites, then the parameters of each, then its form."""
+    spectra: dict[str, Spectrum] = {}
+    for site, weight, metric, g, moments in _weighed(forms, statistics, "measuring inputs"):
+        if g is not None:
+            unit = 1.0
+        elif moments is not None:
+            unit = float(moments.energy(weight))
+        else:
+            unit = float(weigh(weight, root(metric, weight.device)).square().sum())
+        spectra[site] = spectrum_of(weight, metric, g, unit)
+    budgets = (
+        allocation.by_energy(spectra, energy)
+        if energy is not None
+        else getattr(allocation, allocate)(spectra, keep)
+    )
+    draft, spare = Draft(), 0
+    alone = ((site, model_weight(forms.model, site), None, None, None) for site in spectra)
+    found = _weighed(forms, statistics, "choosing forms") if method == "auto" else alone
+    for site, weight, metric, g, _ in found:
+        form = best_form(forms, site, method, budgets[site] + spare, weight, metric, g)
+        take(draft, forms, site, form)
+        if keep is not None:  # what the ranks of a form leave of its budget, the next site has
+            taken = draft.plan.get(site)
+            spare += budgets[site] - (forms.size(site, taken) if taken else weight.numel())
+    draft.plan = {s: draft.plan[s] for s in forms.roles if s in draft.plan}
+    return draft
+
+
+def _weighed(forms: Forms, statistics: Statistics, what: str) -> Iterator[tuple]:
+    """(site, W, metric, output metric, moments) of every site: tables first, then as they run."""
+    for site in statistics.tables:
+        metric = statistics.embedding_metric(site)
+        yield site, model_weight(forms.model, site), metric, statistics.output_metric(site), None
+    for group, moments in statistics.moments(what):
+        for site in group:
+            weight, metric = model_weight(forms.model, site), statistics.metric(site, moments)
+            yield site, weight, metric, statistics.output_metric(site), moments
 
 
 def take(draft: Draft, forms: Forms, site: str, form: Decomposition | None) -> None:

@@ -1,0 +1,159 @@
+"""How much the last hidden state feels an error of each site: gradients, block by block."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, product, real
+from tlmtool.compression.walking import Place, Walk, hooks, place_of
+from tlmtool.data.tasks import Batch
+
+ROOM = 64 * 2**20  # bytes of block outputs that are held in memory; the rest goes to disk
+
+
+def output_metrics(
+    model: nn.Module, places: list[Place], batches: list[Batch], seed: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """{site: G (O, O)}, a block at a time from the last to the first: how much the last hidden
+    state h feels an error of the site's output. A site that h does not depend on has none.
+
+    G = E[g g^T], g = d(v . h) / d output at each token, v standard normal: the Gauss-Newton matrix
+    of |h|^2, so that tr(G dW C dW^T) predicts the squared change of h. One backward pass; between
+    blocks only their outputs are kept.
+    """
+    with _frozen(model):
+        yield from _Backward(model, places, batches, seed).blocks()
+
+
+class _Backward:
+    def __init__(self, model: nn.Module, places: list[Place], batches: list[Batch], seed: int):
+        self.walk, self.seed = Walk(model, batches), seed
+        self.sites: dict[tuple[str, int], list[str]] = defaultdict(list)  # of each block
+        for site in (site for place in places for site in place.group):
+            stack, index, own = place_of([site])
+            self.sites[stack, index] += own
+        self.outside = {s: Running() for s in self.sites.pop(("", 0), [])}  # of all blocks
+        self.shelf = Shelf(ROOM)
+        self.aims: dict[str, list[Any]] = {}  # {stack: d(v . h) / d its output so far}
+
+    def blocks(self) -> Iterator[dict[str, Tensor]]:
+        walk = self.walk
+        stacks = list(dict.fromkeys(stack for stack, _ in self.sites))
+        for stack in stacks:
+            for index in range(len(walk.blocks(stack))):
+                walk.reach(stack, index)
+                walk.advance(stack)
+                self.shelf.put((stack, index), [_hidden(y) for y in walk.outputs[stack]])
+        self._step(None, self.outside)
+        for stack in reversed(stacks):
+            for index in reversed(range(len(walk.blocks(stack)))):
+                if not self.sites and not self.outside:
+                    return
+                self._stand_before(stack, index)
+                sums = {site: Running() for site in self.sites.pop((stack, index), [])}
+                self._step((stack, index), sums | (self.outside if index == 0 else {}))
+                yield _means(sums)
+        yield _means(self.outside)
+
+    def _stand_before(self, stack: str, index: int) -> None:
+        walk = self.walk
+        walk.at[stack] = index
+        if index:
+            kept = self.shelf.get((stack, index - 1), walk.model.device)
+            found = zip(walk.outputs[stack], kept, strict=True)
+            walk.outputs[stack] = [_with_hidden(y, hidden) for y, hidden in found]
+
+    def _step(self, at: tuple[str, int] | None, sums: dict[str, Running]) -> None:
+        """Back through one block, or (None) through what follows the last, for all batches."""
+        walk, generator = self.walk, torch.Generator().manual_seed(self.seed)
+        base, outputs = walk.model.base_model, []
+        handles = [
+            module.register_forward_hook(_noting(site, outputs))
+            for site in sums
+            for module in _same(base, site)
+        ]
+        before = self.aims.get(at[0]) if at else None
+        if at:
+            self.aims[at[0]] = [None] * len(walk.batches)
+        with hooks(*handles):
+            for place, batch in enumerate(walk.batches):
+                leaves = self._leaves(place)
+                if at:
+                    y = _hidden(walk.output(place, walk.blocks(at[0])[at[1]], grad=True))
+                    aim = before[place]
+                else:
+                    y = walk.run(place, grad=True)
+                    aim = torch.randn(y.shape, generator=generator).to(y.device)
+                    aim *= batch.inputs["attention_mask"].to(y.device)[..., None]
+                noted = [*leaves.items(), *outputs]
+                outputs.clear()
+                if aim is None or not y.requires_grad:
+                    continue
+                wanted = [value for _, value in noted]
+                grads = torch.autograd.grad(y, wanted, aim, allow_unused=True)
+                for (name, _), grad in zip(noted, grads, strict=True):
+                    if grad is None:
+                        continue
+                    if name in leaves:
+                        known = self.aims.setdefault(name, [None] * len(walk.batches))
+                        known[place] = grad if known[place] is None else known[place] + grad
+                    else:
+                        g = real(grad, batch)
+                        sums[name].add(len(g), g=product(g, g))
+
+    def _leaves(self, place: int) -> dict[str, Tensor]:
+        """{stack: output of its last finished block, as a leaf of the graph}"""
+        leaves = {}
+        for stack, done in self.walk.at.items():
+            if done:
+                outputs = self.walk.outputs[stack]
+                leaves[stack] = _hidden(outputs[place]).detach().requires_grad_()
+                outputs[place] = _with_hidden(outputs[place], leaves[stack])
+        return leaves
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradient of any parameter is computed, until the block ends."""
+    flags = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in flags:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in flags:
+            p.requires_grad_(True)
+
+
+def _means(sums: dict[str, Running]) -> dict[str, Tensor]:
+    return {site: damp_(s.means()["g"], DAMPING) for site, s in sums.items() if s.count}
+
+
+def _noting(site: str, outputs: list[tuple[str, Tensor]]) -> Callable:
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        outputs.append((site, output if output.requires_grad else output.requires_grad_(True)))
+        return output
+
+    return hook
+
+
+def _hidden(output: Any) -> Tensor:
+    """The hidden state in what a block gives: all of it, or the first of several."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+def _same(base: nn.Module, site: str) -> list[nn.Module]:
+    """The module of a site; of an embedding every table that shares its weight."""
+    module = base.get_submodule(site)
+    if not isinstance(module, nn.Embedding):
+        return [module]
+    tables = (m for m in base.modules() if isinstance(m, nn.Embedding))
+    return [m for m in tables if m.weight is module.weight]

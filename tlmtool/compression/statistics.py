@@ -1,0 +1,106 @@
+"""What calibration text says of the chosen sites of one model, a block at a time."""
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor, nn
+
+from tlmtool.compression.calibration import Moments, Shelf, input_moments, split, token_frequencies
+from tlmtool.compression.sensitivity import output_metrics
+from tlmtool.compression.walking import Place, Walk, place_of, places_of
+from tlmtool.data.tasks import Batch
+from tlmtool.failure import Usage
+from tlmtool.models.factorized import shape
+
+ROOM = 32 * 2**20  # bytes of output metrics that are held in memory; the rest goes to disk
+TOKENS = 256  # in a batch of the backward pass
+Progress = Callable[[str, int, int], None]
+
+
+class Statistics:
+    """Input moments and output metrics of sites, measured in the model as it is when this is made.
+
+    Without batches nothing is measured. With `sensitive` there are output metrics too.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        roles: dict[str, str],
+        batches: list[Batch],
+        sensitive: bool = False,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ):
+        self.model, self.roles, self.batches, self.seed = model, roles, batches, seed
+        self.progress = progress or (lambda what, done, total: None)
+        self.dense = twin(model) if batches else model
+        self.tables = [s for s, role in roles.items() if role == "embedding"]
+        linears = [s for s, role in roles.items() if role != "embedding"]
+        self.places = (
+            places_of(model, linears, batches[0])
+            if batches and linears
+            else [place_of([s]) for s in linears]
+        )
+        if idle := sorted({*linears} - {s for place in self.places for s in place.group}):
+            raise Usage(
+                f"{len(idle)} sites such as {idle[0]} read nothing when texts run through the "
+                "model: ignore them, or give no calibration text"
+            )
+        self._outputs: Shelf | None = None
+        self.sensitive = sensitive and bool(batches)
+
+    def bias(self, site: str) -> Tensor | None:
+        bias = getattr(self.model.base_model.get_submodule(site), "bias", None)
+        return None if bias is None else bias.detach().double()
+
+    def metric(self, site: str, moments: Moments | None) -> Tensor | None:
+        """What weighs the error of a site; the mean's part is left to its bias."""
+        return moments and moments.metric(self.bias(site) is not None)
+
+    def moments(self, what: str) -> Iterator[tuple[list[str], Moments | None]]:
+        """(group, moments of its input in the dense model), or None without texts."""
+        walk, done = Walk(self.dense, self.batches), 0
+        for (stack, index), places in groupby(self.places, key=lambda place: place[:2]):
+            groups = [place.group for place in places]
+            self.progress(what, done, len(self.places))
+            done += len(groups)
+            if not self.batches:
+                yield from ((group, None) for group in groups)
+                continue
+            walk.reach(stack, index)
+            found = input_moments(walk, groups)
+            while groups:
+                yield groups.pop(0), found.pop(0)
+
+    def output_metric(self, site: str) -> Tensor | None:
+        """G (O, O), float32: how much the last hidden state feels an error of the site's output."""
+        if not self.sensitive:
+            return None
+        if self._outputs is None:
+            self._outputs = self._sense()
+        kept = self._outputs.kept
+        return self._outputs.get(site, self.model.device)[0] if site in kept else None
+
+    def _sense(self) -> Shelf:
+        shelf, small = Shelf(ROOM), split(self.batches, TOKENS)
+        places = [*self.places, *(Place("", 0, [table]) for table in self.tables)]
+        for found in output_metrics(self.dense, places, small, self.seed):
+            self.progress("measuring sensitivity", len(shelf.kept), len(self.roles))
+            for site in list(found):
+                shelf.put(site, [found.pop(site).float()])
+        return shelf
+
+    def embedding_metric(self, site: str) -> Tensor | None:
+        """How often each row is looked up (V,)."""
+        if not self.batches:
+            return None
+        return token_frequencies(self.batches, shape(self.dense.base_model.get_submodule(site))[0])
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """The same model once more, sharing every tensor: stays dense while the first is swapped."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(t): t for t in tensors})

@@ -1,0 +1,122 @@
+"""Running a model block by block over calibration batches, so that what one block needs is all
+that is held at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tlmtool.data.tasks import Batch
+from tlmtool.measuring.outputs import evaluating, last_hidden
+
+
+class Stop(Exception):
+    """Ends a forward pass that has shown what it was run for."""
+
+
+class Place(NamedTuple):
+    """Where in a model sites that read the very same input stand."""
+
+    stack: str  # path of the ModuleList that holds their block; "" outside of one
+    index: int  # of the block in it
+    group: list[str]
+
+
+@contextmanager
+def hooks(*handles: Any) -> Iterator[None]:
+    """Hooks that are taken away again when the block ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Walk:
+    """A model and batches: blocks that are done hand on what the last of them gave, instead of
+    running again.
+    """
+
+    def __init__(self, model: nn.Module, batches: list[Batch]):
+        self.model, self.batches = model, batches
+        self.at: dict[str, int] = {}  # {stack: blocks that are done}
+        self.outputs: dict[str, list[Any]] = {}  # {stack: what the last of them gave each batch}
+
+    def blocks(self, stack: str) -> nn.ModuleList:
+        return self.model.base_model.get_submodule(stack)
+
+    def reach(self, stack: str, index: int) -> None:
+        """Stand before a block of a stack: those before it are done, and so are other stacks."""
+        for other in self.at:
+            while other != stack and self.at[other] < len(self.blocks(other)):
+                self.advance(other)
+        while stack and self.at.setdefault(stack, 0) < index:
+            self.advance(stack)
+
+    def advance(self, stack: str) -> None:
+        """Run the next block of a stack and keep its output."""
+        block = self.blocks(stack)[self.at[stack]]
+        places = range(len(self.batches))
+        self.outputs[stack] = [self.output(place, block) for place in places]
+        self.at[stack] += 1
+
+    def output(self, place: int, block: nn.Module, grad: bool = False) -> Any:
+        """What a block gives for a batch."""
+        kept: list[Any] = []
+
+        def keep(module: nn.Module, args: tuple, output: Any) -> None:
+            kept.append(output)
+            raise Stop
+
+        with hooks(block.register_forward_hook(keep)):
+            self.run(place, grad)
+        return kept[0]
+
+    def run(self, place: int, grad: bool = False) -> Tensor | None:
+        """The last hidden state (B, N, E) of a batch; None where a hook has stopped the pass."""
+        calm = evaluating(self.model)
+        with suppress(Stop), self._stubs(place), calm, torch.set_grad_enabled(grad):
+            return last_hidden(self.model, self.batches[place])
+        return None
+
+    @contextmanager
+    def _stubs(self, place: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for path, done in self.at.items():
+                for block in self.blocks(path)[:done]:
+                    block.forward = _constant(self.outputs[path][place])
+                    stack.callback(block.__dict__.pop, "forward")
+            yield
+
+
+def _constant(output: Any) -> Callable:
+    return lambda *args, **kwargs: output
+
+
+def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
+    """Sites by the input that they read, in the order in which the model runs them."""
+    seen: dict[int, list[str]] = {}
+    kept = []  # so that no id is used twice
+    base = model.base_model
+
+    def note(site: str) -> Callable:
+        def hook(module: nn.Module, args: tuple) -> None:
+            kept.append(args[0])
+            seen.setdefault(id(args[0]), []).append(site)
+
+        return hook
+
+    handles = [base.get_submodule(s).register_forward_pre_hook(note(s)) for s in sites]
+    with hooks(*handles):
+        Walk(model, [batch]).run(0)
+    return [place_of(group) for group in seen.values()]
+
+
+def place_of(group: list[str]) -> Place:
+    """Where the first site of a group stands, read off its path."""
+    parts = group[0].split(".")
+    at = next((k for k, part in enumerate(parts) if part.isdigit()), None)
+    return Place("", 0, group) if at is None else Place(".".join(parts[:at]), int(parts[at]), group)
