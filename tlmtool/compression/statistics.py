@@ -40,7 +40,7 @@ class Statistics:
         self.tables = [s for s, role in roles.items() if role == "embedding"]
         linears = [s for s, role in roles.items() if role != "embedding"]
         self.places = (
-            places_of(model, linears, batches[0])
+            places_of(model, linears, split(batches[:1], 1)[0])
             if batches and linears
             else [place_of([s]) for s in linears]
         )

@@ -97,7 +97,8 @@ def _constant(output: Any) -> Callable:
 
 
 def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
-    """Sites by the input that they read, in the order in which the model runs them."""
+    """Sites by the input that they read, in the order in which the model runs them. All inputs
+    are held at once: a batch of one text will do."""
     seen: dict[int, list[str]] = {}
     kept = []  # so that no id is used twice
     base = model.base_model

@@ -104,13 +104,16 @@ def root(metric: Tensor | None, device) -> Tensor | None:
     if metric.ndim == 1:
         return (metric + JITTER * metric.mean() + torch.finfo(metric.dtype).tiny).sqrt()
     jitter = JITTER * metric.diagonal().mean() + torch.finfo(metric.dtype).tiny
-    for _ in range(6):
-        raised = metric.clone()
-        raised.diagonal().add_(jitter)
-        factor, failed = torch.linalg.cholesky_ex(raised)
-        if not failed:
-            return factor
-        jitter = jitter * 30
+    diagonal, kept = metric.diagonal(), metric.diagonal().clone()
+    try:  # raised in place for a moment: the copy would be the largest tensor of a compression
+        for _ in range(6):
+            diagonal.copy_(kept + jitter)
+            factor, failed = torch.linalg.cholesky_ex(metric)
+            if not failed:
+                return factor
+            jitter = jitter * 30
+    finally:
+        diagonal.copy_(kept)
     raise ValueError("the metric is not positive semi-definite: is it finite and symmetric?")
 
 
