@@ -12,6 +12,7 @@ from tlmtool.compression.sensitivity import output_metrics
 from tlmtool.compression.walking import Place, Walk, place_of, places_of
 from tlmtool.data.tasks import Batch
 from tlmtool.failure import Usage
+from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape
 
 ROOM = 32 * 2**20  # bytes of output metrics that are held in memory; the rest goes to disk
@@ -70,6 +71,7 @@ class Statistics:
             if not self.batches:
                 yield from ((group, None) for group in groups)
                 continue
+            release_memory()
             walk.reach(stack, index)
             found = input_moments(walk, groups)
             while groups:
@@ -91,6 +93,7 @@ class Statistics:
             self.progress("measuring sensitivity", len(shelf.kept), len(self.roles))
             for site in list(found):
                 shelf.put(site, [found.pop(site).float()])
+            release_memory()
         return shelf
 
     def embedding_metric(self, site: str) -> Tensor | None:
