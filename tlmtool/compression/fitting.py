@@ -50,8 +50,10 @@ def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit]]:
         statistics.progress("factorizing", k, len(statistics.places))
         pair.reach(stack, index)
         residual = statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
-        yield list(group), pair.measure(group, residual)
-        pair.same = False
+        found = pair.measure(group, residual)
+        release_memory()  # of the activations
+        yield list(group), found
+        pair.same, found = False, None
 
 
 def _swap(
