@@ -186,7 +186,7 @@ class Recipe:
 
     verb: str = ""
     model: str | None = _setting(
-        None, VERBS, "a folder, a Hub id, an alias (bert-base), or minilm", "MODEL", None
+        None, VERBS, "a folder, a Hub id or its alias, or minilm", "MODEL", None
     )
     revision: str | None = _setting(None, VERBS, "branch, tag or commit on the Hub", "REV")
     seed: int = _setting(0, VERBS, "seed of everything random", "N", ge=0)
