@@ -16,7 +16,7 @@ from tlmtool.compression.calibration import (
     token_frequencies,
 )
 from tlmtool.compression.walking import Walk, places_of
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.measuring.outputs import last_hidden
 from tlmtool.models.surgery import sites
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import word_tokenizer
 
-from tlmtool.data.tasks import batches, choose, sentence_pairs, texts
+from tlmtool.data.batching import batches
+from tlmtool.data.tasks import choose, sentence_pairs, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
 

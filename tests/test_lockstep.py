@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tlmtool.compression.calibration import prepared
 from tlmtool.compression.lockstep import Fit, Lockstep
 from tlmtool.compression.walking import Place, place_of, places_of
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.decompositions.svd import SVD
 from tlmtool.measuring.outputs import last_hidden
 from tlmtool.models.architectures import WRITES_RESIDUAL

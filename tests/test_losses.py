@@ -21,7 +21,7 @@ from transformers import (
     T5Model,
 )
 
-from tlmtool.data.tasks import batches
+from tlmtool.data.batching import batches
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 

@@ -12,7 +12,7 @@ from tlmtool.compression import sensitivity
 from tlmtool.compression.calibration import DAMPING
 from tlmtool.compression.sensitivity import output_metrics
 from tlmtool.compression.walking import Place, places_of
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.measuring.outputs import last_hidden
 from tlmtool.models.surgery import sites
 

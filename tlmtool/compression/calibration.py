@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tlmtool.compression.walking import Stop, Walk, hooks
-from tlmtool.data.tasks import Batch, batches
+from tlmtool.data.batching import Batch, batches
 from tlmtool.measuring.outputs import position_limit
 
 DAMPING = 0.01  # of the mean diagonal, added to a covariance before it serves as a metric

@@ -11,7 +11,7 @@ from tlmtool.compression import allocation, calibration
 from tlmtool.compression.fitting import fit
 from tlmtool.compression.planning import Draft, Forms, by_budget, by_rank, select
 from tlmtool.compression.statistics import Progress, Statistics
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan

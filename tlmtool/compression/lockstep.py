@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tlmtool.compression.calibration import Moments, Running, damp_, product, real
 from tlmtool.compression.walking import Stop, Walk, hooks
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 
 
 class Fit(Moments):

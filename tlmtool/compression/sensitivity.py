@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, product, real
 from tlmtool.compression.walking import Place, Walk, hooks, place_of
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 
 ROOM = 64 * 2**20  # bytes of block outputs that are held in memory; the rest goes to disk
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tlmtool.compression.calibration import Moments, Shelf, input_moments, split, token_frequencies
 from tlmtool.compression.sensitivity import output_metrics
 from tlmtool.compression.walking import Place, Walk, place_of, places_of
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.failure import Usage
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tlmtool.data.tasks import Batch
+from tlmtool.data.batching import Batch
 from tlmtool.measuring.outputs import evaluating, last_hidden
 
 

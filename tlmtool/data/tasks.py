@@ -1,4 +1,4 @@
-"""Reading data: a file or data set becomes texts or sentence pairs; texts become token batches."""
+"""Reading data: a file or data set becomes texts or sentence pairs."""
 
 import csv
 import importlib.resources
@@ -6,12 +6,8 @@ import io
 import math
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
+from typing import Any, TypeVar
 
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
@@ -21,18 +17,6 @@ Pair = tuple[str, str, float]
 TEXT_SUFFIXES = {".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md", ".raw", ".gz", ".zip"}
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SAVED_DATASET = ("dataset_info.json", "dataset_dict.json", "*.parquet", "*.arrow")
-
-
-class Batch(NamedTuple):
-    """Tokenized texts of similar length, padded on the right.
-
-    `indices`: place of each row in the list of texts; `inputs`: what the model takes, each (B, N);
-    `special`: (B, N), true on padding and on the tokens that the tokenizer adds.
-    """
-
-    indices: list[int]
-    inputs: dict[str, Tensor]
-    special: Tensor
 
 
 def choose(items: list[Item], samples: int | None, seed: int) -> list[Item]:
@@ -191,52 +175,3 @@ def _pair(fields: list[str], columns: list[int], where: str) -> Pair:
     if not math.isfinite(value):
         raise NotLoadable(f"{where}: the score is {score[:40]!r}, not a finite number")
     return left.strip(), right.strip(), value
-
-
-def batches(
-    tokenizer: Any, texts: list[str], batch: int = 32, max_length: int | None = 128
-) -> Iterator[Batch]:
-    """The texts as batches of at most `batch`, longest first (the first shows if memory suffices).
-
-    Texts are cut to `max_length` tokens, special ones included. Padding goes on the right whatever
-    the tokenizer says; one without a padding token pads with its end token. The attention mask
-    (B, N) is right in either case.
-    """
-    added = tokenizer.num_special_tokens_to_add(pair=False)
-    if batch < 1:
-        raise Usage(f"batch is {batch}; at least 1 is needed")
-    if max_length is not None and max_length <= added:
-        raise Usage(
-            f"max length is {max_length}; {added + 1} is the least with {added} special tokens"
-        )
-    cut = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
-    encoded = tokenizer(
-        list(texts),
-        padding=False,
-        return_attention_mask=False,
-        return_special_tokens_mask=True,
-        **cut,
-    )
-    ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    pad = next(token for token in ends if token is not None)
-    fill = {"input_ids": pad, "token_type_ids": 0, "special_tokens_mask": 1}
-    order = sorted(
-        range(len(texts)), key=lambda i: -len(encoded["input_ids"][i])
-    )  # stable: a run repeats
-    for start in range(0, len(order), batch):
-        indices = order[start : start + batch]
-        lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices])
-        width = max(1, int(lengths.max()))
-        padded = {
-            name: torch.tensor(
-                [
-                    list(encoded[name][i]) + [value] * (width - len(encoded[name][i]))
-                    for i in indices
-                ]
-            )
-            for name, value in fill.items()
-            if name in encoded
-        }
-        padded["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()  # (B, N)
-        special = padded.pop("special_tokens_mask").bool()
-        yield Batch(indices, padded, special)

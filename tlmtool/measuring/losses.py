@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tlmtool.data.tasks import Batch, batches
+from tlmtool.data.batching import Batch, batches
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.outputs import Tick, evaluating, inputs_of, named, position_limit, shifted
 

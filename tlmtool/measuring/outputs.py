@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlmtool.data.tasks import Batch, batches
+from tlmtool.data.batching import Batch, batches
 from tlmtool.failure import Usage
 
 Tick = Callable[[int], None]

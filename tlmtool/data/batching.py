@@ -1,0 +1,90 @@
+"""Texts become token batches: encoded once, padded batch by batch."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tlmtool.failure import Usage
+
+FILL = {"token_type_ids": 0, "special_tokens_mask": 1}  # and input_ids: the padding token
+
+
+class Batch(NamedTuple):
+    """Tokenized texts of similar length, padded on the right.
+
+    `indices`: place of each row in the list of texts; `inputs`: what the model takes, each (B, N);
+    `special`: (B, N), true on padding and on the tokens that the tokenizer adds.
+    """
+
+    indices: list[int]
+    inputs: dict[str, Tensor]
+    special: Tensor
+
+
+def encode(
+    tokenizer: Any,
+    texts: list[str],
+    seconds: list[str] | None = None,
+    max_length: int | None = 128,
+) -> dict[str, list[list[int]]]:
+    """{name: a list of each text} of token ids and what goes with them, without padding.
+
+    Texts (pairs with `seconds`) are cut to `max_length` tokens, special ones included; a length
+    that leaves no room for a token of a text raises Usage.
+    """
+    added = tokenizer.num_special_tokens_to_add(pair=seconds is not None)
+    if max_length is not None and max_length <= added:
+        raise Usage(
+            f"max length is {max_length}; {added + 1} is the least with {added} special tokens"
+        )
+    cut = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+    pairs = {} if seconds is None else {"text_pair": list(seconds)}
+    return tokenizer(
+        list(texts),
+        **pairs,
+        padding=False,
+        return_attention_mask=False,
+        return_special_tokens_mask=True,
+        **cut,
+    )
+
+
+def pad(tokenizer: Any, encoded: dict[str, list[list[int]]], indices: list[int]) -> Batch:
+    """These rows of what `encode` gave, padded on the right whatever the tokenizer says; one
+    without a padding token pads with its end token. The attention mask (B, N) is right in either
+    case."""
+    ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    fill = {"input_ids": next(token for token in ends if token is not None)} | FILL
+    lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices])
+    width = max(1, int(lengths.max()))
+    padded = {
+        name: torch.tensor(
+            [list(encoded[name][i]) + [value] * (width - len(encoded[name][i])) for i in indices]
+        )
+        for name, value in fill.items()
+        if name in encoded
+    }
+    padded["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()  # (B, N)
+    special = padded.pop("special_tokens_mask").bool()
+    return Batch(indices, padded, special)
+
+
+def batches(
+    tokenizer: Any,
+    texts: list[str],
+    batch: int = 32,
+    max_length: int | None = 128,
+    seconds: list[str] | None = None,
+) -> Iterator[Batch]:
+    """The texts as batches of at most `batch`, longest first (the first shows if memory suffices),
+    cut as `encode` does and padded as `pad` does."""
+    if batch < 1:
+        raise Usage(f"batch is {batch}; at least 1 is needed")
+    encoded = encode(tokenizer, texts, seconds, max_length)
+    order = sorted(
+        range(len(texts)), key=lambda i: -len(encoded["input_ids"][i])
+    )  # stable: a run repeats
+    for start in range(0, len(order), batch):
+        yield pad(tokenizer, encoded, order[start : start + batch])
