@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.report import Report
-from tlmtool.views import figure, human
+from tlmtool.figures import figure, human
 
 
 def site(layer: int, role: str, **more: object) -> dict:

@@ -1,6 +1,7 @@
 """What every command notes down: seconds of its stages, costs before and after, provenance."""
 
 import importlib
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,14 @@ import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
-from tlmtool.failure import Failure, NotLoadable
+from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.outputs import named, position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.factorized import shape
-from tlmtool.models.saving import save
+from tlmtool.models.saving import check_out, save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
@@ -50,12 +51,13 @@ class Run(AbstractContextManager):
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def load(self, name: str, dtype: str | None = None) -> Any:
-        """The model of a name, under that name; MODEL at the revision asked for."""
+    def load(self, name: str, dtype: str | None = None, **more: Any) -> Any:
+        """The model of a name, under that name; MODEL at the revision asked for. `more`: a head
+        and changes of its config, as `checkpoint.load` takes them."""
         revision = self.recipe.revision if name == self.recipe.model else None
-        device, dtype = self.recipe.device, dtype or self.recipe.dtype
+        settings = {"revision": revision, "dtype": dtype or self.recipe.dtype}
         with self.stage("load"):
-            model = checkpoint.load(name, revision=revision, dtype=dtype, device=device)
+            model = checkpoint.load(name, **settings, device=self.recipe.device, **more)
         model.name_or_path = name
         return model
 
@@ -196,3 +198,15 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
     source = wanted.text or "the text that comes with tlm"
     few = {} if held else {"measured_on": "the text that comes with tlm"}  # none could be spared
     return used, held or shipped[1], {"source": source, "texts": len(used), **few}
+
+
+def out_folder(recipe: Recipe, suffix: str) -> Path:
+    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken."""
+    named = recipe.output.out or f"out/{Path(recipe.model).name or 'model'}-{suffix}"
+    out = Path(named).expanduser()
+    if not recipe.output.dry_run:
+        check_out(out, recipe.output.overwrite)
+        above = next(folder for folder in out.absolute().parents if folder.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")
+    return out

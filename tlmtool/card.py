@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from tlmtool.views import TEXT_COLUMNS, View, human, views
+from tlmtool.figures import TEXT_COLUMNS, View, human
+from tlmtool.views import views
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
     "ForMaskedLM": "AutoModelForMaskedLM",

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -29,6 +30,10 @@ COMMANDS = {  # verb: (what it does, an example)
         "Multiply a checkpoint's factors out again: a plain checkpoint that needs no tlm.",
         "tlm merge out/m8 --out out/m8-dense",
     ),
+    "finetune": (
+        "Train a checkpoint on a task; over-parameterized by MPO meanwhile, or taught by another.",
+        "tlm finetune minilm --task cola --data cola/ --strategy dynamic --N 6 --n 2",
+    ),
     "profile": (
         "Count parameters by role, FLOPs, bytes, and measure memory and latency.",
         "tlm profile minilm --against out/m8 --seq-len 128,512",
@@ -38,6 +43,7 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
 }
+HOMES = {"overparam": "growing", "finetune": "tuning"}  # verb: its file; else commands
 QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -139,15 +145,16 @@ def perform(verb: str, given: dict[str, Any]) -> None:
             from tlmtool import recipe as recipes
 
             recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
-            from tlmtool import commands
-
-            report = getattr(commands, verb)(recipe)
+            home = import_module(f"tlmtool.{HOMES.get(verb, 'commands')}")
+            report = getattr(home, verb)(recipe)
     except (Failure, BrokenPipeError):
         raise
     except Exception as error:
         if verbose:
             traceback.print_exc()
         raise _explained(error) from error
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes one speaks
     if control["as_json"]:
         sys.stdout.write(report.to_json() + "\n")
     else:

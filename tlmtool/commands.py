@@ -1,13 +1,12 @@
 """The verbs: Recipe -> Report. Each loads, calls one function of the library, and writes."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tlmtool.bookkeeping import Costs, Run, calibration_of, provenance
+from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.failure import CheckFailed, NotLoadable, Usage
@@ -17,7 +16,6 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint
 from tlmtool.models.modeling import merge as merge_model
-from tlmtool.models.saving import check_out
 from tlmtool.models.surgery import factorize, factorized, sites
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
@@ -28,7 +26,7 @@ def compress(recipe: Recipe) -> Report:
     wanted = recipe.compression
     given = {"rank": wanted.rank, "keep": wanted.keep, "energy": wanted.energy}
     budget = next(f"{name}{value}" for name, value in given.items() if value is not None)
-    out = _out(recipe, budget)
+    out = out_folder(recipe, budget)
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run:
         if recipe.output.dry_run:
@@ -127,7 +125,7 @@ def merge(recipe: Recipe) -> Report:
     Merged, and compared, in float32 (each product in float64); then rounded to the dtype that the
     factors were stored in, or to the one asked for, and the effect of that is told.
     """
-    out = _out(recipe, "dense")
+    out = out_folder(recipe, "dense")
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         model = run.load(recipe.model, "auto")
@@ -206,18 +204,6 @@ def evaluate(recipe: Recipe) -> Report:
             )
         source = wanted.data or "the text that comes with tlm"
         return run.report({"model": {"id": recipe.model}, "data": source} | found)
-
-
-def _out(recipe: Recipe, suffix: str) -> Path:
-    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken."""
-    named = recipe.output.out or f"out/{Path(recipe.model).name or 'model'}-{suffix}"
-    out = Path(named).expanduser()
-    if not recipe.output.dry_run:
-        check_out(out, recipe.output.overwrite)
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")
-    return out
 
 
 def _tokenizer(recipe: Recipe, folder: Path) -> Any:

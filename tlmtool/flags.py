@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tlmtool.schema import Setting, settings
+from tlmtool.schema import settings
+from tlmtool.setting import Setting
 
 
 def _default_words(setting: Setting) -> str:

@@ -31,12 +31,20 @@ class Bars(AbstractContextManager):
         self.progress.stop()
         sys.stderr.flush()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=total)
             if not self.shown:
                 log.info("%s ...", what)
-        self.progress.update(self.tasks[what], completed=done, total=total)
+        shown = f"{what} {note}".strip()
+        self.progress.update(self.tasks[what], completed=done, total=total, description=shown)
+
+    def line(self, text: str) -> None:
+        """One line that stays, above the bars."""
+        if self.shown:
+            self.progress.console.print(text, highlight=False, markup=False)
+        else:
+            log.info("%s", text)
 
     def of(self, what: str) -> Any:
         """The bar of one stage as a function (done, total)."""

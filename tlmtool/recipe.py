@@ -20,6 +20,10 @@ __all__ = ["Override", "Recipe", "build", "comparison", "dump", "to_dict"]
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
 LARGEST_FILE = 2**20
+TRAINED = (
+    *("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "qqp", "mnli"),
+    *("classification", "regression", "mlm", "clm", "grammar"),
+)
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
@@ -71,8 +75,10 @@ def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {p.removeprefix(prefix): value for p, value in values.items() if p.startswith(prefix)}
 
 
-def _check(verb: str, values: Mapping[str, Any]) -> None:
+def _check(verb: str, values: dict[str, Any]) -> None:
     """What no single value can say. Raises Usage."""
+    if verb == "finetune":
+        _check_training(values)
     if values.get("model") is None:
         raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
     if verb == "compress":
@@ -92,6 +98,22 @@ def _check(verb: str, values: Mapping[str, Any]) -> None:
             raise Usage("task similarity needs --data, a csv of sentence1, sentence2, score")
     if (test := values.get("output.fail_if")) is not None:
         comparison(test)
+
+
+def _check_training(values: dict[str, Any]) -> None:
+    """What holds between the settings of a training; without MODEL and task it is the demo's."""
+    task, teacher = values.get("training.task"), values.get("distillation.teacher")
+    if values.get("model") is None and task is None and teacher is None:
+        values |= {"model": "minilm", "training.task": "grammar"}
+    elif task is None and teacher is None:
+        raise Usage("finetune needs --task, such as cola, or --teacher MODEL to learn from")
+    if task is not None and task not in TRAINED:
+        near = get_close_matches(task, TRAINED, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(TRAINED)}"
+        raise Usage(f"unknown task {show(task)}: {hint}")
+    most, each = values.get("strategy.N"), values.get("strategy.n")
+    if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
+        raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")
 
 
 def comparison(text: str) -> tuple[str, str, float]:

@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from tlmtool.failure import CheckFailed, Usage
+from tlmtool.figures import TEXT_COLUMNS, View, figure, human
 from tlmtool.recipe import comparison
-from tlmtool.views import TEXT_COLUMNS, View, figure, human, views
+from tlmtool.views import views
 
 SCHEMA_VERSION = 1
 OPERATORS = {

@@ -4,13 +4,14 @@ The flags of `tlm`, the keys of `--set` and of a YAML recipe, and their checks a
 Only the standard library is imported here, so that `tlm --help` stays fast.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
-VERBS = "compress merge profile evaluate"
+from tlmtool.schema_training import Distillation, Strategy, Training
+from tlmtool.setting import Setting, setting, settings_of
+
+VERBS = "compress merge finetune profile evaluate"
 
 
 @lru_cache
@@ -28,58 +29,45 @@ def _methods() -> list[str]:
     return ["auto", *decompositions()]
 
 
-def _setting(
-    default: Any, verbs: str, help: str = "", metavar: str = "", flag: str | None = "", **rules: Any
-) -> Any:
-    """A field: which verbs read it, its flag ("" its own name, None no flag), and its rules.
-
-    Rules: `choices` (names, or a function that gives them), the bounds `ge gt lt le`, or a regular
-    expression `pattern`; `what` says in words what a pattern asks for; `optional`: a list may
-    be empty.
-    """
-    metadata = {"verbs": verbs.split(), "help": help, "metavar": metavar, "flag": flag}
-    return field(default=default, metadata={**metadata, "rules": rules})
-
-
 @dataclass(frozen=True)
 class Override:
     """What holds for the sites of one glob; later entries win. Absent keys keep the run's own."""
 
-    sites: str = _setting("", "compress")
-    method: str | None = _setting(None, "compress", choices=_methods)
-    rank: int | None = _setting(None, "compress", ge=1)
-    blocks: int | None = _setting(None, "compress", ge=1)
+    sites: str = setting("", "compress")
+    method: str | None = setting(None, "compress", choices=_methods)
+    rank: int | None = setting(None, "compress", ge=1)
+    blocks: int | None = setting(None, "compress", ge=1)
 
 
 @dataclass(frozen=True)
 class Compression:
     """Which sites are factorized, in which form, at which budget (exactly one)."""
 
-    sites: tuple[str, ...] = _setting(
+    sites: tuple[str, ...] = setting(
         ("attention",), "compress", "attention, ffn, embedding, all, or globs, by comma", "SITES"
     )
-    ignore: tuple[str, ...] = _setting(
+    ignore: tuple[str, ...] = setting(
         (), "compress", "sites (globs, by comma) that stay dense", "GLOBS", optional=True
     )
-    method: str | None = _setting(
+    method: str | None = setting(
         None,
         "compress",
         "form of the factors (below); of itself btd for --rank, else auto: the best per site",
         "NAME",
         choices=_methods,
     )
-    rank: int | None = _setting(None, "compress", "one rank for every site", "R", ge=1)
-    blocks: int | None = _setting(
+    rank: int | None = setting(None, "compress", "one rank for every site", "R", ge=1)
+    blocks: int | None = setting(
         None,
         "compress",
         "block terms of btd, with --rank; of itself the number of heads",
         "P",
         ge=1,
     )
-    keep: float | None = _setting(
+    keep: float | None = setting(
         None, "compress", "share of the sites' parameters to keep", "SHARE", gt=0, lt=1
     )
-    energy: float | None = _setting(
+    energy: float | None = setting(
         None,
         "compress",
         "share of each site's squared singular values to keep",
@@ -87,87 +75,89 @@ class Compression:
         gt=0,
         le=1,
     )
-    allocate: str = _setting(
+    allocate: str = setting(
         "greedy",
         "compress",
         "how --keep is spread: greedy (where the loss falls fastest) or uniform",
         "HOW",
         choices=("greedy", "uniform"),
     )
-    fit: str = _setting(
+    fit: str = setting(
         "sequential",
         "compress",
         "sequential: each site to what the compressed layers give it; once: to the dense inputs",
         "HOW",
         choices=("sequential", "once"),
     )
-    overrides: tuple[Override, ...] = _setting((), "compress", flag=None)
+    overrides: tuple[Override, ...] = setting((), "compress", flag=None)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The text whose activations weight the error; None is the text shipped with the package."""
 
-    text: str | None = _setting(
+    text: str | None = setting(
         None,
         "compress",
         "texts, one a line; of itself the text that comes with tlm",
         "FILE|DATASET|none",
         "calibration",
     )
-    samples: int = _setting(
-        1024, "compress", "texts used at most", "N", "calibration-samples", ge=1
-    )
-    max_length: int = _setting(128, "compress", "tokens of a text used at most", "N", ge=8)
+    samples: int = setting(1024, "compress", "texts used at most", "N", "calibration-samples", ge=1)
+    max_length: int = setting(128, "compress", "tokens of a text used at most", "N", ge=8)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How good a model is, and how much better or worse than a baseline."""
 
-    task: str | None = _setting(
+    task: str | None = setting(
         None,
         "evaluate",
         "mlm, clm, similarity or features",
         "TASK",
         choices=("mlm", "clm", "similarity", "features"),
     )
-    data: str | None = _setting(
+    data: str | None = setting(
         None,
         "evaluate",
         "texts, one a line; for similarity a csv of sentence pairs",
         "FILE|DATASET",
     )
-    against: str | None = _setting(
+    against: str | None = setting(
         None, "evaluate", "the model whose features are the truth (task features)", "MODEL"
     )
-    baseline: str | None = _setting(
+    baseline: str | None = setting(
         None, "evaluate", "also score this model, with a paired 95 % interval", "MODEL"
     )
-    batch: int = _setting(32, "evaluate", "texts in a batch", "N", ge=1)
-    samples: int | None = _setting(None, "evaluate", "examples used at most; all", "N", ge=1)
-    max_length: int = _setting(128, "evaluate", "tokens of a text used at most", "N", ge=8)
+    batch: int = setting(32, "evaluate", "texts in a batch", "N", ge=1)
+    samples: int | None = setting(None, "evaluate", "examples used at most; all", "N", ge=1)
+    max_length: int = setting(128, "evaluate", "tokens of a text used at most", "N", ge=8)
 
 
 @dataclass(frozen=True)
 class Profiling:
     """What a model costs, alone or beside another."""
 
-    seq_len: tuple[int, ...] = _setting((128,), "profile", "lengths, by comma", "N,N", ge=1)
-    batch: int = _setting(1, "profile", "texts in a batch", "N", ge=1)
-    latency: bool = _setting(False, "profile", "also time the forward pass")
-    runs: int = _setting(7, "profile", "timed runs of --latency", "N", ge=1)
-    against: str | None = _setting(None, "profile", "a second model, side by side", "MODEL")
+    seq_len: tuple[int, ...] = setting((128,), "profile", "lengths, by comma", "N,N", ge=1)
+    batch: int = setting(1, "profile", "texts in a batch", "N", ge=1)
+    latency: bool = setting(False, "profile", "also time the forward pass")
+    runs: int = setting(7, "profile", "timed runs of --latency", "N", ge=1)
+    against: str | None = setting(None, "profile", "a second model, side by side", "MODEL")
 
 
 @dataclass(frozen=True)
 class Output:
     """What is written, and when the run counts as failed."""
 
-    out: str | None = _setting(None, "compress merge", "folder of the new checkpoint", "DIR")
-    overwrite: bool = _setting(False, "compress merge", "replace a folder that is not empty")
-    dry_run: bool = _setting(False, "compress", "predict size and cost, write nothing")
-    max_shard_size: str = _setting(
+    out: str | None = setting(
+        None, "compress merge finetune", "folder of the new checkpoint", "DIR"
+    )
+    overwrite: bool = setting(
+        False, "compress merge finetune", "replace a folder that is not empty"
+    )
+    dry_run: bool = setting(False, "compress", "predict size and cost, write nothing")
+    max_shard_size: str = setting(
         "5GB",
         "compress merge",
         "largest file of weights",
@@ -175,7 +165,7 @@ class Output:
         pattern=r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$",
         what="a size such as 5GB or 200MB",
     )
-    fail_if: str | None = _setting(
+    fail_if: str | None = setting(
         None, VERBS, "exit 3 when this holds of the report, such as 'loss>3.2'", "TEST"
     )
 
@@ -185,12 +175,12 @@ class Recipe:
     """A whole run. `build` makes a checked one; `dump` writes it as YAML."""
 
     verb: str = ""
-    model: str | None = _setting(
+    model: str | None = setting(
         None, VERBS, "a folder, a Hub id or its alias, or minilm", "MODEL", None
     )
-    revision: str | None = _setting(None, VERBS, "branch, tag or commit on the Hub", "REV")
-    seed: int = _setting(0, VERBS, "seed of everything random", "N", ge=0)
-    device: str = _setting(
+    revision: str | None = setting(None, VERBS, "branch, tag or commit on the Hub", "REV")
+    seed: int = setting(0, VERBS, "seed of everything random", "N", ge=0)
+    device: str = setting(
         "auto",
         VERBS,
         "auto, cpu, cuda, cuda:1 ...",
@@ -198,7 +188,7 @@ class Recipe:
         pattern=r"^[a-z]+(:\d+)?$",
         what="a device such as auto, cpu, cuda or cuda:1",
     )
-    dtype: str = _setting(
+    dtype: str = setting(
         "auto",
         VERBS,
         "auto (as stored), float32, bfloat16 or float16",
@@ -207,34 +197,12 @@ class Recipe:
     )
     compression: Compression = field(default_factory=Compression)
     calibration: Calibration = field(default_factory=Calibration)
+    training: Training = field(default_factory=Training)
+    distillation: Distillation = field(default_factory=Distillation)
+    strategy: Strategy = field(default_factory=Strategy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     profiling: Profiling = field(default_factory=Profiling)
     output: Output = field(default_factory=Output)
-
-
-class Setting(NamedTuple):
-    """A field of the schema. `path`: dotted key; `flag`: without dashes, None where none."""
-
-    path: str
-    kind: Any
-    default: Any
-    verbs: list[str]
-    help: str
-    metavar: str
-    flag: str | None
-    rules: dict[str, Any]
-
-
-def settings_of(schema: type, prefix: str = "") -> Iterator[Setting]:
-    """Every setting of a dataclass and of its sections."""
-    for entry in fields(schema):
-        if is_dataclass(entry.type):
-            yield from settings_of(entry.type, f"{entry.name}.")
-        elif entry.metadata:
-            known = dict(entry.metadata)
-            if known["flag"] == "":
-                known["flag"] = entry.name.replace("_", "-")
-            yield Setting(prefix + entry.name, entry.type, entry.default, **known)
 
 
 @lru_cache

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
+
+from tlmtool.figures import View, figure, form, human, share
+from tlmtool.views_training import training_views
 
 MANY_SITES = 16  # above it the sites are shown by role
-PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-TEXT_COLUMNS = ("form", "why")  # and the first; the others are figures
 ERRORS = {  # key of a site's record: its column
     "weight_error": "weight",
     "svd_weight_error": "svd",
@@ -22,56 +23,11 @@ ERRORS_NOTE = (
 )
 
 
-class View(NamedTuple):
-    """A table of text: the first column is names, the others are figures."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-
-def human(value: Any, unit: str = "") -> str:
-    """'20.3 M', '5.43 GFLOPs', '81.3 MB'; three significant digits, '' for nothing."""
-    if value is None:
-        return ""
-    for size, prefix in PREFIXES:
-        if abs(value) >= size * 0.9995:
-            scaled = value / size
-            digits = max(0, 3 - len(str(int(abs(scaled) + 0.0005))))
-            billions = prefix == "G" and not unit
-            return f"{scaled:.{digits}f} {'B' if billions else prefix}{unit}"
-    return f"{value:g} {unit}".strip()
-
-
-def figure(value: Any, digits: int = 3) -> str:
-    """A share or an error: '0.320', '2.1e-07', '' for nothing."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    small = value and abs(value) < 10.0**-digits
-    return f"{value:.1e}" if small else f"{value:.{digits}f}"
-
-
-def share(after: Any, before: Any) -> str:
-    """after / before as a figure, '' where it says nothing."""
-    return figure(after / before) if before and after is not None else ""
-
-
-def form(decomposition: Mapping[str, Any]) -> str:
-    """'btd rank 8 blocks 12'."""
-    parts = [str(decomposition.get("name", "?"))]
-    for key in ("rank", "blocks"):
-        if key in decomposition:
-            value = decomposition[key]
-            parts.append(f"{key} {'full' if value is None else value}")
-    return " ".join(parts)
-
-
 def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report, whichever parts it has; `full`: every site on a row of its own."""
     found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
     found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
-    found.append(_profile(data.get("models") or []))
+    found += [_profile(data.get("models") or []), *training_views(data, full)]
     mark = " (predicted)" if data.get("predicted") else ""
     return [_narrowed(view._replace(title=view.title + mark)) for view in found if view.rows]
 

@@ -138,10 +138,14 @@ def load(
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str = "cpu",
+    head: type | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A checkpoint (dense or factorized) with the class it was saved with, in evaluation mode.
 
-    Raises NotLoadable, in one sentence, for whatever cannot be loaded whole.
+    `head`: an Auto class instead, whose head is drawn at random where the checkpoint has none;
+    `changes`: keys of config.json. Raises NotLoadable, in one sentence, for whatever cannot be
+    loaded whole.
 
     >>> load("no/such/folder/anywhere")
     Traceback (most recent call last):
@@ -153,9 +157,9 @@ def load(
     if place.type == "meta":
         raise Usage("device meta holds no numbers: choose cpu or cuda")
     try:
-        model, info = cls.from_pretrained(
+        model, info = (head or cls).from_pretrained(
             folder,
-            config=AutoConfig.from_pretrained(folder),
+            config=AutoConfig.from_pretrained(folder, **(changes or {})),
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,

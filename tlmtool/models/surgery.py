@@ -93,6 +93,28 @@ def factorize(
             _set(base, site, FactorizedLinear(decomposition, dense, factors))
 
 
+def hold(
+    model: PreTrainedModel, site: str, form: Decomposition, factors: dict[str, Tensor]
+) -> None:
+    """The linear at a site becomes these factors, in place."""
+    _set(
+        model.base_model,
+        site,
+        FactorizedLinear(form, model.base_model.get_submodule(site), factors),
+    )
+
+
+def let_go(model: PreTrainedModel, site: str) -> nn.Module:
+    """The factorized linear at a site becomes dense, in place; returns the dense module."""
+    module = model.base_model.get_submodule(site)
+    dense, weight = module.form[0], module.dense_weight()
+    set_weight(dense.to(weight.dtype), weight)
+    dense.weight.requires_grad_(next(iter(module.factors.values())).requires_grad)
+    dense.bias = module.bias_parameter()
+    _set(model.base_model, site, dense.train(module.training))
+    return dense
+
+
 def skeleton(model: PreTrainedModel, plan: Plan) -> None:
     """Factorized modules of the plan, where the model has them dense: a head may leave out a
     decoder, and some heads make their base model by its own Auto class, which has done it."""

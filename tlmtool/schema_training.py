@@ -1,0 +1,143 @@
+"""The schema of a training: its task, its settings, its teacher, its strategy."""
+
+from dataclasses import dataclass
+
+from tlmtool.setting import setting
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model is fine-tuned on, and how: AdamW, warm-up, a schedule, clipping."""
+
+    task: str | None = setting(
+        None,
+        "finetune",
+        "cola sst2 mrpc stsb rte qnli qqp mnli, classification, regression, mlm, clm, grammar",
+        "TASK",
+    )
+    data: str | None = setting(
+        None, "finetune", "a GLUE folder, a file or folder of examples or texts", "PATH|DATASET"
+    )
+    text: str | None = setting(
+        None, "finetune evaluate", "column of the text", "COLUMN", "text-column"
+    )
+    pair: str | None = setting(
+        None, "finetune evaluate", "column of a second text", "COLUMN", "pair-column"
+    )
+    label: str | None = setting(
+        None, "finetune evaluate", "column of the label", "COLUMN", "label-column"
+    )
+    epochs: float = setting(3.0, "finetune", "times that all examples are seen", "N", gt=0)
+    steps: int | None = setting(
+        None, "finetune", "steps of the optimizer, in place of epochs", "N", ge=1
+    )
+    batch: int = setting(
+        32, "finetune", "examples of a step, over all micro-batches and processes", "N", ge=1
+    )
+    accumulate: int = setting(
+        1, "finetune", "micro-batches that a step's batch is cut into", "N", ge=1
+    )
+    max_length: int = setting(128, "finetune", "tokens of a text used at most", "N", ge=8)
+    lr: float | None = setting(
+        None, "finetune", "rate of AdamW; of itself 5e-5, or 5e-4 where a teacher is", "RATE", gt=0
+    )
+    schedule: str = setting(
+        "linear",
+        "finetune",
+        "course of the rate after warm-up: linear, cosine or constant",
+        "NAME",
+        choices=("linear", "cosine", "constant"),
+    )
+    warmup: float = setting(0.1, "finetune", "steps of warm-up, below 1 a share of all", "N", ge=0)
+    decay: float = setting(0.01, "finetune", "weight decay", "RATE", "weight-decay", ge=0)
+    clip: float | None = setting(
+        1.0, "finetune", "largest norm of the gradient; null for any", "NORM", gt=0
+    )
+    dropout: float | None = setting(
+        None, "finetune", "every dropout of the model; of itself its config's", "SHARE", ge=0, lt=1
+    )
+    train: str | None = setting(
+        None,
+        "finetune",
+        "what moves: all, or factors (of itself so where a teacher is)",
+        "WHAT",
+        choices=("all", "factors"),
+    )
+    precision: str = setting(
+        "no",
+        "finetune",
+        "mixed precision: no or bf16",
+        "NAME",
+        choices=("no", "bf16"),
+    )
+    checkpointing: bool = setting(
+        False, "finetune", "recompute activations in the backward pass: less memory"
+    )
+    evaluate_every: int | None = setting(
+        None, "finetune", "steps between evaluations; of itself an epoch", "N", ge=1
+    )
+    keep_best: bool = setting(
+        False, "finetune", "end with the best model seen, chosen on 10 % of train set aside"
+    )
+    patience: int | None = setting(
+        None, "finetune", "stop after so many evaluations without a better one", "N", ge=1
+    )
+    save_every: int = setting(100, "finetune", "steps between saved states", "N", ge=1)
+    resume: bool = setting(False, "finetune", "go on where a killed run was saved")
+    tracker: str | None = setting(
+        None, "finetune", "also log to tensorboard, beside --out", "NAME", choices=("tensorboard",)
+    )
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher whose hidden states, and outputs, the model is to give."""
+
+    teacher: str | None = setting(
+        None, "finetune", "the model to learn from, such as the one before compression", "MODEL"
+    )
+    temperature: float = setting(2.0, "finetune", "of the outputs of both", "T", gt=0)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which matrices are over-parameterized by MPO during training, and when."""
+
+    name: str = setting(
+        "none",
+        "finetune",
+        "none; static: half of the steps, then the top N of each role; dynamic: n more every t",
+        "NAME",
+        "strategy",
+        choices=("none", "static", "dynamic"),
+    )
+    N: int = setting(12, "finetune", "matrices of each role in all", "N", "N", ge=1)
+    n: int = setting(2, "finetune", "matrices of each role at a time (dynamic)", "n", "n", ge=1)
+    every: int = setting(100, "finetune", "steps between selections (dynamic)", "t", ge=1)
+    importance: str | None = setting(
+        None,
+        "finetune",
+        "taylor, zero-out or fisher; of itself zero-out for static, taylor for dynamic",
+        "NAME",
+        choices=("taylor", "zero-out", "fisher"),
+    )
+    growth: float = setting(
+        3.0, "finetune", "parameters of an expanded matrix, after / before", "G", "growth", gt=1
+    )
+    cores: int | None = setting(
+        None, "finetune", "cores of an expanded matrix; of itself by cost", "m", "cores", ge=2
+    )
+    sites: tuple[str, ...] = setting(
+        ("attention", "ffn"), "finetune", "which compete: attention, ffn, or globs", "SITES"
+    )
+    moments: str = setting(
+        "project",
+        "finetune",
+        "moments of new cores: project (the weight's, carried back) or zero",
+        "HOW",
+        choices=("project", "zero"),
+    )
+    no_lr_match: bool = setting(
+        False, "finetune", "leave the rate of the cores, whose steps move W further"
+    )
+    no_merge: bool = setting(False, "finetune", "keep the cores in the checkpoint")

@@ -1,0 +1,68 @@
+"""What a model is taught by another on: sentences, and the score that tells how well."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from tlmtool.data.tasks import Pair, sentence_pairs, texts
+from tlmtool.failure import Failure
+from tlmtool.measuring.comparison import held_out
+from tlmtool.measuring.evaluation import evaluate
+
+TABLES = (".csv", ".tsv")
+TRAIN, DEV = ("train",), ("dev", "validation", "valid", "val")
+
+
+class Lesson(NamedTuple):
+    """Sentences to learn on, and what is measured: `pairs` of a development set, or texts held
+    out of the sentences."""
+
+    sentences: list[str]
+    held: list[str]
+    pairs: list[Pair]
+    source: str
+
+
+def lesson(data: str | None, seed: int) -> Lesson:
+    """Of a file of texts, one a line; of a csv or tsv of sentence pairs, whose scores are not
+    read; or of a folder of such with a train and a development set."""
+    path = Path(data).expanduser() if data else None
+    if path and path.is_dir() and (train := _named(path, TRAIN)):
+        dev = _named(path, DEV)
+        pairs = sentence_pairs(dev) if dev else []
+        return _of_pairs(sentence_pairs(train), pairs, str(data))
+    if path and path.is_file() and path.suffix.lower() in TABLES:
+        return _of_pairs(sentence_pairs(path), [], str(data))
+    rest, held = held_out(texts(data, None, seed))
+    if not held:
+        raise Failure(f"{data} has {len(rest)} texts: 8 are needed, one of which measures")
+    return Lesson(rest, held, [], data or "the text that comes with tlm")
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The table of a folder with one of these names."""
+    files = (folder / f"{name}{suffix}" for name in names for suffix in TABLES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _of_pairs(train: list[Pair], pairs: list[Pair], source: str) -> Lesson:
+    found = list(dict.fromkeys(s for first, second, _ in train for s in (first, second)))
+    rest, held = (found, []) if pairs else held_out(found)
+    return Lesson(rest, held, pairs, source)
+
+
+def measure_of(
+    found: Lesson, teacher: nn.Module, tokenizer: Any, max_length: int
+) -> tuple[str, str, Callable[[nn.Module], float]]:
+    """(metric, which is better, model -> score): Spearman on the pairs, or else the error of the
+    last hidden state against the teacher's on the held texts."""
+    task, examples = ("similarity", found.pairs) if found.pairs else ("features", found.held)
+    against = None if found.pairs else teacher
+
+    def score(model: nn.Module) -> float:
+        settings = {"against": against, "max_length": max_length}
+        return evaluate(task, model, tokenizer, examples, **settings)["models"][0]["score"]
+
+    return ("spearman", "higher", score) if found.pairs else ("feature error", "lower", score)

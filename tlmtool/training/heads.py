@@ -1,0 +1,50 @@
+"""The head that a task needs: a checkpoint has it, gets a new one, or cannot do the task."""
+
+from typing import Any
+
+import transformers
+from transformers.models.auto import modeling_auto as auto
+
+from tlmtool.data.labelled import Task
+from tlmtool.failure import Usage
+from tlmtool.models.architectures import base_type
+
+LANGUAGE = ("mlm", "clm")
+
+
+def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:
+    """(Auto class, changes of the config, whether the checkpoint has that head already).
+
+    `config`: config.json. Raises Usage where task and head do not fit.
+    """
+    kind, saved = base_type(config["model_type"]), str((config.get("architectures") or [""])[0])
+    if isinstance(task, str):
+        masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        if masked != (task == "mlm") or kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            reads = "both ways (mlm)" if masked else "from left to right (clm)"
+            raise Usage(f"task {task} does not fit {model}: a {kind} reads {reads}")
+        name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
+        ends = ("ForMaskedLM", "ForPreTraining") if masked else ("ForCausalLM", "LMHeadModel")
+        return getattr(transformers, name), {}, saved.endswith(ends)
+    if kind not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise Usage(f"task {task.name} does not fit {model}: a {kind} has no head for classes")
+    has = saved.endswith("ForSequenceClassification")
+    names = dict(enumerate(task.labels))
+    wanted = len(names) or 1
+    found = len(config.get("id2label") or {}) or 2
+    if has and found != wanted:
+        raise Usage(
+            f"task {task.name} does not fit {model}: its head has {found} outputs, "
+            f"the task needs {wanted}"
+        )
+    problem = "single_label_classification" if names else "regression"
+    changes = {"num_labels": wanted, "problem_type": problem}
+    if names:
+        changes |= {"id2label": names, "label2id": {v: k for k, v in names.items()}}
+    return transformers.AutoModelForSequenceClassification, changes, has
+
+
+def dropouts(config: dict[str, Any], share: float) -> dict[str, float]:
+    """Every dropout of config.json at one share, but those of whole layers."""
+    kinds = (key for key in config if ("dropout" in key or "pdrop" in key) and "layer" not in key)
+    return dict.fromkeys(kinds, share)

@@ -1,0 +1,308 @@
+"""The training loop: plain, or over-parameterizing matrices on the way (static, dynamic)."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from torch import nn
+
+from tlmtool.failure import Failure
+from tlmtool.models.factorized import Factorized, shape
+from tlmtool.schema import Strategy, Training
+from tlmtool.training.expansion import Expansion
+from tlmtool.training.growth import expansion
+from tlmtool.training.importance import Scores, chosen
+from tlmtool.training.objectives import Objective
+from tlmtool.training.optimizing import Optimizer, trainable
+from tlmtool.training.order import batches_of, split, steps_of
+from tlmtool.training.state import Store
+
+Tick = Callable[[int, int, float], None]  # (step, of how many, loss)
+
+
+@dataclass
+class Outcome:
+    """What a training did: evaluations, selections, and the expansions it ended with."""
+
+    steps: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    selections: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    expansions: list[Expansion] = field(default_factory=list)
+
+
+class Trainer:
+    """One run of training: what it moves, where it stands, and what `Store` needs of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        training: Training,
+        strategy: Strategy,
+        *,
+        candidates: dict[str, str],
+        waiting: list[Expansion],
+        accelerator: Accelerator,
+        seed: int = 0,
+        tuned: bool = False,
+        store: Store | None = None,
+        tick: Tick | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ):
+        self.model, self.objective, self.accelerator = model, objective, accelerator
+        self.training, self.strategy, self.seed = training, strategy, seed
+        self.store, self.tick, self.tell, self.roles = store, tick, tell, candidates
+        self.world = accelerator.num_processes
+        self.least = self.world * training.accumulate
+        epoch = len(batches_of(objective.lengths, training.batch, self.least, seed, 0))
+        if not epoch:
+            raise Failure(
+                f"{len(objective.lengths)} examples make no batch for {self.least} micro-batches"
+            )
+        self.total = training.steps or max(1, math.ceil(training.epochs * epoch))
+        self.evaluate_every = training.evaluate_every or epoch
+        static = strategy.name == "static"
+        self.halfway = (0 if tuned else self.total // 2) if static else None
+        self.step, self.outcome = 0, Outcome()
+        self.waiting = waiting  # expansions that the next gradient takes up
+        self.weights = self._weights()
+        kind = strategy.importance or ("zero-out" if static else "taylor")
+        self.scores = Scores(kind, self.weights)
+        end = self.total if self.halfway in (None, 0) else self.halfway
+        self.optimizer = self._optimizer(end)
+        self.wrapped = accelerator.prepare_model(model)
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """{site: weight} of the linears that may be expanded, and of those that are already."""
+        base, found = self.model.base_model, {}
+        for site in [*self.roles, *(each.site for each in self.waiting)]:
+            module = base.get_submodule(site)
+            if not isinstance(module, Factorized) and module.weight.requires_grad:
+                found[site] = module.weight
+        return found
+
+    def _optimizer(self, steps: int) -> Optimizer:
+        t = self.training
+        warmup = int(t.warmup if t.warmup >= 1 else t.warmup * steps)
+        return Optimizer(self.model, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
+
+    # ---- a step
+
+    def backward(self, epoch: int, places: list[int]) -> float:
+        """The gradient of the mean loss over the whole batch, on every process; that loss."""
+        parts = [
+            self.objective.part(each, epoch) for each in split(places, self.least) if len(each)
+        ]
+        total = max(1, sum(map(self.objective.count, parts)))
+        mine = parts[self.accelerator.process_index :: self.world]
+        loss = torch.zeros((), device=self.accelerator.device)
+        for i, part in enumerate(mine):
+            last = i == len(mine) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                with self.accelerator.autocast():
+                    each = self.objective.loss(self.wrapped, self.model, part) / total
+                self.accelerator.backward(each * self.world)  # wrapping averages over processes
+            loss += each.detach()
+        return float(self.accelerator.reduce(loss, "sum"))
+
+    def learn(self, epoch: int, places: list[int]) -> float:
+        """One step of the optimizer, after whatever the strategy does before it."""
+        loss = self.backward(epoch, places)
+        if not math.isfinite(loss):
+            raise Failure(self._not_finite(loss))
+        if self.training.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
+        if self.strategy.name == "dynamic":
+            self.scores.add()
+            if self.due():
+                self.waiting += self.select(self.strategy.n)
+        project = self.strategy.moments == "project"
+        for each in self.waiting:
+            self.optimizer.take(each, not self.strategy.no_lr_match, project)
+        if self.waiting:
+            self.waiting = []
+            self.check()
+        self.optimizer.step()
+        return loss
+
+    def check(self) -> None:
+        """What the optimizer moves is what is to be trained, each once."""
+        held = [id(p) for p in self.optimizer.parameters()]
+        if sorted(held) != sorted(id(p) for p in trainable(self.model, self.optimizer.expansions)):
+            raise AssertionError("the optimizer does not hold exactly what is to be trained")
+
+    def due(self) -> bool:
+        """Whether this step selects: every t-th, while a group may have more, but not the last."""
+        every = self.strategy.every
+        return (self.step + 1) % every == 0 and self.step + 1 < self.total
+
+    # ---- the strategy
+
+    def select(self, n: int) -> list[Expansion]:
+        """Expand the `n` most important matrices of each group; decided by the first process."""
+        if self.scores.kind == "zero-out":
+            self.scores.zero_out(self._sampled_loss)
+        taken = {each.site for each in [*self.optimizer.expansions, *self.waiting]}
+        scores = {s: v for s, v in self.scores.values.items() if s in self.roles}
+        found = [chosen(scores, self.roles, taken, n, self.strategy.N)]
+        broadcast_object_list(found)
+        self.scores.clear()
+        if found[0]:
+            entry = {"step": self.step, "chosen": found[0], "scores": scores}
+            self.outcome.selections.append(entry)
+            self.tell(f"step {self.step}: over-parameterizing {', '.join(found[0])}")
+        return [self.expand(site) for site in found[0]]
+
+    def expand(self, site: str) -> Expansion:
+        """The cores of a site's weight, the same on every process."""
+        module = self.model.base_model.get_submodule(site)
+        form = expansion(*shape(module), self.strategy.growth, self.strategy.cores)
+        made = Expansion(site, module, form)
+        if self.world > 1:
+            for core in made.cores.values():
+                core.data.copy_(broadcast(core.data))
+            made.rebuild()
+        return made
+
+    @torch.no_grad()
+    def _sampled_loss(self) -> float:
+        """The mean loss on a fixed batch of 256 training examples, in evaluation mode."""
+        places = batches_of(self.objective.lengths, 256, 1, self.seed, -1)[0]
+        parts = [self.objective.part(each, 0) for each in split(places, 8) if each]
+        self.model.eval()
+        losses = [float(self.objective.loss(self.model, self.model, each)) for each in parts]
+        self.model.train()
+        return sum(losses) / max(1, sum(map(self.objective.count, parts)))
+
+    # ---- the run
+
+    def run(self) -> Outcome:
+        """Train from where it stands to the end."""
+        if self.training.resume and self.store and self.store.there:
+            self.restore(self.store.load())
+        else:
+            torch.manual_seed(1000 * self.seed + self.accelerator.process_index)
+        self.check()
+        self.model.train()
+        lengths, batch = self.objective.lengths, self.training.batch
+        for epoch, places in steps_of(lengths, batch, self.least, self.seed, self.step):
+            if self.step >= self.total:
+                break
+            if self.step == self.halfway and not self.outcome.selections:
+                self.optimizer = self._optimizer(self.total - self.step)
+                self.waiting += self.select(self.strategy.N)
+            loss = self.learn(epoch, places)
+            self.step += 1
+            self.outcome.losses.append(loss)
+            if self.tick:
+                self.tick(self.step, self.total, loss)
+            over = self.step % self.evaluate_every == 0 and self.evaluate()
+            if over or self.step == self.total:
+                break
+            if self.store and self.step % self.training.save_every == 0:
+                self.save()
+        self.outcome.steps, self.outcome.expansions = self.step, self.optimizer.expansions
+        return self.outcome
+
+    def evaluate(self) -> bool:
+        """Score the model as it is; whether patience has run out."""
+        found = [self.objective.measure(self.model)]
+        self.model.train()
+        broadcast_object_list(found)
+        score, best = found[0]["score"], self.outcome.best
+        recent = self.outcome.losses[-self.evaluate_every :]
+        entry = {"step": self.step, "loss": sum(recent) / len(recent), **found[0]}
+        self.outcome.history.append(entry)
+        told = f"{self.objective.name} {score:.4f}"
+        self.tell(f"step {self.step}: loss {entry['loss']:.4f}, {told}")
+        sign = 1 if self.objective.better == "higher" else -1
+        if not best or sign * score > sign * best["score"]:
+            self.outcome.best = {"score": score, "step": self.step}
+            if self.training.keep_best:
+                self.outcome.best |= {"weights": self._copied()}
+        patience = self.training.patience
+        waited = sum(h["step"] > self.outcome.best["step"] for h in self.outcome.history)
+        return patience is not None and waited >= patience
+
+    def back_to(self, kept: dict[str, Any]) -> None:
+        """The model, and the cores, of an earlier step."""
+        self.model.load_state_dict(kept["model"])
+        there = kept["cores"]
+        expansions = [e for e in self.outcome.expansions if e.site in there]
+        for each in expansions:
+            for name, core in each.cores.items():
+                core.data.copy_(there[each.site][name])
+        self.outcome.expansions = expansions
+
+    def _copied(self) -> dict[str, Any]:
+        cores = {each.site: clones(each.cores) for each in self.optimizer.expansions}
+        return {"model": clones(self.model.state_dict()), "cores": cores}
+
+    def _not_finite(self, loss: float) -> str:
+        kept = self.store and self.store.there
+        where = f"; the last good state is in {self.store.folder}" if kept else ""
+        return (
+            f"the loss is {loss} at step {self.step + 1} of {self.total}{where}: "
+            "try a lower --lr, or clipping"
+        )
+
+    # ---- state
+
+    def save(self) -> None:
+        """Everything that the rest of the run depends on, written by the first process."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        random = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+        if not self.accelerator.is_main_process:
+            return
+        kept = [
+            {"site": e.site, "form": e.decomposition.to_dict(), "cores": clones(e.cores)}
+            | {"ratio": e.ratio, "moves": e.moves, "rate": self.optimizer.group_of(e)[1]["ratio"]}
+            for e in self.optimizer.expansions
+        ]
+        outcome = {k: v for k, v in vars(self.outcome).items() if k != "expansions"}
+        self.store.save(
+            {
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state(),
+                "expansions": kept,
+                "scores": self.scores.values,
+                "outcome": outcome,
+                "random": random,
+            }
+        )
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Stand where `save` stood."""
+        from tlmtool.decompositions import from_dict
+
+        self.step, self.scores.values = kept["step"], kept["scores"]
+        self.model.load_state_dict(kept["model"])
+        self.waiting = []
+        if self.halfway and self.step > self.halfway:
+            self.optimizer = self._optimizer(self.total - self.halfway)
+        for each in kept["expansions"]:
+            module = self.model.base_model.get_submodule(each["site"])
+            device = module.weight.device
+            cores = {name: core.to(device) for name, core in each["cores"].items()}
+            made = Expansion(each["site"], module, from_dict(each["form"]), cores)
+            self.optimizer.swap(made, each["rate"])
+            made.ratio, made.moves = each["ratio"], each["moves"]
+        self.optimizer.load(kept["optimizer"])
+        for name, value in kept["outcome"].items():
+            setattr(self.outcome, name, value)
+        mine = kept["random"][self.accelerator.process_index]
+        torch.set_rng_state(mine["cpu"])
+        if mine["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(mine["cuda"])
+
+
+def clones(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

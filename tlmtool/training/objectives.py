@@ -1,0 +1,202 @@
+"""What is trained for: the loss of a batch and the score of a model, a class for each kind."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
+
+from tlmtool.data.batching import Batch, encode, pad
+from tlmtool.data.labelled import Example, Task
+from tlmtool.measuring.losses import language_loss, masked, objective_of
+from tlmtool.measuring.metrics import scored
+from tlmtool.measuring.outputs import inputs_of, position_limit
+from tlmtool.measuring.predictions import predictions
+
+Progress = Callable[[int, int], None]
+
+
+class Objective:
+    """Examples to train on. `lengths`: tokens of each; the rest is said by its kinds."""
+
+    better = "higher"
+    name = "score"
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, texts: list[str], seconds: Any, max_length: int
+    ):
+        self.tokenizer = tokenizer
+        self.max_length = min(max_length, position_limit(model) or max_length)
+        self.encoded = encode(tokenizer, texts, seconds, self.max_length)
+        self.lengths = [len(ids) for ids in self.encoded["input_ids"]]
+
+    def part(self, places: list[int], epoch: int) -> Any:
+        """The examples at these places as a batch."""
+        return pad(self.tokenizer, self.encoded, places)
+
+    def count(self, part: Any) -> int:
+        """What the loss of a batch is a sum over."""
+        return len(part.indices)
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
+        """The summed loss of a batch, float32. `own`: the model, `model`: what wraps it."""
+        raise NotImplementedError
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """{"score": ..., and what it is made of} on the examples held for that."""
+        raise NotImplementedError
+
+
+class Labelled(Objective):
+    """Classification (cross-entropy) or regression (squared error) of texts or pairs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        task: Task,
+        train: list[Example],
+        watched: list[Example],
+        max_length: int,
+    ):
+        seconds = None if train[0].second is None else [each.second for each in train]
+        super().__init__(model, tokenizer, [each.first for each in train], seconds, max_length)
+        kind = torch.float32 if task.kind == "regression" else torch.long
+        self.labels = torch.tensor([each.label for each in train], dtype=kind)
+        self.task, self.watched = task, watched
+        self.name = " and ".join(task.metrics)
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
+        return self.of(model(**inputs_of(own, part)).logits.float(), part)
+
+    def of(self, logits: Tensor, part: Batch) -> Tensor:
+        """The summed loss of logits (B, classes)."""
+        labels = self.labels[part.indices].to(logits.device)
+        if self.task.kind == "regression":
+            return mse_loss(logits[:, 0], labels, reduction="sum")
+        return cross_entropy(logits, labels, reduction="sum")
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        found = predictions(model, self.tokenizer, self.task, self.watched, self.max_length)
+        labels = np.array([each.label for each in self.watched])
+        return scored(self.task.metrics, found, labels)
+
+
+class Language(Objective):
+    """The language-model loss of a model's own head: `mlm` or `clm`, a line of text an example."""
+
+    better = "lower"
+    name = "loss"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        train: list[str],
+        watched: list[str],
+        max_length: int,
+        seed: int,
+    ):
+        super().__init__(model, tokenizer, train, None, max_length)
+        self.kind, self.watched, self.seed = objective_of(model), watched, seed
+
+    def part(self, places: list[int], epoch: int) -> tuple[Batch, Tensor, Tensor]:
+        """(batch, what is read (B, N), which tokens are predicted (B, N))"""
+        batch = super().part(places, epoch)
+        ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
+        if self.kind == "mlm":
+            read, wanted = masked(batch, self.tokenizer, self.seed + 1_000_003 * (epoch + 1))
+        else:
+            read, wanted = ids, real & (torch.arange(ids.shape[1]) > 0)
+        return batch, read, wanted
+
+    def count(self, part: Any) -> int:
+        return int(part[2].sum())
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
+        batch, read, wanted = part
+        inputs = inputs_of(own, batch)
+        ids, device = inputs["input_ids"], inputs["input_ids"].device
+        logits = model(**inputs | {"input_ids": read.to(device)}).logits  # (B, N, V)
+        wanted = wanted.to(device)
+        if self.kind != "mlm":
+            ids, logits, wanted = ids[:, 1:], logits[:, :-1], wanted[:, 1:]
+        return cross_entropy(logits[wanted].float(), ids[wanted], reduction="sum")
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        settings = {"max_length": self.max_length, "seed": self.seed}
+        return {"score": language_loss(model, self.tokenizer, self.watched, **settings).mean}
+
+
+class Distilled(Objective):
+    """A teacher's hidden states on texts: of each layer where both have as many, else the last.
+
+    The error of a layer is relative to the mean square of the teacher's states, so that no layer
+    counts for its scale. Where both have a head, the divergence of their outputs at a temperature
+    is added (Hinton et al. 2015); with `labels`, the loss of the task too.
+    """
+
+    better = "lower"
+    name = "feature error"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        inner: Objective,
+        score: Callable[[nn.Module], float] | None,
+        temperature: float,
+        labelled: bool,
+    ):
+        self.inner, self.teacher, self.labelled = (
+            inner,
+            teacher.eval().requires_grad_(False),
+            labelled,
+        )
+        self.lengths, self.temperature, self.score = inner.lengths, temperature, score
+        config = (model.config.get_text_config(), teacher.config.get_text_config())
+        self.every = len({each.num_hidden_layers for each in config}) == 1
+        if labelled:
+            self.better, self.name, self.measure = inner.better, inner.name, inner.measure
+
+    def part(self, places: list[int], epoch: int) -> Batch:
+        return self.inner.part(places, epoch)
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
+        inputs = inputs_of(own, part)
+        with torch.no_grad():
+            true = self.teacher(**inputs_of(self.teacher, part), output_hidden_states=True)
+        found = model(**inputs, output_hidden_states=True)
+        mask = inputs["attention_mask"][..., None].float()  # (B, N, 1)
+        states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
+        pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
+        loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
+        if (logits := getattr(found, "logits", None)) is not None:
+            loss = loss + self._divergence(logits.float(), true.logits.float(), mask)
+        if self.labelled:
+            loss = loss + self.inner.of(logits.float(), part)
+        return loss
+
+    def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+        t = self.temperature
+        each = kl_div(log_softmax(found / t, -1), softmax(true / t, -1), reduction="none").sum(-1)
+        if each.ndim == 2:  # of each token
+            each = (each * mask[..., 0]).sum(1) / mask[..., 0].sum(1)
+        return t * t * each.sum()
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        return {"score": self.score(model)}
+
+
+def hidden(output: Any) -> tuple[Tensor, ...]:
+    """The hidden states (B, N, E) of an output: of an encoder-decoder the decoder's."""
+    return getattr(output, "decoder_hidden_states", None) or output.hidden_states
+
+
+def relative(found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+    """Summed over texts: mean square error of a text's tokens over the mean square of `true`."""
+    scale = (true.square() * mask).sum() / mask.sum()
+    wrong = ((found - true).square() * mask).sum((1, 2)) / mask.sum((1, 2))
+    return (wrong / scale).sum()

@@ -1,0 +1,166 @@
+"""AdamW in groups of one weight each, so that cores can take the place of a weight in mid-training.
+
+A group keeps its place, and with it the schedule's hold on it; every other state stays as it is.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from tlmtool.models.factorized import Factorized
+from tlmtool.training.expansion import Expansion, State
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Optimizer:
+    """AdamW over the trainable parameters of a model, its schedule, and the expansions it moves.
+
+    `weights`: {site: weight} of what may be expanded. Decay falls on matrices, not on vectors, nor
+    on the factors of a compressed site, whose product it would hit once for each; of an expanded
+    weight it falls on W itself, once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: dict[str, nn.Parameter],
+        lr: float,
+        decay: float,
+        schedule: str,
+        warmup: int,
+        steps: int,
+    ):
+        held = {id(w): site for site, w in weights.items() if w.requires_grad}
+        factors = {
+            id(f) for m in model.modules() if isinstance(m, Factorized) for f in m.factors.values()
+        }
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+        plain = [p for p in rest if p.ndim < 2 or id(p) in factors]
+        matrices = [p for p in rest if p.ndim >= 2 and id(p) not in factors]
+        groups = [{"params": plain, "weight_decay": 0.0}, {"params": matrices}]
+        groups += [{"params": [w], "site": s} for s, w in weights.items() if id(w) in held]
+        self.decay, self.names = decay, {id(p): name for name, p in model.named_parameters()}
+        groups = [group for group in groups if group["params"]]
+        fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
+        self.adam = torch.optim.AdamW(groups, lr, BETAS, EPSILON, decay, fused=fused)
+        self.schedule = get_scheduler(schedule, self.adam, warmup, steps)
+        self.expansions: list[Expansion] = []
+
+    @property
+    def lr(self) -> float:
+        """The rate of this step, before any matching."""
+        group = self.adam.param_groups[0]
+        return group["lr"] * group.get("ratio", 1.0)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.adam.param_groups for p in group["params"]]
+
+    def group_of(self, expansion: Expansion) -> tuple[int, dict[str, Any]]:
+        groups = self.adam.param_groups
+        return next((i, g) for i, g in enumerate(groups) if g.get("site") == expansion.site)
+
+    def take(self, expansion: Expansion, match: bool, project: bool) -> None:
+        """The cores take the weight's place in its group. Called between backward and `step`.
+
+        `match`: their rate is divided by `expansion.ratio`, measured here on the gradient at hand.
+        `project`: their moments are the weight's, carried back to them; else they start at zero,
+        and the ratio is that of two first steps.
+        """
+        index = self.group_of(expansion)[0]
+        state = self.adam.state.pop(expansion.weight, {})
+        cores, dense = list(expansion.cores.values()), expansion.gradient()
+        states: list[State] = [{} for _ in cores]
+        turned = {k: v.T if expansion.turned and v.ndim == 2 else v for k, v in state.items()}
+        if project and turned:
+            means = torch.autograd.grad(
+                expansion.built, cores, turned["exp_avg"], retain_graph=True
+            )
+            squares = expansion.squares(turned["exp_avg_sq"])
+            states = [
+                {
+                    "step": state["step"].clone(),
+                    "exp_avg": m.contiguous(),
+                    "exp_avg_sq": s.contiguous(),
+                }
+                for m, s in zip(means, squares, strict=True)
+            ]
+        gradients = torch.autograd.grad(expansion.built, cores, dense, retain_graph=True)
+        rate = self.schedule.base_lrs[index]
+        moved = {
+            name: core.detach() - rate * direction(g, s)
+            for (name, core), g, s in zip(expansion.cores.items(), gradients, states, strict=True)
+        }
+        step = expansion.decomposition.reconstruct(moved) - expansion.built.detach()
+        dense_step = rate * direction(dense, turned if project else {})
+        expansion.ratio = float(step.norm() / dense_step.norm().clamp_min(1e-30))
+        self.swap(expansion, expansion.ratio if match else 1.0)
+        for core, found in zip(cores, states, strict=True):
+            if found:
+                self.adam.state[core] = found
+
+    def swap(self, expansion: Expansion, ratio: float) -> None:
+        """The cores in the weight's group, at its rate divided by `ratio`, without decay."""
+        index, group = self.group_of(expansion)
+        group |= {"params": list(expansion.cores.values()), "weight_decay": 0.0, "ratio": ratio}
+        for key in ("lr", "initial_lr"):
+            group[key] = group[key] / ratio
+        self.schedule.base_lrs[index] /= ratio
+        self.expansions.append(expansion)
+        self.names |= {id(c): f"{expansion.site}.{n}" for n, c in expansion.cores.items()}
+
+    def step(self) -> None:
+        """dL/dW back to the cores, an AdamW step on everything, each W rebuilt, the next rate."""
+        for each in self.expansions:
+            each.pull()
+            if not each.moves:
+                each.first = {name: core.detach().clone() for name, core in each.cores.items()}
+        self.adam.step()
+        for each in self.expansions:
+            group = self.group_of(each)[1]
+            each.rebuild(group["lr"] * group["ratio"] * self.decay)
+            if not each.moves and group["lr"] > 0:
+                each.moves = {n: float((c - each.first[n]).norm()) for n, c in each.cores.items()}
+                each.first = {}
+        self.schedule.step()
+        self.adam.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs: the state of each parameter by name, the schedule's, the rates."""
+        return {
+            "adam": {self.names[id(p)]: dict(s) for p, s in self.adam.state.items()},
+            "schedule": self.schedule.state_dict(),
+            "rates": [(group["lr"], group["initial_lr"]) for group in self.adam.param_groups],
+        }
+
+    def load(self, kept: dict[str, Any]) -> None:
+        """Raises KeyError for the state of a parameter that is not here."""
+        here = {self.names[id(p)]: p for p in self.parameters()}
+        for name, state in kept["adam"].items():
+            self.adam.state[here[name]] = state
+        self.schedule.load_state_dict(kept["schedule"])
+        for group, (rate, first) in zip(self.adam.param_groups, kept["rates"], strict=True):
+            group["lr"], group["initial_lr"] = rate, first
+
+
+def direction(gradient: Tensor, state: State) -> Tensor:
+    """What AdamW's next step subtracts from a parameter, per unit of rate; without a state, its
+    first."""
+    step = float(state["step"]) + 1 if state else 1.0
+    first, second = (1 - BETAS[0]) * gradient, (1 - BETAS[1]) * gradient.square()
+    if state:
+        first = first + BETAS[0] * state["exp_avg"]
+        second = second + BETAS[1] * state["exp_avg_sq"]
+    first, second = first / (1 - BETAS[0] ** step), second / (1 - BETAS[1] ** step)
+    return first / (second.sqrt() + EPSILON)
+
+
+def trainable(model: nn.Module, expansions: Iterable[Expansion]) -> list[nn.Parameter]:
+    """What training may move: the parameters of the model, cores in place of their weights."""
+    expansions = list(expansions)
+    expanded = {id(each.weight) for each in expansions}
+    own = [p for p in model.parameters() if p.requires_grad and id(p) not in expanded]
+    return own + [core for each in expansions for core in each.cores.values()]

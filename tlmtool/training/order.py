@@ -1,0 +1,47 @@
+"""Which examples each step sees: a pure function of seed and epoch, so that a run can go on."""
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+
+BUCKET = 50  # batches whose examples are sorted by length together
+
+
+def batches_of(
+    lengths: list[int], batch: int, least: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The places of the examples of each batch of an epoch, similar lengths together.
+
+    Seeded by (seed, epoch): examples are shuffled, sorted by length within buckets of 50 batches,
+    cut into batches, and these shuffled. A last batch of fewer than `least` examples is left out.
+    """
+    draw = random.Random(f"{seed} {epoch}")
+    places = list(range(len(lengths)))
+    draw.shuffle(places)
+    found = []
+    for start in range(0, len(places), BUCKET * batch):
+        bucket = sorted(places[start : start + BUCKET * batch], key=lambda i: lengths[i])
+        found += [bucket[i : i + batch] for i in range(0, len(bucket), batch)]
+    found = [each for each in found if len(each) >= least]
+    draw.shuffle(found)
+    return found
+
+
+def steps_of(
+    lengths: list[int], batch: int, least: int, seed: int, start: int = 0
+) -> Iterator[tuple[int, list[int]]]:
+    """(epoch, places) of every step from `start` on, epoch after epoch without end."""
+    epoch, done = 0, 0
+    while True:
+        found = batches_of(lengths, batch, least, seed, epoch)
+        for each in found[max(0, start - done) :]:
+            yield epoch, each
+        done += len(found)
+        start = max(start, done)
+        epoch += 1
+
+
+def split(places: list[int], parts: int) -> list[list[int]]:
+    """`places` in `parts` runs of nearly equal size."""
+    cuts = [round(i * len(places) / parts) for i in range(parts + 1)]
+    return [places[a:b] for a, b in pairwise(cuts)]

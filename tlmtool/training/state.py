@@ -1,0 +1,58 @@
+"""The state of a run on disk, whole or not at all, so that a killed run goes on exactly."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlmtool.failure import NotLoadable, Usage
+
+NAME = "state.pt"
+
+
+class Store:
+    """`<out>.training/state.pt`, there while a run is under way.
+
+    `identity`: what must be equal for one run to go on as another (its recipe).
+    """
+
+    def __init__(self, out: Path, identity: dict[str, Any]):
+        self.folder = out.with_name(f"{out.name}.training")
+        self.identity = identity
+
+    @property
+    def there(self) -> bool:
+        return (self.folder / NAME).exists()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replaces the last state once this one is whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f".{NAME}.unfinished"
+        torch.save({"identity": self.identity, "state": state}, unfinished)
+        os.replace(unfinished, self.folder / NAME)
+
+    def load(self) -> dict[str, Any]:
+        """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
+        file = self.folder / NAME
+        try:
+            kept = torch.load(file, map_location="cpu", weights_only=True)
+            identity, state = kept["identity"], kept["state"]
+        except Exception as error:  # zip, pickle and torch each raise their own
+            raise NotLoadable(
+                f"{file} cannot be read as the state of a run; --overwrite starts again"
+            ) from error
+        for key in sorted({*identity, *self.identity}):
+            if identity.get(key) != self.identity.get(key):
+                raise Usage(
+                    f"{self.folder} holds a run with {key} {identity.get(key)!r}, not "
+                    f"{self.identity.get(key)!r}: resume with the same recipe, or --overwrite"
+                )
+        return state
+
+    def remove(self) -> None:
+        """Gone: the run has ended well, or starts again."""
+        for name in (NAME, f".{NAME}.unfinished"):
+            (self.folder / name).unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -1,0 +1,119 @@
+"""The verb finetune: Recipe -> Report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tlmtool.bookkeeping import Run, out_folder, provenance
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.counting import count_parameters
+from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.models import checkpoint
+from tlmtool.models.surgery import sites
+from tlmtool.recipe import Recipe, to_dict
+from tlmtool.report import Report
+from tlmtool.training import finetune as training
+from tlmtool.training.loop import Outcome
+from tlmtool.training.state import Store
+
+
+def finetune(recipe: Recipe) -> Report:
+    """Train a checkpoint on a task, or to give a teacher's hidden states, and write it."""
+    recipe = training.resolved(recipe)
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    tokenizer = checkpoint.load_tokenizer(folder)
+    if tokenizer is None:
+        raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
+    accelerator = training.accelerator_of(recipe)
+    out = out_folder(recipe, recipe.training.task or "distilled")
+    store = Store(out, _identity(recipe))
+    _check_store(recipe, store)
+    with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
+        job = training.prepare(recipe, _loader(run), tokenizer)
+        data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
+        before, scores = count_parameters(job.model), {}
+        if job.tuned:
+            with run.stage("evaluate"):
+                scores["before"] = job.dev(job.model)
+        with run.stage("train"):
+            shown = (
+                {"tick": _bar(run), "tell": run.bars.line} if accelerator.is_main_process else {}
+            )
+            outcome = training.run(recipe, job, accelerator, store, **shown)
+        parity = training.finish(recipe, job.model, outcome.expansions)
+        with run.stage("evaluate"):
+            scores["after"] = job.dev(job.model)
+        data["scores"] = scores | {"name": job.objective.name, "better": job.objective.better}
+        data["training"] = _trained(recipe, job, outcome)
+        data |= {"selections": outcome.selections, "expansions": _expansions(job, outcome)}
+        data |= {"parity": parity} if outcome.expansions else {}
+        data["parameters"] = {"before": before, "after": count_parameters(job.model)}
+    data["peak_memory_bytes"] = memory.bytes
+    if not accelerator.is_main_process:
+        return run.report(data)
+    report = run.save(job.model, folder, out, data)
+    store.remove()
+    return report
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was killed."""
+    kept = to_dict(recipe)
+    sections = ("training", "distillation", "strategy")
+    same = {f"{s}.{k}": v for s in sections for k, v in kept.get(s, {}).items()}
+    free = ("training.resume", "training.save_every", "training.tracker")
+    top = {key: kept[key] for key in ("model", "seed", "dtype")}
+    return top | {k: v for k, v in same.items() if k not in free}
+
+
+def _check_store(recipe: Recipe, store: Store) -> None:
+    """An interrupted run is gone on with, or replaced, only where that was asked for."""
+    if store.there and not recipe.training.resume:
+        if not recipe.output.overwrite:
+            raise Usage(
+                f"{store.folder} holds an interrupted run: --resume goes on with it, "
+                "--overwrite starts again"
+            )
+        store.remove()
+
+
+def _loader(run: Run) -> Callable[..., Any]:
+    """`run.load` in float32, which AdamW needs, unless a dtype is asked for."""
+    asked = run.recipe.dtype
+    return lambda name, **more: run.load(name, "float32" if asked == "auto" else asked, **more)
+
+
+def _bar(run: Run) -> Callable[[int, int, float], None]:
+    return lambda step, of, loss: run.bars("training", step, of, f"loss {loss:.4f}")
+
+
+def _trained(recipe: Recipe, job: training.Job, outcome: Outcome) -> dict[str, Any]:
+    """The part `training` of a report."""
+    used = recipe.training
+    tail = outcome.losses[-50:]
+    return {
+        "task": used.task or "distillation",
+        "steps": outcome.steps,
+        "batch": used.batch,
+        "lr": used.lr,
+        "strategy": recipe.strategy.name,
+        "last_loss": sum(tail) / len(tail),
+        "history": outcome.history,
+        "chosen_step": outcome.best.get("step") if used.keep_best else None,
+        **job.notes,
+    }
+
+
+def _expansions(job: training.Job, outcome: Outcome) -> list[dict[str, Any]]:
+    """The part `expansions` of a report: one expanded matrix each."""
+    roles = sites(job.model)
+    return [
+        {
+            "site": each.site,
+            "role": roles[each.site],
+            "decomposition": each.decomposition.to_dict(),
+            "growth": sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
+            "step_ratio": each.ratio,
+            "first_update": each.moves,
+        }
+        for each in outcome.expansions
+    ]

@@ -1,0 +1,99 @@
+"""What a training did as small tables: its score, its course, what it over-parameterized."""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from tlmtool.figures import View, figure, form, human
+
+
+def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
+    """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
+    scores = data.get("scores") or {}
+    if not scores:
+        return []
+    found = [_score(data, scores), _course(data.get("training") or {}, scores)]
+    return [*found, _selections(data), _expansions(data.get("expansions") or [], full)]
+
+
+def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
+    """Each metric before, where there is one, and after."""
+    before, after = scores.get("before") or {}, scores.get("after") or {}
+    training, names = data.get("training") or {}, [n for n in after if n != "score"]
+    labels = {name: name for name in names} if names else {"score": str(scores.get("name"))}
+    if len(names) > 1:
+        labels["score"] = "score, their mean"
+    rows = [
+        [label, figure(before.get(key), 4), figure(after.get(key), 4)]
+        for key, label in labels.items()
+    ]
+    parameters = data.get("parameters") or {}
+    if after and parameters:
+        rows.append(["parameters", human(parameters["before"]), human(parameters["after"])])
+    note = (
+        f"{training.get('steps', 0):,} steps of {training.get('batch')} of "
+        f"{training.get('examples', 0):,} examples, rate {training.get('lr', 0):g}, strategy "
+        f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development examples, "
+        f"{scores.get('better')} is better"
+    )
+    return View(f"task {training.get('task')}", ["", "before", "after"], rows, note)
+
+
+def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
+    """Each evaluation on the way."""
+    name = str(scores.get("name") or "score")
+    rows = [
+        [f"step {each['step']}", figure(each["loss"], 4), figure(each["score"], 4)]
+        for each in training.get("history") or []
+    ]
+    watched = training.get("watched")
+    note = f"loss: mean since the last row; {name}: on {watched}" if watched else ""
+    if chosen := training.get("chosen_step"):
+        note += f"; kept: the model of step {chosen}"
+    return View("on the way", ["", "loss", name], rows, note)
+
+
+def _selections(data: Mapping[str, Any]) -> View:
+    """The matrices chosen at each selection, by role, most important first."""
+    roles = {each["site"]: each["role"] for each in data.get("expansions") or []}
+    rows = []
+    for entry in data.get("selections") or []:
+        by_role: dict[str, list[str]] = {}
+        for site in entry["chosen"]:
+            mean = fmean(v for s, v in entry["scores"].items() if roles.get(s) == roles.get(site))
+            told = f"{site} ({figure(entry['scores'][site] / mean, 2) if mean else '-'})"
+            by_role.setdefault(roles.get(site, ""), []).append(told)
+        for role, sites in by_role.items():
+            rows.append([f"step {entry['step']}", role, ", ".join(sites)])
+    note = "in brackets: importance over the mean of what was ever chosen of the role"
+    return View("selections", ["", "form", "chosen"], rows, note)
+
+
+def _expansions(expansions: list[Mapping[str, Any]], full: bool) -> View:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for each in expansions:
+        key = str(each["site"] if full else f"{each['role']} {form(each['decomposition'])}")
+        groups.setdefault(key, []).append(each)
+    rows = []
+    for group in groups.values():
+        first = group[0]
+        updates = [u for each in group for u in each["first_update"].values()]
+        rows.append(
+            [
+                str(first["site"] if full else first["role"]),
+                str(len(group)),
+                form(first["decomposition"]),
+                *(_mean(each[key] for each in group) for key in ("growth", "step_ratio")),
+                f"{min(updates):.1e}" if updates else "",
+            ]
+        )
+    header = ["role", "matrices", "form", "growth", "step ratio", "least update"]
+    note = (
+        "step ratio: how far an AdamW step on the cores moves W over one on W itself, at one rate, "
+        "on the gradient at expansion; least update: the smallest norm of a core's first step"
+    )
+    return View("over-parameterized matrices", header, rows, note)
+
+
+def _mean(values: Iterable[float]) -> str:
+    return figure(fmean(values), 2)
