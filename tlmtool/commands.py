@@ -37,7 +37,11 @@ def compress(recipe: Recipe) -> Report:
             costs, tokenizer = Costs(model), _tokenizer(recipe, folder)
             texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
             quality = _quality(run, model, tokenizer, held)
+            recovery = _recovery(run, model, tokenizer)
             outcome = _compressed(run, model, tokenizer, texts)
+            if recovery:
+                with run.stage("recover"):
+                    data["recovery"] = recovery.run(model)
             data |= costs.and_after(model, _chosen(outcome)) | _notes(outcome, found)
             if quality:
                 data["quality"] = _again(run, quality, model)
@@ -88,6 +92,17 @@ def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outco
             f"{recipe.model} has no tokenizer: no text weighs the error, and no loss is measured"
         )
     return outcome
+
+
+def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
+    """What will teach the compressed model, made while it is still dense; None if not asked for."""
+    if run.recipe.recovery.steps is None:
+        return None
+    if tokenizer is None:
+        raise NotLoadable(f"{run.recipe.model} has no tokenizer, which --recover needs")
+    from tlmtool.training.recovery import Recovery
+
+    return Recovery(run.recipe, model, tokenizer, run.bars)
 
 
 def _chosen(outcome: Outcome) -> Iterable[str]:

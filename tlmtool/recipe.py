@@ -86,6 +86,8 @@ def _check(verb: str, values: dict[str, Any]) -> None:
             raise Usage("compress needs one budget: --rank R, --keep SHARE or --energy SHARE")
         if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
             raise Usage("--blocks goes with --rank: give the rank of a block term too")
+        if (values.get("recovery.data") is None) != (values.get("recovery.steps") is None):
+            raise Usage("--recover STEPS and --data go together: so many steps, on these texts")
     if verb == "evaluate":
         task = values.get("evaluation.task")
         if task is None:

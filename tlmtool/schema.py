@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.schema_training import Distillation, Strategy, Training
+from tlmtool.schema_training import Distillation, Recovery, Strategy, Training
 from tlmtool.setting import Setting, setting, settings_of
 
 VERBS = "compress merge finetune profile evaluate"
@@ -197,6 +197,7 @@ class Recipe:
     )
     compression: Compression = field(default_factory=Compression)
     calibration: Calibration = field(default_factory=Calibration)
+    recovery: Recovery = field(default_factory=Recovery)
     training: Training = field(default_factory=Training)
     distillation: Distillation = field(default_factory=Distillation)
     strategy: Strategy = field(default_factory=Strategy)

@@ -100,6 +100,25 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Distillation of the dense model into the compressed one, right after compressing."""
+
+    steps: int | None = setting(
+        None,
+        "compress",
+        "then teach it by the dense model, so many steps",
+        "STEPS",
+        "recover",
+        ge=1,
+    )
+    data: str | None = setting(
+        None, "compress", "texts or sentence pairs to teach on; its dev pairs score", "PATH", "data"
+    )
+    lr: float = setting(5e-4, "compress", "rate of the teaching", "RATE", "recover-lr", gt=0)
+    batch: int = setting(32, "compress", "texts of a step", "N", "recover-batch", ge=1)
+
+
+@dataclass(frozen=True)
 class Strategy:
     """Which matrices are over-parameterized by MPO during training, and when."""
 

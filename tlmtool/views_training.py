@@ -11,7 +11,7 @@ def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
     scores = data.get("scores") or {}
     if not scores:
-        return []
+        return [_recovery(data.get("recovery") or {})]
     found = [_score(data, scores), _course(data.get("training") or {}, scores)]
     return [*found, _selections(data), _expansions(data.get("expansions") or [], full)]
 
@@ -37,6 +37,20 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         f"{scores.get('better')} is better"
     )
     return View(f"task {training.get('task')}", ["", "before", "after"], rows, note)
+
+
+def _recovery(recovery: Mapping[str, Any]) -> View:
+    """The score of the dense, the compressed and the recovered model."""
+    if not recovery:
+        return View("", [], [])
+    kinds = ("dense", "compressed", "recovered")
+    rows = [[kind, figure(recovery[kind], 4)] for kind in kinds]
+    note = (
+        f"{recovery['steps']:,} steps of distilling the dense model on {recovery['sentences']:,} "
+        f"sentences of {recovery['data']}, factors only; {recovery['metric']} of "
+        f"{recovery['scored_on']}, {recovery['better']} is better"
+    )
+    return View("recovery", ["", recovery["metric"]], rows, note)
 
 
 def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:

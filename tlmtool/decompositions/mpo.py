@@ -1,6 +1,7 @@
 """Matrix product operator (tensor-train matrix): W as a chain of order-4 cores."""
 
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import ClassVar
 
@@ -17,12 +18,14 @@ class MPO(Decomposition):
 
     R caps every inner rank d_k; without one they are full and the form is exact. `modes`
     ((i_1 .. i_K), (j_1 .. j_K)): the sizes that O and I are split into, outputs first; of itself
-    `order` balanced factors. Unit sites (i = j = 1) are allowed. Own TT-SVD in balanced gauge
-    (tensorly's leaves all of the norm in the last core).
+    `order` balanced factors. Unit sites (i = j = 1) hold a literal identity at first. `crop`: the
+    (O, I) of a weight that the modes are larger than; it is padded with zeros. Own TT-SVD in
+    balanced gauge (tensorly's leaves all of the norm in the last core).
     """
 
     order: int = 3
     modes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    crop: tuple[int, int] | None = None
     reference: ClassVar[str] = "Oseledets 2011 (TT-SVD); Gao et al. 2023 (OPF), eq. 1"
     takes_metric: ClassVar[bool] = False
 
@@ -33,7 +36,11 @@ class MPO(Decomposition):
             factorized(out_features, self.order),
             factorized(in_features, self.order),
         )
-        if prod(outs) != out_features or prod(ins) != in_features or len(outs) != len(ins):
+        small = self.crop and prod(outs) >= out_features and prod(ins) >= in_features
+        whole = prod(outs) == out_features and prod(ins) == in_features
+        if self.crop not in (None, (out_features, in_features)):
+            raise ValueError(f"crop {self.crop} is not ({out_features}, {in_features})")
+        if not (small or whole) or len(outs) != len(ins):
             raise ValueError(
                 f"modes {outs} and {ins} do not make a weight ({out_features}, {in_features})"
             )
@@ -58,10 +65,15 @@ class MPO(Decomposition):
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
         shapes = list(self.shapes(*weight.shape).values())
         order = len(shapes)
-        rest = weight.reshape(*(x[1] for x in shapes), *(x[2] for x in shapes))
+        outs, ins = [x[1] for x in shapes], [x[2] for x in shapes]
+        padding = (0, prod(ins) - weight.shape[1], 0, prod(outs) - weight.shape[0])
+        rest = torch.nn.functional.pad(weight, padding).reshape(*outs, *ins)
         rest = rest.permute([m for k in range(order) for m in (k, order + k)])
         cores = {}
         for k, (left, i, j, right) in enumerate(shapes[:-1]):
+            if i * j == 1 and left == right:
+                cores[f"core{k}"] = torch.eye(left).to(weight).reshape(left, 1, 1, right)
+                continue
             rest = rest.reshape(left * i * j, -1)
             u, sigma, v = torch.linalg.svd(rest, full_matrices=False)
             half = sigma[:right].clamp_min(0).sqrt()
@@ -72,16 +84,26 @@ class MPO(Decomposition):
 
     def reconstruct(self, factors: dict[str, Tensor]) -> Tensor:
         cores = list(factors.values())
-        w = cores[0]  # (1, O so far, I so far, d)
-        for core in cores[1:]:
-            w = torch.tensordot(w, core, 1)  # (1, o, i, i_k, j_k, d)
-            w = w.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-        return w[0, ..., 0]
+        right, left = _rebuilding(cores[::-1]), _rebuilding(cores)
+        if right < left:
+            w = reduce(lambda done, core: _joined(core, done), cores[::-1])
+        else:
+            w = reduce(_joined, cores)
+        w = w[0, ..., 0]
+        return w if self.crop is None else w[: self.crop[0], : self.crop[1]]
+
+    def rebuild_flops(self, out_features: int, in_features: int) -> int:
+        """FLOPs of `reconstruct`; its backward pass takes twice as many."""
+        shapes = list(self.shapes(out_features, in_features).values())
+        cores = [torch.empty(shape, device="meta") for shape in shapes]
+        return 2 * min(_rebuilding(cores), _rebuilding(cores[::-1]))
 
     def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         cores = list(factors.values())
-        tokens, (through, dense) = x.numel() // x.shape[-1], _costs(cores)
-        if tokens * through >= dense + tokens * prod([c.shape[1] * c.shape[2] for c in cores]):
+        tokens = x.numel() // x.shape[-1]
+        dense = min(_rebuilding(cores), _rebuilding(cores[::-1]))
+        dense += tokens * prod([c.shape[1] * c.shape[2] for c in cores])
+        if self.crop or tokens * _through(cores) >= dense:
             return x @ self.reconstruct(factors).mT
         ins = [c.shape[2] for c in cores]
         y = x.reshape(tokens, 1, 1, -1)  # (B, O so far, d, I left)
@@ -91,13 +113,26 @@ class MPO(Decomposition):
         return y.reshape(*x.shape[:-1], -1)
 
 
-def _costs(cores: list[Tensor]) -> tuple[int, int]:
-    """Multiply-adds of one token through the cores, and of rebuilding W."""
-    through = rebuild = 0
-    done_o, done_i, left_i = 1, 1, prod([c.shape[2] for c in cores])  # lists: torch.compile
-    for k, c in enumerate(cores):
-        left_i //= c.shape[2]
-        through += done_o * c.numel() * left_i
-        rebuild += done_o * done_i * c.numel() if k else 0
-        done_o, done_i = done_o * c.shape[1], done_i * c.shape[2]
-    return through, rebuild
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    """Neighbouring cores (d, i, j, e) and (e, k, l, f) as one, (d, i k, j l, f)."""
+    w = torch.tensordot(a, b, 1).permute(0, 1, 3, 2, 4, 5)  # (d, i, k, j, l, f)
+    return w.flatten(3, 4).flatten(1, 2)
+
+
+def _rebuilding(cores: list[Tensor]) -> int:
+    """Multiply-adds of joining the cores one after the other, first to last."""
+    total, done = 0, cores[0].shape[1] * cores[0].shape[2]
+    for core in cores[1:]:
+        total += done * core.numel()
+        done *= core.shape[1] * core.shape[2]
+    return total
+
+
+def _through(cores: list[Tensor]) -> int:
+    """Multiply-adds of one token through the cores, first to last."""
+    total, done, left = 0, 1, prod([c.shape[2] for c in cores])  # a list: torch.compile
+    for core in cores:
+        left //= core.shape[2]
+        total += done * core.numel() * left
+        done *= core.shape[1]
+    return total

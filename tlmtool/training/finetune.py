@@ -64,15 +64,20 @@ def prepare(recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any) -> J
         job = _language(recipe, load, tokenizer)
     else:
         job = _labelled(recipe, load, tokenizer)
+    freeze(recipe, job)
+    if recipe.training.checkpointing:
+        job.model.gradient_checkpointing_enable()
+    return job
+
+
+def freeze(recipe: Recipe, job: Job) -> None:
+    """Everything but the factors, where only these are to move."""
     if recipe.training.train == "factors":
         held = {id(f) for _, m in factorized(job.model) for f in m.factors.values()}
         if not held:
             raise Usage(f"{recipe.model} holds no factors to train: give --train all")
         for parameter in job.model.parameters():
             parameter.requires_grad_(id(parameter) in held)
-    if recipe.training.checkpointing:
-        job.model.gradient_checkpointing_enable()
-    return job
 
 
 def _head(recipe: Recipe, load: Callable, task: Any) -> tuple[nn.Module, bool]:

@@ -123,7 +123,9 @@ class Optimizer:
             group = self.group_of(each)[1]
             each.rebuild(group["lr"] * group["ratio"] * self.decay)
             if not each.moves and group["lr"] > 0:
-                each.moves = {n: float((c - each.first[n]).norm()) for n, c in each.cores.items()}
+                each.moves = {
+                    n: float((c.detach() - each.first[n]).norm()) for n, c in each.cores.items()
+                }
                 each.first = {}
         self.schedule.step()
         self.adam.zero_grad()

@@ -1,0 +1,92 @@
+"""Which exact MPO makes a weight so many times as large: end factors by search, unit cores."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import count, islice
+from math import ceil
+from typing import NamedTuple
+
+from tlmtool.decompositions.mpo import MPO
+from tlmtool.failure import Usage
+
+CLOSE = 0.02  # of the growth: candidates as near as this compete by cost
+USEFUL = 0.08  # as near as this a weight is not padded
+PADDED = 9  # sizes tried for a weight whose own divisors do not serve
+
+
+class Candidate(NamedTuple):
+    """Sizes (O, I), perhaps padded, the first factors (i1, j1) of both, k unit cores."""
+
+    o: int
+    i: int
+    a: int
+    b: int
+    k: int
+
+    @property
+    def rank(self) -> int:
+        return min(self.a * self.b, (self.o // self.a) * (self.i // self.b))
+
+    @property
+    def parameters(self) -> int:
+        return self.o * self.i + (self.k + 1) * self.rank**2
+
+    @property
+    def cost(self) -> int:
+        return (self.k + 1) * self.rank**3
+
+
+def deepest(growth: float) -> int:
+    """Most unit cores of a chain whose number is not given: deep chains are cheap to rebuild, but
+    each core adds to how far a step moves W."""
+    return max(3, ceil(2 * (growth - 1)))
+
+
+@lru_cache
+def expansion(out_features: int, in_features: int, growth: float, cores: int | None = None) -> MPO:
+    """The exact MPO of a weight (O, I) with `growth` times its parameters, as near as can be.
+
+    Two end factors (i1, j1), (i2, j2) and k unit cores (R, R) between them, R = min(i1 j1, i2 j2):
+    O I + (k + 1) R^2 parameters, and (k + 1) R^3 multiply-adds to rebuild. `cores` is k + 2;
+    without it, the cheapest within 2 % of the growth. Where the divisors of O and I bring nothing
+    within 8 %, the weight is padded. Raises Usage for a growth of at most 1, or above k + 2.
+    """
+    if growth <= 1:
+        raise Usage(f"growth {growth:g} makes nothing larger: it must be above 1")
+    if cores is not None and cores < 2:
+        raise Usage(f"{cores} cores are too few: the two ends are 2")
+    counts = range(cores - 2, cores - 1) if cores else range(deepest(growth) + 1)
+    if growth > counts[-1] + 2:
+        most = counts[-1] + 2
+        raise Usage(f"growth {growth:g} is above {most}, the most of {most} cores: give more")
+    dense = out_features * in_features
+
+    def off(each: Candidate) -> float:
+        return abs(each.parameters / dense - growth) / growth
+
+    nearest = None
+    for o, i in _sizes(out_features, in_features):
+        found = [c for k in counts for c in _candidates(o, i, k)]
+        close = [c for c in found if off(c) <= CLOSE]
+        if close:
+            nearest = min(close, key=lambda c: (c.cost, off(c), abs(c.a * i - c.b * o)))
+            break
+        nearest = min([nearest or found[0], *found], key=off)
+        if off(nearest) <= USEFUL:
+            break
+    o, i, a, b, k = nearest
+    crop = None if (o, i) == (out_features, in_features) else (out_features, in_features)
+    units = (1,) * k
+    return MPO(order=k + 2, modes=((a, *units, o // a), (b, *units, i // b)), crop=crop)
+
+
+def _sizes(o: int, i: int) -> Iterable[tuple[int, int]]:
+    """(O, I), then these padded up to sizes with more and more divisors, least padding first."""
+    yield o, i
+    padded = [(x, y) for x in islice(count(o), PADDED) for y in islice(count(i), PADDED)]
+    yield from sorted(padded, key=lambda size: size[0] * size[1])[1:]
+
+
+def _candidates(o: int, i: int, k: int) -> Iterator[Candidate]:
+    outs, ins = ([d for d in range(1, n + 1) if n % d == 0] for n in (o, i))
+    return (Candidate(o, i, a, b, k) for a in outs for b in ins)

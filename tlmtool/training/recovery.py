@@ -1,0 +1,62 @@
+"""`compress --recover`: the dense model teaches the compressed one, its factors only."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from tlmtool.progress import Bars
+from tlmtool.schema import Recipe, Training
+from tlmtool.training import finetune
+from tlmtool.training.distilling import lesson, measure_of
+from tlmtool.training.objectives import Distilled, Objective
+
+
+class Recovery:
+    """Holds a copy of the dense model, its score, and the sentences to learn on."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, tokenizer: Any, bars: Bars):
+        wanted, length = recipe.recovery, recipe.calibration.max_length
+        self.bars, self.tokenizer = bars, tokenizer
+        training = Training(
+            steps=wanted.steps, lr=wanted.lr, batch=wanted.batch, max_length=length, train="factors"
+        )
+        self.recipe = Recipe("finetune", recipe.model, seed=recipe.seed, training=training)
+        self.lesson = lesson(wanted.data, 0)
+        self.teacher = copy.deepcopy(model)
+        self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
+        self.dense = self.measured[2](model)
+
+    def run(self, model: nn.Module) -> dict[str, Any]:
+        """Train the factors in place; the part `recovery` of a report."""
+        name, better, score = self.measured
+        length = self.recipe.training.max_length
+        plain = Objective(model, self.tokenizer, self.lesson.sentences, None, length)
+        objective = Distilled(model, self.teacher, plain, score, 2.0, False)
+        objective.name, objective.better = name, better
+        held = {p: p.requires_grad for p in model.parameters()}
+        job = finetune.Job(model, objective, objective.measure, self.lesson.source)
+        finetune.freeze(self.recipe, job)
+        compressed = score(model)
+        outcome = finetune.run(
+            self.recipe,
+            job,
+            finetune.accelerator_of(self.recipe),
+            tick=lambda step, of, loss: self.bars("recovering", step, of, f"loss {loss:.4f}"),
+            tell=self.bars.line,
+        )
+        model.eval()
+        for parameter, kept in held.items():
+            parameter.requires_grad_(kept)
+        return {
+            "metric": name,
+            "better": better,
+            "dense": self.dense,
+            "compressed": compressed,
+            "recovered": score(model),
+            "steps": outcome.steps,
+            "sentences": len(self.lesson.sentences),
+            "scored_on": f"{len(self.lesson.pairs or self.lesson.held):,} "
+            + ("development pairs" if self.lesson.pairs else "texts held out"),
+            "data": self.lesson.source,
+        }
