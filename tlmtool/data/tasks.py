@@ -43,7 +43,7 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
             _decode(shipped.read_bytes(), "calibration.txt").split("\n"),
         )
     elif Path(source).expanduser().is_file():
-        name, lines = str(source), _read(Path(source).expanduser()).split("\n")
+        name, lines = str(source), read_text(Path(source).expanduser()).split("\n")
     else:
         name, lines = str(source), _dataset(str(source))
     found = [line.strip() for line in lines if line.strip()]
@@ -57,7 +57,7 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
     return choose(found, samples, seed)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a file, a byte order mark dropped; raises NotLoadable where there is none."""
     if path.is_dir():
         raise NotLoadable(f"{path} is a directory, not a text file: name a file in it")
@@ -90,7 +90,7 @@ def _dataset(source: str) -> list[str]:
     saved = path.is_dir() and any(any(path.glob(pattern)) for pattern in SAVED_DATASET)
     hub = HUB_NAME.fullmatch(source) and path.suffix.lower() not in TEXT_SUFFIXES
     if not saved and (path.is_dir() or not hub):
-        _read(path)  # raises: a directory, or a file that does not exist
+        read_text(path)  # raises: a directory, or a file that does not exist
     try:
         import datasets
     except ImportError as error:
@@ -121,7 +121,7 @@ def sentence_pairs(path: str | Path) -> list[Pair]:
     A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order among
     others; without one there are exactly these three. Raises NotLoadable with the line's number.
     """
-    text = _read(Path(path).expanduser())
+    text = read_text(Path(path).expanduser())
     first = text.lstrip("\n").split("\n", 1)[0]
     tabs = Path(path).suffix.lower() == ".tsv" or "\t" in first
     form: dict[str, Any] = (

@@ -32,6 +32,10 @@ class Candidate(NamedTuple):
         return self.o * self.i + (self.k + 1) * self.rank**2
 
     @property
+    def skew(self) -> int:
+        return abs(self.a * self.i - self.b * self.o)
+
+    @property
     def cost(self) -> int:
         return (self.k + 1) * self.rank**3
 
@@ -69,9 +73,9 @@ def expansion(out_features: int, in_features: int, growth: float, cores: int | N
         found = [c for k in counts for c in _candidates(o, i, k)]
         close = [c for c in found if off(c) <= CLOSE]
         if close:
-            nearest = min(close, key=lambda c: (c.cost, off(c), abs(c.a * i - c.b * o)))
+            nearest = min(close, key=lambda c: (c.cost, off(c), c.skew))
             break
-        nearest = min([nearest or found[0], *found], key=off)
+        nearest = min([nearest or found[0], *found], key=lambda c: (off(c), c.skew))
         if off(nearest) <= USEFUL:
             break
     o, i, a, b, k = nearest
