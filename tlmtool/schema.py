@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.schema_training import Distillation, Recovery, Strategy, Training
+from tlmtool.schema_training import Distillation, Recovery, Strategy, Study, Training
 from tlmtool.setting import Setting, setting, settings_of
 
 VERBS = "compress merge finetune profile evaluate"
@@ -201,6 +201,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     distillation: Distillation = field(default_factory=Distillation)
     strategy: Strategy = field(default_factory=Strategy)
+    study: Study = field(default_factory=Study)
     evaluation: Evaluation = field(default_factory=Evaluation)
     profiling: Profiling = field(default_factory=Profiling)
     output: Output = field(default_factory=Output)

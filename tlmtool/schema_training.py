@@ -99,6 +99,35 @@ class Distillation:
     temperature: float = setting(2.0, "finetune", "of the outputs of both", "T", gt=0)
 
 
+ARMS = ("dense", "dense-matched", "frozen", "svd", "mpo-static", "mpo-dynamic")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A controlled comparison of several arms over several seeds, instead of one training."""
+
+    seeds: int | None = setting(
+        None, "finetune", "compare the arms over so many seeds", "N", "seeds", ge=1
+    )
+    arms: tuple[str, ...] = setting(
+        ARMS,
+        "finetune",
+        "what is compared, by comma",
+        "ARMS",
+        "arms",
+        choices=ARMS,
+    )
+    lr_grid: tuple[float, ...] = setting(
+        (),
+        "finetune",
+        "rates of which dense training, on a tenth of train set aside, picks one for all arms",
+        "RATES",
+        "lr-grid",
+        gt=0,
+        optional=True,
+    )
+
+
 @dataclass(frozen=True)
 class Recovery:
     """Distillation of the dense model into the compressed one, right after compressing."""
@@ -139,6 +168,13 @@ class Strategy:
         "taylor, zero-out or fisher; of itself zero-out for static, taylor for dynamic",
         "NAME",
         choices=("taylor", "zero-out", "fisher"),
+    )
+    form: str = setting(
+        "mpo",
+        "finetune",
+        "mpo, or svd: two cores, of the growth that they have",
+        "NAME",
+        choices=("mpo", "svd"),
     )
     growth: float = setting(
         3.0, "finetune", "parameters of an expanded matrix, after / before", "G", "growth", gt=1

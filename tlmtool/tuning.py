@@ -1,6 +1,8 @@
 """The verb finetune: Recipe -> Report."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Run, out_folder, provenance
@@ -14,6 +16,7 @@ from tlmtool.report import Report
 from tlmtool.training import finetune as training
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
+from tlmtool.training.study import Study
 
 
 def finetune(recipe: Recipe) -> Report:
@@ -23,6 +26,8 @@ def finetune(recipe: Recipe) -> Report:
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
+    if recipe.study.seeds:
+        return _studied(recipe, folder, tokenizer)
     accelerator = training.accelerator_of(recipe)
     out = out_folder(recipe, recipe.training.task or "distilled")
     store = Store(out, _identity(recipe))
@@ -55,12 +60,32 @@ def finetune(recipe: Recipe) -> Report:
     return report
 
 
+def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
+    """The comparison of `--seeds`: results in `--out`, one file for each arm and seed."""
+    given = recipe.output.out or f"out/study-{Path(recipe.model).name}-{recipe.training.task}"
+    out = Path(given).expanduser()
+    identity, kept = _identity(recipe), out / "study.json"
+    if out.exists() and not recipe.training.resume and any(out.iterdir()):
+        raise Usage(f"--out {out} is not empty: --resume goes on with the study in it")
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != identity:
+        raise Usage(f"{out} holds another study: resume with the same recipe, or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+    with Run(recipe) as run:
+        study = Study(recipe, out, _loader(run), tokenizer, run.bars.line, _bar(run))
+        with run.stage("study"):
+            found = study.run()
+    report = run.report({"model": {"id": recipe.model, "out": str(out)}, "study": found})
+    (out / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
+    return report
+
+
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was killed."""
     kept = to_dict(recipe)
-    sections = ("training", "distillation", "strategy")
+    sections = ("training", "distillation", "strategy", "study")
     same = {f"{s}.{k}": v for s in sections for k, v in kept.get(s, {}).items()}
-    free = ("training.resume", "training.save_every", "training.tracker")
+    free = ("training.resume", "training.save_every", "training.tracker", "study.seeds")
     top = {key: kept[key] for key in ("model", "seed", "dtype")}
     return top | {k: v for k, v in same.items() if k not in free}
 

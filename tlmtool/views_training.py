@@ -9,6 +9,8 @@ from tlmtool.figures import View, figure, form, human
 
 def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
+    if data.get("study"):
+        return _study(data["study"])
     scores = data.get("scores") or {}
     if not scores:
         return [_recovery(data.get("recovery") or {})]
@@ -51,6 +53,35 @@ def _recovery(recovery: Mapping[str, Any]) -> View:
         f"{recovery['scored_on']}, {recovery['better']} is better"
     )
     return View("recovery", ["", recovery["metric"]], rows, note)
+
+
+def _study(study: Mapping[str, Any]) -> list[View]:
+    """Each arm, and each pair of arms."""
+    rows = [
+        [
+            each["arm"],
+            *(figure(each[key], 4) for key in ("mean", "deviation")),
+            " ".join(figure(score, 4) for score in each["scores"]),
+        ]
+        for each in study["arms"]
+    ]
+    first, ratios = (
+        study["results"][0],
+        [r["step_ratio"] for r in study["results"] if "step_ratio" in r],
+    )
+    note = f"{first['metric']}, {first['better']} is better; {first['steps']:,} steps in all, rate "
+    note += f"{study['lr']:g}" + (f", step ratio {fmean(ratios):.2f}" if ratios else "")
+    arms = View("arms", ["", "mean", "deviation", "of each seed"], rows, note)
+    rows = []
+    for pair in study["pairs"]:
+        low, high = pair["interval"] or (None, None)
+        cells = [
+            f"{pair['difference']:+.4f}",
+            f"[{low:+.4f}, {high:+.4f}]" if low is not None else "",
+        ]
+        rows.append([f"{pair['first']} - {pair['second']}", *cells, pair["verdict"]])
+    note = "interval: paired t, 95 %, over seeds"
+    return [arms, View("differences", ["", "difference", "interval", "verdict"], rows, note)]
 
 
 def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import nn
 
+from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized, shape
 from tlmtool.schema import Strategy, Training
@@ -163,7 +164,9 @@ class Trainer:
     def expand(self, site: str) -> Expansion:
         """The cores of a site's weight, the same on every process."""
         module = self.model.base_model.get_submodule(site)
-        form = expansion(*shape(module), self.strategy.growth, self.strategy.cores)
+        mpo = self.strategy.form == "mpo"
+        size = (*shape(module), self.strategy.growth, self.strategy.cores)
+        form = expansion(*size) if mpo else SVD()
         made = Expansion(site, module, form)
         if self.world > 1:
             for core in made.cores.values():

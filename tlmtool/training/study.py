@@ -1,0 +1,148 @@
+"""A controlled comparison: arms x seeds on one task, equal total steps, paired differences."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, geometric_mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from tlmtool.failure import Failure, NotLoadable
+from tlmtool.schema import Recipe
+from tlmtool.training import finetune
+from tlmtool.training.loop import Outcome
+
+LEVEL, ENOUGH = 0.95, 5  # of an interval; seeds below which it is called a trend
+NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
+NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from
+
+Result = dict[str, Any]  # of one arm and seed
+Load = Callable[..., Any]
+
+
+class Study:
+    """Runs the arms of a recipe, each result a file in `folder`, so that a killed study goes on."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        load: Load,
+        tokenizer: Any,
+        tell: Callable,
+        bar: Callable,
+    ):
+        self.recipe, self.folder, self.load = recipe, folder, load
+        self.tokenizer, self.tell, self.bar = tokenizer, tell, bar
+        self.accelerator = finetune.accelerator_of(recipe)
+
+    def run(self) -> dict[str, Any]:
+        """{"lr", "rates", "results", "arms", "pairs"}"""
+        wanted = self.recipe.study
+        rates = [self._rate(lr) for lr in wanted.lr_grid] if len(wanted.lr_grid) > 1 else []
+        better = max if self._higher(rates) else min
+        lr = better(rates, key=lambda r: r["score"])["lr"] if rates else None
+        self.lr = lr or (wanted.lr_grid or (self.recipe.training.lr,))[0]
+        results = []
+        arms = sorted(wanted.arms, key=lambda arm: arm in NEEDS)  # what others need comes first
+        for seed in range(wanted.seeds):
+            for arm in arms:
+                results.append(self._one(arm, seed))
+        found = {arm: [r["score"] for r in results if r["arm"] == arm] for arm in wanted.arms}
+        return {
+            "lr": self.lr,
+            "rates": rates,
+            "results": results,
+            "arms": [{"arm": arm, **spread(scores)} for arm, scores in found.items()],
+            "pairs": [
+                {"first": a, "second": b, **paired(found[a], found[b])}
+                for a, b in combinations(found, 2)
+            ],
+        }
+
+    def _higher(self, results: list[Result]) -> bool:
+        return all(result["better"] == "higher" for result in results)
+
+    def _rate(self, lr: float) -> Result:
+        """Dense training at a rate, scored on a tenth of train set aside; seed 0."""
+        training = replace(self.recipe.training, lr=lr, keep_best=True)
+        recipe = self._recipe("none", 0, replace(training, evaluate_every=None))
+        return self._kept(f"rate-{lr:g}", recipe, lambda job, out: out.history[-1]["score"], lr=lr)
+
+    def _one(self, arm: str, seed: int) -> Result:
+        """One arm at one seed, scored on the development split at the end."""
+        other = NEEDS.get(arm)
+        training = replace(self.recipe.training, lr=self.lr)
+        learned = self._one(other, seed) if other else None
+        name = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}.get(arm, "none")
+        if arm == "dense-matched":
+            training = replace(training, lr=self.lr * learned["step_ratio"])
+        frozen = learned["chosen"] if arm == "frozen" else []
+        recipe = self._recipe(name, seed, training)
+        if arm == "svd":
+            recipe = replace(recipe, strategy=replace(recipe.strategy, form="svd"))
+        return self._kept(f"{arm}-seed{seed}", recipe, None, frozen, arm=arm, seed=seed)
+
+    def _recipe(self, strategy: str, seed: int, training: Any) -> Recipe:
+        training = replace(training, evaluate_every=training.evaluate_every or NEVER, resume=False)
+        chosen = replace(self.recipe.strategy, name=strategy)
+        return replace(self.recipe, seed=seed, training=training, strategy=chosen)
+
+    def _kept(
+        self, name: str, recipe: Recipe, score: Any, frozen: list[str] = (), **labels: Any
+    ) -> Result:
+        """The result of a file, or of a run that writes it."""
+        file = self.folder / f"{name}.json"
+        if file.exists():
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                raise NotLoadable(f"{file} is no result of a study: remove it") from None
+        self.tell(f"study: {name}")
+        job = finetune.prepare(recipe, self.load, self.tokenizer)
+        for site in frozen:
+            job.model.base_model.get_submodule(site).weight.requires_grad_(False)
+        outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
+        finetune.finish(recipe, job.model, outcome.expansions)
+        scores = {"score": score(job, outcome)} if score else job.dev(job.model)
+        result = {**labels, "better": job.objective.better, "metric": job.objective.name, **scores}
+        result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(outcome)}
+        if not math.isfinite(result["score"]):
+            raise Failure(f"the score of {name} is {result['score']}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, file)
+        self.tell(f"study: {name} {result['metric']} {result['score']:.4f}")
+        return result
+
+
+def _expanded(outcome: Outcome) -> dict[str, Any]:
+    found = outcome.expansions
+    if not found:
+        return {}
+    ratio = geometric_mean([each.ratio for each in found])
+    return {"chosen": [each.site for each in found], "step_ratio": ratio}
+
+
+def spread(scores: list[float]) -> dict[str, Any]:
+    """{"mean", "deviation", "scores"} over seeds."""
+    deviation = stdev(scores) if len(scores) > 1 else None
+    return {"mean": fmean(scores), "deviation": deviation, "scores": scores}
+
+
+def paired(first: list[float], second: list[float]) -> dict[str, Any]:
+    """Mean difference first - second over seeds, with its paired t interval of 95 %."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    n, mean = len(differences), fmean(differences)
+    if n < 2:
+        return {"difference": mean, "interval": None, "verdict": "one seed"}
+    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * stdev(differences) / n**0.5
+    apart = "differ" if abs(mean) > half else "no difference shown"
+    verdict = apart if n >= ENOUGH else f"trend ({n} seeds)"
+    return {"difference": mean, "interval": [mean - half, mean + half], "verdict": verdict}
