@@ -30,6 +30,10 @@ COMMANDS = {  # verb: (what it does, an example)
         "Multiply a checkpoint's factors out again: a plain checkpoint that needs no tlm.",
         "tlm merge out/m8 --out out/m8-dense",
     ),
+    "overparam": (
+        "Make linear layers larger by exact MPO: more parameters to train, the same function.",
+        "tlm overparam minilm --growth 3 --out out/m3",
+    ),
     "finetune": (
         "Train a checkpoint on a task; over-parameterized by MPO meanwhile, or taught by another.",
         "tlm finetune minilm --task cola --data cola/ --strategy dynamic --N 6 --n 2",

@@ -79,6 +79,10 @@ def _check(verb: str, values: dict[str, Any]) -> None:
     """What no single value can say. Raises Usage."""
     if verb == "finetune":
         _check_training(values)
+    if verb == "overparam":
+        sizes = [values.get(f"overparam.{key}") for key in ("growth", "to_params")]
+        if sum(size is not None for size in sizes) != 1:
+            raise Usage("overparam needs one size: --growth G or --to-params N")
     if values.get("model") is None:
         raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
     if verb == "compress":

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.schema_training import Distillation, Recovery, Strategy, Study, Training
+from tlmtool.schema_training import Distillation, Growth, Recovery, Strategy, Study, Training
 from tlmtool.setting import Setting, setting, settings_of
 
-VERBS = "compress merge finetune profile evaluate"
+VERBS = "compress merge overparam finetune profile evaluate"
 
 
 @lru_cache
@@ -151,15 +151,15 @@ class Output:
     """What is written, and when the run counts as failed."""
 
     out: str | None = setting(
-        None, "compress merge finetune", "folder of the new checkpoint", "DIR"
+        None, "compress merge overparam finetune", "folder of the new checkpoint", "DIR"
     )
     overwrite: bool = setting(
-        False, "compress merge finetune", "replace a folder that is not empty"
+        False, "compress merge overparam finetune", "replace a folder that is not empty"
     )
-    dry_run: bool = setting(False, "compress", "predict size and cost, write nothing")
+    dry_run: bool = setting(False, "compress overparam", "predict size and cost, write nothing")
     max_shard_size: str = setting(
         "5GB",
-        "compress merge",
+        "compress merge overparam finetune",
         "largest file of weights",
         "SIZE",
         pattern=r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$",
@@ -197,6 +197,7 @@ class Recipe:
     )
     compression: Compression = field(default_factory=Compression)
     calibration: Calibration = field(default_factory=Calibration)
+    overparam: Growth = field(default_factory=Growth)
     recovery: Recovery = field(default_factory=Recovery)
     training: Training = field(default_factory=Training)
     distillation: Distillation = field(default_factory=Distillation)

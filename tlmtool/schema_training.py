@@ -99,6 +99,29 @@ class Distillation:
     temperature: float = setting(2.0, "finetune", "of the outputs of both", "T", gt=0)
 
 
+@dataclass(frozen=True)
+class Growth:
+    """How large a checkpoint is made, exactly: `growth` of its sites, or `to_params` in all."""
+
+    growth: float | None = setting(
+        None, "overparam", "parameters of the sites, after / before", "G", gt=1
+    )
+    to_params: str | None = setting(
+        None,
+        "overparam",
+        "parameters of the whole model, such as 60M",
+        "N",
+        pattern=r"^[1-9]\d*(\.\d+)?[kKMGB]?$",
+        what="a number of parameters such as 60M, 1.2B or 750k",
+    )
+    cores: int | None = setting(
+        None, "overparam", "cores of each matrix; of itself by cost", "m", ge=2
+    )
+    sites: tuple[str, ...] = setting(
+        ("attention", "ffn"), "overparam", "attention, ffn, or globs, by comma", "SITES"
+    )
+
+
 ARMS = ("dense", "dense-matched", "frozen", "svd", "mpo-static", "mpo-dynamic")
 
 

@@ -11,6 +11,8 @@ def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
     if data.get("study"):
         return _study(data["study"])
+    if data.get("step"):
+        return [_step(data["step"]), _larger(data.get("expanded") or [], full)]
     scores = data.get("scores") or {}
     if not scores:
         return [_recovery(data.get("recovery") or {})]
@@ -82,6 +84,38 @@ def _study(study: Mapping[str, Any]) -> list[View]:
         rows.append([f"{pair['first']} - {pair['second']}", *cells, pair["verdict"]])
     note = "interval: paired t, 95 %, over seeds"
     return [arms, View("differences", ["", "difference", "interval", "verdict"], rows, note)]
+
+
+def _step(step: Mapping[str, Any]) -> View:
+    """What training will cost, with and without the larger matrices."""
+    labels = {"parameters": ("parameters", ""), "optimizer_bytes": ("moments of AdamW", "B")}
+    labels["step_flops"] = ("FLOPs of a step", "FLOPs")
+    rows = []
+    for key, (label, unit) in labels.items():
+        before, after = step[key]["before"], step[key]["after"]
+        cells = [human(before, unit), human(after, unit), figure(after / before)]
+        rows.append([label, *cells])
+    return View("training", ["", "before", "after", "after / before"], rows, str(step["note"]))
+
+
+def _larger(expanded: list[Mapping[str, Any]], full: bool) -> View:
+    """The larger matrices, by role and form, and how exactly they hold W."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for each in expanded:
+        key = str(each["site"] if full else f"{each['role']} {form(each['decomposition'])}")
+        groups.setdefault(key, []).append(each)
+    rows = [
+        [
+            str(group[0]["site"] if full else group[0]["role"]),
+            str(len(group)),
+            form(group[0]["decomposition"]),
+            _mean(each["growth"] for each in group),
+            f"{max(each['max_abs'] for each in group):.1e}",
+        ]
+        for group in groups.values()
+    ]
+    header = ["role", "matrices", "form", "growth", "max |dW|"]
+    return View("larger matrices", header, rows, "")
 
 
 def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import count, islice
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tlmtool.compression.planning import select
 from tlmtool.decompositions.mpo import MPO
 from tlmtool.failure import Usage
+from tlmtool.measuring.counting import count_parameters, forward_flops
+from tlmtool.models.factorized import shape
+from tlmtool.models.surgery import Plan
 
 CLOSE = 0.02  # of the growth: candidates as near as this compete by cost
 USEFUL = 0.08  # as near as this a weight is not padded
@@ -82,6 +86,57 @@ def expansion(out_features: int, in_features: int, growth: float, cores: int | N
     crop = None if (o, i) == (out_features, in_features) else (out_features, in_features)
     units = (1,) * k
     return MPO(order=k + 2, modes=((a, *units, o // a), (b, *units, i // b)), crop=crop)
+
+
+def expansions(
+    model: Any,
+    sites: Iterable[str],
+    growth: float | None = None,
+    to_params: int | None = None,
+    cores: int | None = None,
+) -> Plan:
+    """The plan that makes the chosen sites `growth` times as large, or the model `to_params`.
+
+    Raises Usage for a size that the shapes do not come within 8 % of, or below the model's own.
+    """
+    roles = select(model, sites)
+    if "embedding" in roles.values():
+        raise Usage("an embedding cannot be over-parameterized: name attention, ffn, or globs")
+    shapes = {site: shape(model.base_model.get_submodule(site)) for site in roles}
+    dense, total = sum(o * i for o, i in shapes.values()), count_parameters(model)
+    if to_params is not None:
+        growth = 1 + (to_params - total) / dense
+        if growth <= 1:
+            raise Usage(f"{to_params:,} parameters are not above the {total:,} of the model")
+    plan = {site: expansion(o, i, growth, cores) for site, (o, i) in shapes.items()}
+    met = sum(form.parameters(*shapes[site]) for site, form in plan.items())
+    wanted, got = (to_params, total - dense + met) if to_params else (growth * dense, met)
+    if abs(got - wanted) > USEFUL * wanted:
+        raise Usage(
+            f"the shapes give {got:,.0f} parameters, not within 8 % of {wanted:,.0f}: give another "
+            "number of --cores"
+        )
+    return plan
+
+
+def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dict[str, Any]:
+    """What training costs with and without a plan: parameters, AdamW's two float32 moments of
+    each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
+
+    `model` is dense."""
+    parameters, flops = count_parameters(model), 3 * forward_flops(model, length, batch)["total"]
+    more = rebuilt = 0
+    for site, form in plan.items():
+        o, i = shape(model.base_model.get_submodule(site))
+        more += form.parameters(o, i) - o * i
+        rebuilt += 3 * form.rebuild_flops(o, i)
+    note = f"a step of {batch} x {length} tokens, forward and backward; predicted"
+    return {
+        "note": note,
+        "parameters": {"before": parameters, "after": parameters + more},
+        "optimizer_bytes": {"before": 8 * parameters, "after": 8 * (parameters + more)},
+        "step_flops": {"before": flops, "after": flops + rebuilt},
+    }
 
 
 def _sizes(o: int, i: int) -> Iterable[tuple[int, int]]:

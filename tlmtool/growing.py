@@ -1,0 +1,72 @@
+"""The verb overparam: Recipe -> Report."""
+
+from typing import Any
+
+from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
+from tlmtool.failure import CheckFailed
+from tlmtool.measuring.comparison import parity, probe
+from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.models import checkpoint
+from tlmtool.models.factorized import dense_weight
+from tlmtool.models.modeling import adopt
+from tlmtool.models.surgery import Plan, factorize, sites
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+from tlmtool.training.growth import expansions, predicted
+
+UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+
+
+def overparam(recipe: Recipe) -> Report:
+    """Hold linears as exact MPO of a wanted size, check that nothing changed, and write it."""
+    wanted = recipe.overparam
+    size = f"growth{wanted.growth:g}" if wanted.growth else wanted.to_params
+    out = out_folder(recipe, size)
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
+        empty = checkpoint.empty(folder, recipe.dtype)
+        plan = expansions(
+            empty, wanted.sites, wanted.growth, _number(wanted.to_params), wanted.cores
+        )
+        data: dict[str, Any] = {"step": predicted(empty, plan)}
+        if recipe.output.dry_run:
+            costs = Costs(empty)
+            data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
+            factorize(empty, plan)
+            return run.report(data | costs.and_after(empty, plan))
+        model = run.load(recipe.model)
+        data["model"] = provenance(recipe, folder, model, out)
+        costs, before = Costs(model), probe(model, recipe.seed)
+        with run.stage("expand"):
+            data["expanded"] = _expanded(model, plan)
+        adopt(model)
+        found = data["parity"] = parity(probe(model, recipe.seed), before)
+        if found["relative"] > found["tolerance"] and model.dtype.itemsize >= 4:
+            raise CheckFailed(
+                f"the larger model differs from {recipe.model} by {found['relative']:.1e} of its "
+                f"largest output, more than {found['tolerance']:g}: nothing was written"
+            )
+        data |= costs.and_after(model, plan)
+    data["peak_memory_bytes"] = memory.bytes
+    return run.save(model, folder, out, data)
+
+
+def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
+    """Factorize; of each site its form, its growth, and the largest |dW|."""
+    roles, found = sites(model), []
+    for site, form in plan.items():
+        before = dense_weight(model.base_model.get_submodule(site)).clone()
+        factorize(model, {site: form})
+        off = (dense_weight(model.base_model.get_submodule(site)) - before).abs().max()
+        growth = form.parameters(*before.shape) / before.numel()
+        entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
+        found.append(entry | {"growth": growth, "max_abs": float(off)})
+    return found
+
+
+def _number(text: str | None) -> int | None:
+    """60M -> 60,000,000"""
+    if text is None:
+        return None
+    unit = UNITS.get(text[-1])
+    return round(float(text[:-1]) * unit) if unit else round(float(text))
