@@ -45,7 +45,7 @@ def share(after: Any, before: Any) -> str:
 def form(decomposition: Mapping[str, Any]) -> str:
     """'btd rank 8 blocks 12'."""
     parts = [str(decomposition.get("name", "?"))]
-    if modes := decomposition.get("modes"):
+    if parts == ["mpo"] and (modes := decomposition.get("modes")):
         ends = (f"[{side[0]},1^{len(side) - 2},{side[-1]}]" for side in modes)
         if all(each == 1 for side in modes for each in side[1:-1]):
             parts.append(" x ".join(ends))

@@ -52,6 +52,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
 
 def accelerator_of(recipe: Recipe) -> Accelerator:
+    """Of the recipe's device and precision, over as many processes as were launched."""
     place = checkpoint.device_of(recipe.device)
     return Accelerator(cpu=place.type == "cpu", mixed_precision=recipe.training.precision)
 

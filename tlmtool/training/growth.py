@@ -10,6 +10,7 @@ from tlmtool.compression.planning import select
 from tlmtool.decompositions.mpo import MPO
 from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_parameters, forward_flops
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.surgery import Plan
 
@@ -124,6 +125,7 @@ def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dic
     each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
 
     `model` is dense."""
+    length = min(length, position_limit(model) or length)
     parameters, flops = count_parameters(model), 3 * forward_flops(model, length, batch)["total"]
     more = rebuilt = 0
     for site, form in plan.items():

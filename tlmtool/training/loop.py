@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 
 from tlmtool.decompositions.svd import SVD
@@ -21,6 +21,7 @@ from tlmtool.training.importance import Scores, chosen
 from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
 from tlmtool.training.order import batches_of, split, steps_of
+from tlmtool.training.resuming import clones, restore, save
 from tlmtool.training.state import Store
 
 Tick = Callable[[int, int, float], None]  # (step, of how many, loss)
@@ -189,7 +190,7 @@ class Trainer:
     def run(self) -> Outcome:
         """Train from where it stands to the end."""
         if self.training.resume and self.store and self.store.there:
-            self.restore(self.store.load())
+            restore(self, self.store.load())
         else:
             torch.manual_seed(1000 * self.seed + self.accelerator.process_index)
         self.check()
@@ -210,7 +211,7 @@ class Trainer:
             if over or self.step == self.total:
                 break
             if self.store and self.step % self.training.save_every == 0:
-                self.save()
+                save(self)
         self.outcome.steps, self.outcome.expansions = self.step, self.optimizer.expansions
         return self.outcome
 
@@ -255,57 +256,3 @@ class Trainer:
             f"the loss is {loss} at step {self.step + 1} of {self.total}{where}: "
             "try a lower --lr, or clipping"
         )
-
-    # ---- state
-
-    def save(self) -> None:
-        """Everything that the rest of the run depends on, written by the first process."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        random = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
-        if not self.accelerator.is_main_process:
-            return
-        kept = [
-            {"site": e.site, "form": e.decomposition.to_dict(), "cores": clones(e.cores)}
-            | {"ratio": e.ratio, "moves": e.moves, "rate": self.optimizer.group_of(e)[1]["ratio"]}
-            for e in self.optimizer.expansions
-        ]
-        outcome = {k: v for k, v in vars(self.outcome).items() if k != "expansions"}
-        self.store.save(
-            {
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state(),
-                "expansions": kept,
-                "scores": self.scores.values,
-                "outcome": outcome,
-                "random": random,
-            }
-        )
-
-    def restore(self, kept: dict[str, Any]) -> None:
-        """Stand where `save` stood."""
-        from tlmtool.decompositions import from_dict
-
-        self.step, self.scores.values = kept["step"], kept["scores"]
-        self.model.load_state_dict(kept["model"])
-        self.waiting = []
-        if self.halfway and self.step > self.halfway:
-            self.optimizer = self._optimizer(self.total - self.halfway)
-        for each in kept["expansions"]:
-            module = self.model.base_model.get_submodule(each["site"])
-            device = module.weight.device
-            cores = {name: core.to(device) for name, core in each["cores"].items()}
-            made = Expansion(each["site"], module, from_dict(each["form"]), cores)
-            self.optimizer.swap(made, each["rate"])
-            made.ratio, made.moves = each["ratio"], each["moves"]
-        self.optimizer.load(kept["optimizer"])
-        for name, value in kept["outcome"].items():
-            setattr(self.outcome, name, value)
-        mine = kept["random"][self.accelerator.process_index]
-        torch.set_rng_state(mine["cpu"])
-        if mine["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(mine["cuda"])
-
-
-def clones(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

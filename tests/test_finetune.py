@@ -1,0 +1,236 @@
+"""The verbs finetune and overparam through the command line: resume after kill -9, two processes,
+merging, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WORDS, output, pico, word_tokenizer
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from tlmtool.cli import run
+from tlmtool.models.checkpoint import load
+from tlmtool.recipe import TRAINED
+from tlmtool.training import growth
+
+FAST = ["--batch", "8", "--lr", "1e-3", "--max-length", "16", "--device", "cpu", "-q"]
+DYNAMIC = ["--strategy", "dynamic", "--N", "2", "--n", "1", "--every", "4", "--growth", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pico") / "model"
+    pico("bert").save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Whether the cat comes before the mat."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, count in (("train", 160), ("dev", 40)):
+        draw, rows = torch.Generator().manual_seed(count), ["sentence\tlabel"]
+        for _ in range(count):
+            order = torch.randperm(len(WORDS), generator=draw).tolist()
+            label = order.index(WORDS.index("cat")) < order.index(WORDS.index("mat"))
+            rows.append(f"{' '.join(WORDS[i] for i in order)}\t{int(label)}")
+        (folder / f"{name}.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def arguments(model, data, out, *more) -> list[str]:
+    words = ["finetune", str(model), "--task", "classification", "--data", str(data)]
+    return [*words, "--out", str(out), *FAST, *map(str, more)]
+
+
+def command(*words) -> list[str]:
+    return [sys.executable, "-m", "tlmtool", *words]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_what_is_over_parameterized_is_merged_and_loads_without_us(model, data, tmp_path):
+    out = tmp_path / "out"
+    assert run(arguments(model, data, out, "--steps", 16, *DYNAMIC)) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert len(report["expansions"]) == 12 and len(report["selections"]) == 2
+    chosen = [site for each in report["selections"] for site in each["chosen"]]
+    assert sorted(chosen) == sorted({each["site"] for each in report["expansions"]})
+    for each in report["expansions"]:
+        assert min(each["first_update"].values()) > 0 and each["growth"] > 1.5
+    assert report["parity"]["relative"] <= 1e-5
+    assert report["parameters"]["before"] == report["parameters"]["after"]
+    code = "from transformers import AutoModelForSequenceClassification as A\nimport sys\n"
+    code += f"A.from_pretrained({str(out)!r}); assert 'tlmtool' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not out.with_name("out.training").exists()
+
+
+def test_kept_cores_reload_and_give_the_merged_model(model, data, tmp_path):
+    merged, kept, again = (tmp_path / name for name in ("merged", "kept", "again"))
+    more = ("--steps", 10, *DYNAMIC)
+    assert run(arguments(model, data, merged, *more)) == 0
+    assert run(arguments(model, data, kept, *more, "--no-merge")) == 0
+    assert run(["merge", str(kept), "--out", str(again), "-q"]) == 0
+    for name, weight in weights(merged).items():
+        torch.testing.assert_close(weights(again)[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["dynamic", "static", "none"])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(model, data, tmp_path, strategy):
+    more = ["--steps", 24, *DYNAMIC, "--save-every", 3]
+    more[more.index("dynamic")] = strategy
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(*arguments(model, data, whole, *more)), check=True)
+    words = command(*arguments(model, data, killed, *more, "--resume"))
+    state, kills = killed.with_name("killed.training") / "state.pt", 0
+    for _ in range(3):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if state.exists() and state.stat().st_mtime_ns > before:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert kills >= 1 and not state.exists()
+    first, second = weights(whole), weights(killed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
+    more = ("--steps", 20, *DYNAMIC, "--dropout", 0, "--evaluate-every", 1)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(arguments(model, data, one, *more)) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    words = [*launch, "--master_port", str(29500 + os.getpid() % 1000), "-m", "tlmtool"]
+    words += [*arguments(model, data, two, *more), "--json"]
+    found = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
+    single, double = json.loads((one / "report.json").read_text()), json.loads(found)
+    assert [s["chosen"] for s in single["selections"]] == [
+        s["chosen"] for s in double["selections"]
+    ]
+    losses = [[h["loss"] for h in r["training"]["history"]] for r in (single, double)]
+    assert len(losses[0]) == 20
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-5
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_state(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ("--steps", 60, "--save-every", 1, "--clip", 1e30, "--warmup", 0)
+    words = arguments(model, data, out, *more)
+    words[words.index("1e-3")] = "1e30"
+    assert run(words) == 1
+    said = capsys.readouterr().err
+    assert "the loss is" in said and "out.training" in said and not out.exists()
+    assert out.with_name("out.training").joinpath("state.pt").exists()
+    assert run(words) == 2 and "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (["--task", "colla"], 2, "did you mean cola"),
+        (["--label-column", "missing"], 4, "no column missing"),
+        (["--N", "1", "--n", "2", "--strategy", "dynamic"], 2, "below"),
+        (["--N", "0"], 2, "at least 1"),
+        (["--growth", "0.5"], 2, "above 1"),
+        (["--task", "clm"], 4, "is a directory"),
+        (["--batch", "2", "--accumulate", "4"], 1, "no batch"),
+        (["--data", "no/such/folder"], 4, "does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(model, data, tmp_path, capsys, more, code, says):
+    words = arguments(model, data, tmp_path / "out", "--steps", 2, *more)
+    assert run(words) == code
+    said = capsys.readouterr().err
+    assert says in said and "Traceback" not in said
+
+
+def test_a_teacher_teaches_the_factors_only(model, tmp_path, capsys):
+    texts, small = tmp_path / "texts.txt", tmp_path / "small"
+    texts.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    assert run(["compress", str(model), "--rank", "2", "--out", str(small), "-q"]) == 0
+    out = tmp_path / "out"
+    words = ["finetune", str(small), "--teacher", str(model), "--data", str(texts)]
+    assert run([*words, "--out", str(out), "--steps", "30", "--batch", "4", "-q"]) == 0
+    scores = json.loads((out / "report.json").read_text())["scores"]
+    assert scores["after"]["score"] < scores["before"]["score"]
+    before, after = weights(small), weights(out)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(".weight." in name for name in moved)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_overparam_is_exact_reloads_and_merges_back(family, tmp_path):
+    model, folder, out, back = pico(family), *(tmp_path / n for n in ("dense", "large", "back"))
+    model.save_pretrained(folder)
+    assert run(["overparam", str(folder), "--growth", "3", "--out", str(out), "-q"]) == 0
+    parameters = json.loads((out / "report.json").read_text())["parameters"]
+    assert abs(parameters["keep"] - 3) <= 0.08 * 3
+    large, before = load(out), output(model)
+    assert large.config.model_type.startswith("tlm-")
+    assert (output(large) - before).abs().max() <= 1e-5 * before.abs().max()
+    assert run(["merge", str(out), "--out", str(back), "-q"]) == 0
+    merged = AutoModel.from_pretrained(back)
+    assert sum(p.numel() for p in merged.parameters()) == sum(p.numel() for p in model.parameters())
+    assert (output(merged) - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+def test_a_total_is_met_and_an_impossible_size_refused(model, tmp_path, capsys):
+    total = sum(p.numel() for p in AutoModel.from_pretrained(model).parameters())
+    words = ["overparam", str(model), "--out", str(tmp_path / "out"), "-q"]
+    assert run([*words, "--to-params", str(2 * total)]) == 0
+    made = json.loads((tmp_path / "out" / "report.json").read_text())["parameters"]["after"]
+    assert abs(made - 2 * total) <= 0.08 * 2 * total
+    capsys.readouterr()
+    for size, says in ((["--to-params", "10"], "not above"), (["--growth", "1"], "above 1")):
+        assert run([*words, *size, "--overwrite"]) == 2 and says in capsys.readouterr().err
+    assert run([*words, "--growth", "9", "--cores", "3"]) == 2
+
+
+@pytest.mark.parametrize("size", [(31, 37), (32, 48), (768, 768), (384, 1536), (30522, 384)])
+@pytest.mark.parametrize("wanted", [1.25, 3.0, 6.0])
+def test_a_form_is_as_large_as_asked(size, wanted):
+    form = growth.expansion(*size, wanted)
+    assert abs(form.parameters(*size) / (size[0] * size[1]) - wanted) <= 0.08 * wanted
+
+
+def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
+    out = tmp_path / "study"
+    words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
+    arms = "dense,dense-matched,frozen,svd,mpo-static,mpo-dynamic"
+    words += ["--arms", arms, "--seeds", "2", "--lr-grid", "1e-3,1e-4"]
+    assert run(words) == 0
+    report = json.loads((out / "report.json").read_text())["study"]
+    assert {each["arm"] for each in report["arms"]} == set(arms.split(","))
+    assert len(report["pairs"]) == 15 and {r["steps"] for r in report["results"]} == {6}
+    (out / "svd-seed1.json").unlink()
+    assert run(words) == 2 and run([*words, "--resume"]) == 0
+    again = json.loads((out / "report.json").read_text())["study"]
+    assert again["arms"] == report["arms"]
+
+
+def test_the_tasks_of_the_schema_are_those_of_the_data():
+    from tlmtool.data.labelled import TASKS
+
+    assert set(TRAINED) == {*TASKS, "mlm", "clm"}
+
+
+def test_a_classifier_is_what_is_saved(model, data, tmp_path):
+    out = tmp_path / "out"
+    assert run(arguments(model, data, out, "--epochs", 1, "--keep-best", "--accumulate", 2)) == 0
+    made = AutoModelForSequenceClassification.from_pretrained(out)
+    assert made.config.id2label == {0: "0", 1: "1"}

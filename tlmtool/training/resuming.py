@@ -1,0 +1,62 @@
+"""What a run of training keeps, so that a killed one goes on to the same weights, bit for bit."""
+
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from tlmtool.decompositions import from_dict
+from tlmtool.training.expansion import Expansion
+
+
+def clones(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Copies that later steps do not change."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def save(run: Any) -> None:
+    """Everything that the rest of the run depends on, written by the first process."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    random = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+    if not run.accelerator.is_main_process:
+        return
+    kept = [
+        {"site": e.site, "form": e.decomposition.to_dict(), "cores": clones(e.cores)}
+        | {"ratio": e.ratio, "moves": e.moves, "rate": run.optimizer.group_of(e)[1]["ratio"]}
+        for e in run.optimizer.expansions
+    ]
+    outcome = {k: v for k, v in vars(run.outcome).items() if k != "expansions"}
+    run.store.save(
+        {
+            "step": run.step,
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state(),
+            "expansions": kept,
+            "scores": run.scores.values,
+            "outcome": outcome,
+            "random": random,
+        }
+    )
+
+
+def restore(run: Any, kept: dict[str, Any]) -> None:
+    """Stand where `save` stood."""
+    run.step, run.scores.values = kept["step"], kept["scores"]
+    run.model.load_state_dict(kept["model"])
+    run.waiting = []
+    if run.halfway and run.step > run.halfway:
+        run.optimizer = run._optimizer(run.total - run.halfway)
+    for each in kept["expansions"]:
+        module = run.model.base_model.get_submodule(each["site"])
+        device = module.weight.device
+        cores = {name: core.to(device) for name, core in each["cores"].items()}
+        made = Expansion(each["site"], module, from_dict(each["form"]), cores)
+        run.optimizer.swap(made, each["rate"])
+        made.ratio, made.moves = each["ratio"], each["moves"]
+    run.optimizer.load(kept["optimizer"])
+    for name, value in kept["outcome"].items():
+        setattr(run.outcome, name, value)
+    mine = kept["random"][run.accelerator.process_index]
+    torch.set_rng_state(mine["cpu"])
+    if mine["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(mine["cuda"])
