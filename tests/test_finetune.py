@@ -115,7 +115,7 @@ def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(arguments(model, data, one, *more)) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    words = [*launch, "--master_port", str(29500 + os.getpid() % 1000), "-m", "tlmtool"]
+    words = [*launch, "--master_port", str(29500 + os.getpid() % 1000), "-m", "--", "tlmtool"]
     words += [*arguments(model, data, two, *more), "--json"]
     found = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
     single, double = json.loads((one / "report.json").read_text()), json.loads(found)
@@ -171,6 +171,16 @@ def test_a_teacher_teaches_the_factors_only(model, tmp_path, capsys):
     before, after = weights(small), weights(out)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all(".weight." in name for name in moved)
+
+
+def test_recovery_brings_a_compressed_model_nearer(model, tmp_path):
+    texts, out = tmp_path / "texts.txt", tmp_path / "out"
+    texts.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    words = ["compress", str(model), "--rank", "2", "--recover", "30", "--recover-batch", "4"]
+    assert run([*words, "--data", str(texts), "--out", str(out), "-q"]) == 0
+    found = json.loads((out / "report.json").read_text())["recovery"]
+    assert found["recovered"] < found["compressed"] and found["dense"] == 0
+    load(out)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

@@ -3,8 +3,10 @@
 Config classes are made at registration, model classes when the first config of a type is.
 """
 
+import copy
 from functools import lru_cache
 
+import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -108,6 +110,8 @@ def adopt(model: PreTrainedModel) -> None:
         register_models(model.config.model_type)
         model.__class__ = model_class(type(model))
         model.config.__class__ = config_class(model.config.model_type)
+        with torch.device("meta"):  # transformers notes what a class can output as one is made
+            type(model)(copy.deepcopy(model.config))
     model.config.tlm = plan_to_dict(plan_of(model))
 
 

@@ -72,7 +72,9 @@ class Study:
         """Dense training at a rate, scored on a tenth of train set aside; seed 0."""
         training = replace(self.recipe.training, lr=lr, keep_best=True)
         recipe = self._recipe("none", 0, replace(training, evaluate_every=None))
-        return self._kept(f"rate-{lr:g}", recipe, lambda job, out: out.history[-1]["score"], lr=lr)
+        return self._kept(
+            f"rate-{lr:g}", recipe, lambda job: job.objective.measure(job.model)["score"], lr=lr
+        )
 
     def _one(self, arm: str, seed: int) -> Result:
         """One arm at one seed, scored on the development split at the end."""
@@ -109,7 +111,7 @@ class Study:
             job.model.base_model.get_submodule(site).weight.requires_grad_(False)
         outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
         finetune.finish(recipe, job.model, outcome.expansions)
-        scores = {"score": score(job, outcome)} if score else job.dev(job.model)
+        scores = {"score": score(job)} if score else job.dev(job.model)
         result = {**labels, "better": job.objective.better, "metric": job.objective.name, **scores}
         result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(outcome)}
         if not math.isfinite(result["score"]):
