@@ -214,10 +214,12 @@ def evaluate(recipe: Recipe) -> Report:
                 max_length=wanted.max_length,
                 seed=recipe.seed,
                 samples=wanted.samples,
+                columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
                 progress=run.bars.of("evaluating"),
                 **others,
             )
-        source = wanted.data or "the text that comes with tlm"
+        given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
+        source = given or wanted.data or "the text that comes with tlm"
         return run.report({"model": {"id": recipe.model}, "data": source} | found)
 
 

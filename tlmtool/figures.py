@@ -1,10 +1,11 @@
 """Figures as text: sizes, shares, forms, and the small table that a view of a report is."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-TEXT_COLUMNS = ("form", "why", "chosen")  # and the first; the others are figures
+TEXT_COLUMNS = ("form", "why", "role", "chosen")  # and the first; the others are figures
 
 
 class View(NamedTuple):
@@ -40,6 +41,20 @@ def figure(value: Any, digits: int = 3) -> str:
 def share(after: Any, before: Any) -> str:
     """after / before as a figure, '' where it says nothing."""
     return figure(after / before) if before and after is not None else ""
+
+
+def brief(sites: Iterable[str], roles: Mapping[str, str]) -> str:
+    """'query 5, 1; up 2': the layers of sites by role, a whole path where it holds no number."""
+    by_role: dict[str, list[str]] = {}
+    for site in sites:
+        by_role.setdefault(roles.get(site, ""), []).append(layer(site))
+    return "; ".join(f"{role} {', '.join(found)}".strip() for role, found in by_role.items())
+
+
+def layer(site: str) -> str:
+    """'5' of encoder.layer.5.output.dense, 'decoder 5' in a decoder."""
+    found = re.search(r"\.(\d+)\.", site)
+    return ("decoder " if site.startswith("decoder.") else "") + found[1] if found else site
 
 
 def form(decomposition: Mapping[str, Any]) -> str:

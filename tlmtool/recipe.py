@@ -13,6 +13,7 @@ from typing import Any
 
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.schema import Override, Recipe, settings, settings_of
+from tlmtool.schema_training import LABELLED
 from tlmtool.values import convert, show
 
 __all__ = ["Override", "Recipe", "build", "comparison", "dump", "to_dict"]
@@ -20,10 +21,7 @@ __all__ = ["Override", "Recipe", "build", "comparison", "dump", "to_dict"]
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
 LARGEST_FILE = 2**20
-TRAINED = (
-    *("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "qqp", "mnli"),
-    *("classification", "regression", "mlm", "clm", "grammar"),
-)
+TRAINED = (*LABELLED, "mlm", "clm")
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
@@ -95,7 +93,7 @@ def _check(verb: str, values: dict[str, Any]) -> None:
     if verb == "evaluate":
         task = values.get("evaluation.task")
         if task is None:
-            raise Usage("evaluate needs --task: mlm, clm, similarity or features")
+            raise Usage("evaluate needs --task, such as similarity, mlm or cola")
         against = values.get("evaluation.against")
         if (task == "features") != (against is not None):
             asked = "needs --against MODEL" if against is None else "takes no --against"

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.schema_training import Distillation, Growth, Recovery, Strategy, Study, Training
+from tlmtool.schema_training import (
+    LABELLED,
+    Distillation,
+    Growth,
+    Recovery,
+    Strategy,
+    Study,
+    Training,
+)
 from tlmtool.setting import Setting, setting, settings_of
 
 VERBS = "compress merge overparam finetune profile evaluate"
@@ -114,15 +122,15 @@ class Evaluation:
     task: str | None = setting(
         None,
         "evaluate",
-        "mlm, clm, similarity or features",
+        "mlm, clm, similarity, features, or a task of finetune",
         "TASK",
-        choices=("mlm", "clm", "similarity", "features"),
+        choices=("mlm", "clm", "similarity", "features", *LABELLED),
     )
     data: str | None = setting(
         None,
         "evaluate",
-        "texts, one a line; for similarity a csv of sentence pairs",
-        "FILE|DATASET",
+        "texts, one a line; for similarity a csv of sentence pairs; else as finetune reads it",
+        "PATH|DATASET",
     )
     against: str | None = setting(
         None, "evaluate", "the model whose features are the truth (task features)", "MODEL"

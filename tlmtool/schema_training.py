@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from tlmtool.setting import setting
 
+LABELLED = (
+    *("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "qqp", "mnli"),
+    *("classification", "regression", "grammar"),
+)
+
 
 @dataclass(frozen=True)
 class Training:

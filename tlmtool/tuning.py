@@ -1,11 +1,13 @@
 """The verb finetune: Recipe -> Report."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Run, out_folder, provenance
+from tlmtool.compression.planning import select
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
@@ -28,8 +30,8 @@ def finetune(recipe: Recipe) -> Report:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     if recipe.study.seeds:
         return _studied(recipe, folder, tokenizer)
-    accelerator = training.accelerator_of(recipe)
     out = out_folder(recipe, recipe.training.task or "distilled")
+    accelerator = training.accelerator_of(recipe, out)
     store = Store(out, _identity(recipe))
     _check_store(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
@@ -44,6 +46,7 @@ def finetune(recipe: Recipe) -> Report:
                 {"tick": _bar(run), "tell": run.bars.line} if accelerator.is_main_process else {}
             )
             outcome = training.run(recipe, job, accelerator, store, **shown)
+            accelerator.end_training()
         parity = training.finish(recipe, job.model, outcome.expansions)
         with run.stage("evaluate"):
             scores["after"] = job.dev(job.model)
@@ -51,6 +54,7 @@ def finetune(recipe: Recipe) -> Report:
         data["training"] = _trained(recipe, job, outcome)
         data |= {"selections": outcome.selections, "expansions": _expansions(job, outcome)}
         data |= {"parity": parity} if outcome.expansions else {}
+        data["warnings"] = _warnings(recipe, job, outcome)
         data["parameters"] = {"before": before, "after": count_parameters(job.model)}
     data["peak_memory_bytes"] = memory.bytes
     if not accelerator.is_main_process:
@@ -126,6 +130,25 @@ def _trained(recipe: Recipe, job: training.Job, outcome: Outcome) -> dict[str, A
         "chosen_step": outcome.best.get("step") if used.keep_best else None,
         **job.notes,
     }
+
+
+def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
+    """What a strategy was asked for and could not do."""
+    wanted, roles = recipe.strategy, select(job.model, recipe.strategy.sites)
+    if wanted.name == "none":
+        return []
+    there = Counter(role for role in roles.values() if role != "embedding")
+    most, found = max(there.values(), default=0), []
+    if most < wanted.N:
+        found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
+    taken = Counter(roles[each.site] for each in outcome.expansions if each.site in roles)
+    if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
+        role, n = next(iter(short.items()))
+        found.append(
+            f"{outcome.steps:,} steps held selections for {taken[role]} of {min(wanted.N, n)} "
+            f"matrices of {role}: lower --every, or raise --n"
+        )
+    return found
 
 
 def _expansions(job: training.Job, outcome: Outcome) -> list[dict[str, Any]]:

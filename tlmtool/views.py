@@ -151,17 +151,20 @@ def _parity(data: Mapping[str, Any]) -> View:
     for key, value in parity.items():
         text = f"{value:.1e}" if isinstance(value, float) else str(value)
         rows.append([names.get(key, key.replace("_", " ")), text])
-    return View("parity: merged against factorized", ["", "figure"], rows)
+    held = "larger against before" if data.get("step") else "merged against factorized"
+    return View(f"parity: {held}", ["", "figure"], rows)
 
 
 def _scores(data: Mapping[str, Any]) -> View:
     if "task" not in data:
         return View("", [], [])
     baseline = data.get("baseline") or {}
+    parts = [name for name in str(data.get("metric")).split(" and ") if name != data.get("metric")]
     rows = [
         [
             str(each.get("id", "")) + (" (baseline)" if each is baseline else ""),
             figure(each.get("score"), 4),
+            *(figure(each.get(name), 4) for name in parts),
             figure(each.get("perplexity"), 2),
             f"{each['n']:,}" if "n" in each else "",
         ]
@@ -169,8 +172,9 @@ def _scores(data: Mapping[str, Any]) -> View:
     ]
     better = f", {data['better']} is better" if data.get("better") else ""
     metric = str(data.get("metric", "score")).replace("_", " ")
+    header = ["model", "score" if parts else metric, *parts, "perplexity", "examples"]
     note = f"{metric}: {data['what']}{better}" if data.get("what") else ""
-    return View(f"task {data['task']}", ["model", metric, "perplexity", "examples"], rows, note)
+    return View(f"task {data['task']}", header, rows, note)
 
 
 def _profile(models: list[Mapping[str, Any]]) -> View:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from tlmtool.figures import View, figure, form, human
+from tlmtool.figures import View, figure, form, human, layer
 
 
 def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
@@ -133,19 +133,27 @@ def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
 
 
 def _selections(data: Mapping[str, Any]) -> View:
-    """The matrices chosen at each selection, by role, most important first."""
+    """The layers chosen at each selection, by role, most important first."""
     roles = {each["site"]: each["role"] for each in data.get("expansions") or []}
     rows = []
     for entry in data.get("selections") or []:
         by_role: dict[str, list[str]] = {}
         for site in entry["chosen"]:
-            mean = fmean(v for s, v in entry["scores"].items() if roles.get(s) == roles.get(site))
-            told = f"{site} ({figure(entry['scores'][site] / mean, 2) if mean else '-'})"
+            told = f"{layer(site)} ({entry['scores'][site]:.2g})"
             by_role.setdefault(roles.get(site, ""), []).append(told)
         for role, sites in by_role.items():
             rows.append([f"step {entry['step']}", role, ", ".join(sites)])
-    note = "in brackets: importance over the mean of what was ever chosen of the role"
-    return View("selections", ["", "form", "chosen"], rows, note)
+    note = f"chosen: layers, in brackets their importance{_kind(data)}"
+    return View("selections", ["", "role", "chosen"], rows, note)
+
+
+def _kind(data: Mapping[str, Any]) -> str:
+    strategy = (data.get("recipe") or {}).get("strategy") or {}
+    static = strategy.get("name") == "static"
+    kind = strategy.get("importance") or ("zero-out" if static else "taylor")
+    return (
+        f" ({kind}, summed over the steps since the last selection)" if not static else f" ({kind})"
+    )
 
 
 def _expansions(expansions: list[Mapping[str, Any]], full: bool) -> View:

@@ -17,6 +17,7 @@ from tlmtool.data import grammar
 from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
 from tlmtool.data.tables import SUFFIXES, Row, rows
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.schema_training import LABELLED
 
 DEV = ("dev", "validation", "valid", "val", "dev_matched", "validation_matched")
 TENTH = 10
@@ -39,8 +40,6 @@ class Splits(NamedTuple):
     source: str
 
 
-FREE = ("classification", "regression")
-TASKS = (*GLUE, *FREE, "grammar")
 TEXT, SECOND, LABEL = ("text", "sentence", "sentence1"), ("sentence2",), ("label", "score")
 
 
@@ -51,8 +50,10 @@ def splits(
     text: str | None = None,
     pair: str | None = None,
     label: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Splits:
-    """The training and development examples of a task. `text`, `pair`, `label`: columns.
+    """The training and development examples of a task. `text`, `pair`, `label`: columns; `classes`
+    as in `examples`.
 
     Raises Usage for an unknown task or column, NotLoadable for data that is missing or malformed.
     """
@@ -63,7 +64,7 @@ def splits(
         return Splits(GRAMMAR, train, dev, "an acceptability task that tlm generates by a grammar")
     train, dev, source = _tables(task, data)
     given = (text, pair, label)
-    form = _form(task, given, train)
+    form = _form(task, given, train, classes)
     made = [_examples(form, given, part) for part in (train, dev) if part]
     if len(made) == 1:
         whole = made[0]
@@ -85,21 +86,25 @@ def examples(
     text: str | None = None,
     pair: str | None = None,
     label: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> tuple[Task, list[Example]]:
-    """What a model is scored on: the development split, or all of one file."""
+    """What a model is scored on: the development split, or all of one file.
+
+    `classes`: those that the model of a `classification` knows, by id; of themselves the file's.
+    """
     path = Path(data).expanduser() if data is not None else None
     if _known(task) == "grammar" or path is None or not path.is_file():
-        found = splits(task, data, text=text, pair=pair, label=label)
+        found = splits(task, data, text=text, pair=pair, label=label, classes=classes)
         return found.task, found.dev
     given, read = (text, pair, label), _rows(task, path)
-    form = _form(task, given, read)
+    form = _form(task, given, read, classes)
     return form, _examples(form, given, read)
 
 
 def _known(task: str) -> str:
-    if task not in TASKS:
-        near = get_close_matches(task, TASKS, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(TASKS)}"
+    if task not in LABELLED:
+        near = get_close_matches(task, LABELLED, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(LABELLED)}"
         raise Usage(f"unknown task {task!r}: {hint}")
     return task
 
@@ -167,12 +172,16 @@ def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row], str]:
 # ---- rows to examples
 
 
-def _form(task: str, given: tuple[str | None, ...], read: list[Row]) -> Task:
+def _form(
+    task: str, given: tuple[str | None, ...], read: list[Row], classes: tuple[str, ...]
+) -> Task:
     """The task; of one's own, its classes are those of the training rows."""
     if task in GLUE:
         return GLUE[task]
     if task == "regression":
         return Task(task, task, (), ("pearson", "spearman"))
+    if classes:
+        return Task(task, task, classes, ("accuracy",))
     column = _column(read[0], given[2], LABEL, "label")
     names = {str(row[column]).strip() for _, row in read if row[column] is not None}
     if len(names) < 2:

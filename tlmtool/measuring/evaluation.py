@@ -1,31 +1,31 @@
-"""How good a model is: language-model loss, sentence similarity, feature error.
+"""How good a model is: language-model loss, sentence similarity, feature error, a labelled task.
 
 Every task keeps a quantity per example, so that a baseline on the same tokens and masks gives a
 paired bootstrap interval.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import rankdata
 from torch import nn
-from torch.nn.functional import cosine_similarity
 
+from tlmtool.data import labelled
+from tlmtool.data.glue import Task
+from tlmtool.data.labelled import Example
 from tlmtool.data.tasks import Pair, choose, sentence_pairs, texts
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.losses import language_loss, objective_of
-from tlmtool.measuring.outputs import counted, named, position_limit, streamed
+from tlmtool.measuring.metrics import Statistic, described, scored, statistic
+from tlmtool.measuring.outputs import counted, named, position_limit
+from tlmtool.measuring.predictions import classes_of, predictions, task_fits
+from tlmtool.measuring.states import features, similarity
+from tlmtool.schema_training import LABELLED
 
 RESAMPLES, LEVEL = 2000, 0.95
 AT_ONCE = 2**21  # examples resampled at once: bounds the memory of the bootstrap
 
-Statistic = Callable[
-    [np.ndarray], np.ndarray
-]  # indices of examples (S, n) -> a score for each of the S samples
 TASKS = {"mlm": "nll", "clm": "nll", "similarity": "spearman", "features": "relative error"}
 WHAT = {
     "mlm": "masked-language-model loss: mean NLL in nats of 15 % of each text's tokens "
@@ -50,40 +50,53 @@ def evaluate(
     max_length: int = 128,
     seed: int = 0,
     samples: int | None = None,
+    columns: dict[str, str | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score of a model on texts or sentence pairs, and its paired difference from a baseline's.
 
-    `data` is a path or the examples themselves; `against` the model whose features are the truth.
+    `data` is a path or the examples themselves; `against` the model whose features are the truth;
+    `columns` names those of a labelled task: {"text", "pair", "label"}.
     `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples.
     `progress` is called with (done, total) texts. Raises Usage for a task that the model has no
     head for, Failure for a score that is not finite.
     """
     models = [model] if baseline is None else [model, baseline]
-    _check(task, models, against)
-    examples = _examples(task, data, samples, seed)
+    form: Task | None = None
+    if task in LABELLED:
+        form, examples = _labelled(task, data, models, columns or {}, samples, seed)
+    else:
+        _check(task, models, against)
+        examples = _examples(task, data, samples, seed)
     everyone = models + ([] if against is None else [against])
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
     tick = counted(progress, len(examples) * len(everyone) * (2 if task == "similarity" else 1))
     settings = {"batch": batch, "max_length": max_length, "tick": tick}
     more: list[dict[str, Any]] = [{} for _ in models]
-    if task == "similarity":
-        statistics = [_similarity(each, tokenizer, examples, settings) for each in models]
+    if form:
+        labels = np.array([each.label for each in examples])
+        said = [predictions(each, tokenizer, form, examples, **settings) for each in models]
+        statistics = [statistic(form.metrics, each, labels) for each in said]
+        if len(form.metrics) > 1:
+            more = [scored(form.metrics, each, labels) for each in said]
+    elif task == "similarity":
+        statistics = [similarity(each, tokenizer, examples, settings) for each in models]
     elif task == "features":
-        statistics = _features(models, against, tokenizer, examples, settings)
+        statistics = features(models, against, tokenizer, examples, settings)
     else:
         losses = [language_loss(m, tokenizer, examples, seed=seed, **settings) for m in models]
         statistics = [loss.statistic for loss in losses]
         more = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
+    metric = " and ".join(form.metrics) if form else TASKS[task]
     found = [
-        _scored(task, each, statistic, len(examples)) | extra
+        _scored(metric, each, statistic, len(examples)) | extra
         for each, statistic, extra in zip(models, statistics, more, strict=True)
     ]
     result = {
         "task": task,
-        "metric": TASKS[task],
-        "better": "higher" if task == "similarity" else "lower",
-        "what": WHAT["seq2seq" if task == "clm" and objective_of(model) == "seq2seq" else task],
+        "metric": metric,
+        "better": "higher" if form or task == "similarity" else "lower",
+        "what": _what(task, form, model),
         "max_length": max_length,
         "models": found[:1],
     }
@@ -96,6 +109,13 @@ def evaluate(
             "resamples": RESAMPLES,
         }
     return result
+
+
+def _what(task: str, form: Task | None, model: nn.Module) -> str:
+    """What the metric is, in words."""
+    if form:
+        return described(form.metrics)
+    return WHAT["seq2seq" if task == "clm" and objective_of(model) == "seq2seq" else task]
 
 
 def paired_interval(
@@ -145,6 +165,22 @@ def _check(task: str, models: list[nn.Module], against: nn.Module | None) -> Non
         raise Usage(f"{names} have different losses: they cannot be compared")
 
 
+def _labelled(
+    task: str,
+    data: Any,
+    models: list[nn.Module],
+    columns: dict[str, str | None],
+    samples: int | None,
+    seed: int,
+) -> tuple[Task, list[Example]]:
+    """The task, with the classes that the first model knows, and the examples of it."""
+    classes = classes_of(models[0]) if task == "classification" else ()
+    form, found = labelled.examples(task, data, classes=classes, **columns)
+    for each in models:
+        task_fits(form, each)
+    return form, choose(found, samples, seed)
+
+
 def _examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]:
     """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
     if task == "similarity":
@@ -160,72 +196,12 @@ def _examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]
     return choose(data, samples, seed)
 
 
-def _scored(task: str, model: nn.Module, statistic: Statistic, n: int) -> dict[str, Any]:
+def _scored(metric: str, model: nn.Module, statistic: Statistic, n: int) -> dict[str, Any]:
     """{"id", "score", "n"} over all examples; raises Failure for a score that is not finite."""
     score = float(statistic(np.arange(n)[None])[0])
     if not np.isfinite(score):
-        reason = "all cosines or all scores are equal, or " if task == "similarity" else ""
+        reason = "all cosines or all scores are equal, or " if metric == "spearman" else ""
         raise Failure(
-            f"the {TASKS[task]} of {named(model)} is {score}: {reason}its outputs are not finite"
+            f"the {metric} of {named(model)} is {score}: {reason}its outputs are not finite"
         )
     return {"id": named(model), "score": score, "n": n}
-
-
-def _similarity(
-    model: nn.Module, tokenizer: Any, pairs: list[Pair], settings: dict[str, Any]
-) -> Statistic:
-    """Spearman of resampled pairs by the cosine of their mean-pooled last hidden states."""
-    sentences = [left for left, _, _ in pairs] + [right for _, right, _ in pairs]
-    pooled: list[torch.Tensor] = [torch.empty(0)] * len(sentences)
-    with ExitStack() as stack:
-        for part, hidden in streamed(stack, model, tokenizer, sentences, **settings):
-            mask = part.inputs["attention_mask"].to(hidden.device)[..., None]  # (B, N, 1)
-            means = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (B, E)
-            for index, mean in zip(part.indices, means.cpu(), strict=True):
-                pooled[index] = mean
-    left, right = torch.stack(pooled).double().chunk(2)
-    cosines, scores = (
-        cosine_similarity(left, right).numpy(),
-        np.array([score for _, _, score in pairs]),
-    )
-    if not np.isfinite(cosines).all():
-        wrong = int((~np.isfinite(cosines)).sum())
-        raise Failure(f"the hidden states of {named(model)} are not finite on {wrong} pairs")
-
-    def statistic(index: np.ndarray) -> np.ndarray:
-        a, b = rankdata(cosines[index], axis=-1), rankdata(scores[index], axis=-1)
-        a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-
-    return statistic
-
-
-def _features(
-    models: list[nn.Module],
-    against: nn.Module,
-    tokenizer: Any,
-    texts: list[str],
-    settings: dict[str, Any],
-) -> list[Statistic]:
-    """For each model, the relative error of its last hidden states over resampled texts."""
-    wrong, whole = np.zeros((len(models), len(texts))), np.zeros(len(texts))
-    with ExitStack() as stack:
-        truth = streamed(stack, against, tokenizer, texts, **settings)
-        others = [streamed(stack, model, tokenizer, texts, **settings) for model in models]
-        for (part, true), *found in zip(truth, *others, strict=True):
-            mask = part.inputs["attention_mask"].to(true.device)[..., None]
-            whole[part.indices] = (true * mask).double().square().sum((1, 2)).cpu()
-            for row, (model, (_, hidden)) in enumerate(zip(models, found, strict=True)):
-                if hidden.shape != true.shape:
-                    widths = f"{hidden.shape[-1]} and {true.shape[-1]}"
-                    raise Usage(
-                        f"{named(model)} and {named(against)} have hidden states of widths {widths}"
-                    )
-                difference = (hidden.to(true.device) - true) * mask
-                wrong[row, part.indices] = difference.double().square().sum((1, 2)).cpu()
-
-    def statistic(row: int) -> Statistic:
-        return lambda index: np.sqrt(wrong[row][index].sum(-1) / whole[index].sum(-1))
-
-    return [statistic(row) for row in range(len(models))]

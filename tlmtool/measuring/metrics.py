@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+# indices of examples (S, n) -> a score for each of the S samples
+Statistic = Callable[[np.ndarray], np.ndarray]
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions)
 
 
@@ -26,6 +28,21 @@ METRICS: dict[str, Metric] = {
 }
 
 
+WORDS = {
+    "matthews": "Matthews correlation of classes",
+    "accuracy": "share of classes that are right",
+    "f1": "F1 of class 1",
+    "pearson": "Pearson correlation of figures",
+    "spearman": "Spearman correlation of figures",
+}
+
+
+def described(names: tuple[str, ...]) -> str:
+    """'F1 of class 1', 'the mean of ... and ...'."""
+    words = " and ".join(WORDS[name] for name in names)
+    return f"the mean of {words}" if len(names) > 1 else words
+
+
 def scored(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{"score": the mean of the metrics, as GLUE defines it, and each metric}, of (n,) and (n,).
 
@@ -35,3 +52,12 @@ def scored(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) 
         warnings.simplefilter("ignore")  # of constant input
         found = {name: float(METRICS[name](labels, predictions)) for name in names}
     return {"score": sum(found.values()) / len(found), **found}
+
+
+def statistic(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) -> Statistic:
+    """The score of resampled examples."""
+
+    def of(index: np.ndarray) -> np.ndarray:
+        return np.array([scored(names, predictions[i], labels[i])["score"] for i in index])
+
+    return of

@@ -9,7 +9,7 @@ from torch import nn
 
 from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example, Task
-from tlmtool.failure import Failure
+from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.outputs import evaluating, inputs_of, named, position_limit
 
 
@@ -39,3 +39,25 @@ def predictions(
             if tick:
                 tick(len(part.indices))
     return found if task.kind == "regression" else found.astype(int)
+
+
+def task_fits(task: Task, model: nn.Module) -> None:
+    """Raises Usage where the model has no head for the classes, or the figure, of a task."""
+    name = type(model).__name__
+    if not name.endswith("ForSequenceClassification"):
+        raise Usage(
+            f"task {task.name} does not fit {named(model)}: {name} has no head for it; "
+            f"tlm finetune --task {task.name} gives it one"
+        )
+    wanted, found = len(task.labels) or 1, model.config.num_labels
+    if found != wanted:
+        raise Usage(
+            f"task {task.name} does not fit {named(model)}: its head has {found} outputs, "
+            f"the task needs {wanted}"
+        )
+
+
+def classes_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the classes that a model tells apart, by id."""
+    names = model.config.id2label or {}
+    return tuple(str(names[i]) for i in range(len(names)))

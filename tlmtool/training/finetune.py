@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import nn
 from transformers import AutoConfig
 
 from tlmtool.compression.planning import select
 from tlmtool.data import labelled
 from tlmtool.data.tasks import texts
-from tlmtool.failure import Usage
+from tlmtool.failure import MissingDependency, Usage
 from tlmtool.measuring.comparison import held_out, parity, probe
 from tlmtool.models import checkpoint
 from tlmtool.models.modeling import adopt
@@ -28,6 +29,11 @@ from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
 from tlmtool.training.state import Store
 
 LR, LR_DISTIL = 5e-5, 5e-4
+WAYS = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+)  # weights whole on each process
 SET_ASIDE = 10  # every tenth training example, where choices are made on some
 
 
@@ -51,10 +57,24 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
 
-def accelerator_of(recipe: Recipe) -> Accelerator:
-    """Of the recipe's device and precision, over as many processes as were launched."""
-    place = checkpoint.device_of(recipe.device)
-    return Accelerator(cpu=place.type == "cpu", mixed_precision=recipe.training.precision)
+def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
+    """Of the recipe's device and precision, over as many processes as were launched; its tracker,
+    where one is asked for, writes to a folder beside `out`."""
+    place, tracker = checkpoint.device_of(recipe.device), recipe.training.tracker if out else None
+    if tracker and find_spec(tracker) is None:
+        raise MissingDependency(f"--tracker {tracker} needs its package (pip install {tracker})")
+    made = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision=recipe.training.precision,
+        log_with=tracker,
+        project_dir=out.parent if tracker else None,
+    )
+    if made.distributed_type not in WAYS:
+        way = made.distributed_type.value
+        raise Usage(f"tlm trains in one process or under DDP, not under {way}: it shards weights")
+    if tracker:
+        made.init_trackers(f"{out.name}.{tracker}")
+    return made
 
 
 def prepare(recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any) -> Job:

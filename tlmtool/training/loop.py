@@ -13,6 +13,7 @@ from torch import nn
 
 from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Failure
+from tlmtool.figures import brief
 from tlmtool.models.factorized import Factorized, shape
 from tlmtool.schema import Strategy, Training
 from tlmtool.training.expansion import Expansion
@@ -159,7 +160,7 @@ class Trainer:
         if found[0]:
             entry = {"step": self.step, "chosen": found[0], "scores": scores}
             self.outcome.selections.append(entry)
-            self.tell(f"step {self.step}: over-parameterizing {', '.join(found[0])}")
+            self.tell(f"step {self.step}: over-parameterizing {brief(found[0], self.roles)}")
         return [self.expand(site) for site in found[0]]
 
     def expand(self, site: str) -> Expansion:
@@ -205,6 +206,7 @@ class Trainer:
             loss = self.learn(epoch, places)
             self.step += 1
             self.outcome.losses.append(loss)
+            self.accelerator.log({"loss": loss, "lr": self.optimizer.lr}, self.step)
             if self.tick:
                 self.tick(self.step, self.total, loss)
             over = self.step % self.evaluate_every == 0 and self.evaluate()
@@ -224,6 +226,7 @@ class Trainer:
         recent = self.outcome.losses[-self.evaluate_every :]
         entry = {"step": self.step, "loss": sum(recent) / len(recent), **found[0]}
         self.outcome.history.append(entry)
+        self.accelerator.log({f"dev/{k}": v for k, v in found[0].items()}, self.step)
         told = f"{self.objective.name} {score:.4f}"
         self.tell(f"step {self.step}: loss {entry['loss']:.4f}, {told}")
         sign = 1 if self.objective.better == "higher" else -1

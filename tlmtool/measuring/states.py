@@ -1,0 +1,75 @@
+"""What hidden states are scored by: the similarity of sentences, the error against a truth."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from tlmtool.data.tasks import Pair
+from tlmtool.failure import Failure, Usage
+from tlmtool.measuring.metrics import Statistic
+from tlmtool.measuring.outputs import named, streamed
+
+
+def similarity(
+    model: nn.Module, tokenizer: Any, pairs: list[Pair], settings: dict[str, Any]
+) -> Statistic:
+    """Spearman of resampled pairs by the cosine of their mean-pooled last hidden states."""
+    sentences = [left for left, _, _ in pairs] + [right for _, right, _ in pairs]
+    pooled: list[torch.Tensor] = [torch.empty(0)] * len(sentences)
+    with ExitStack() as stack:
+        for part, hidden in streamed(stack, model, tokenizer, sentences, **settings):
+            mask = part.inputs["attention_mask"].to(hidden.device)[..., None]  # (B, N, 1)
+            means = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (B, E)
+            for index, mean in zip(part.indices, means.cpu(), strict=True):
+                pooled[index] = mean
+    left, right = torch.stack(pooled).double().chunk(2)
+    cosines, scores = (
+        cosine_similarity(left, right).numpy(),
+        np.array([score for _, _, score in pairs]),
+    )
+    if not np.isfinite(cosines).all():
+        wrong = int((~np.isfinite(cosines)).sum())
+        raise Failure(f"the hidden states of {named(model)} are not finite on {wrong} pairs")
+
+    def statistic(index: np.ndarray) -> np.ndarray:
+        a, b = rankdata(cosines[index], axis=-1), rankdata(scores[index], axis=-1)
+        a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+    return statistic
+
+
+def features(
+    models: list[nn.Module],
+    against: nn.Module,
+    tokenizer: Any,
+    texts: list[str],
+    settings: dict[str, Any],
+) -> list[Statistic]:
+    """For each model, the relative error of its last hidden states over resampled texts."""
+    wrong, whole = np.zeros((len(models), len(texts))), np.zeros(len(texts))
+    with ExitStack() as stack:
+        truth = streamed(stack, against, tokenizer, texts, **settings)
+        others = [streamed(stack, model, tokenizer, texts, **settings) for model in models]
+        for (part, true), *found in zip(truth, *others, strict=True):
+            mask = part.inputs["attention_mask"].to(true.device)[..., None]
+            whole[part.indices] = (true * mask).double().square().sum((1, 2)).cpu()
+            for row, (model, (_, hidden)) in enumerate(zip(models, found, strict=True)):
+                if hidden.shape != true.shape:
+                    widths = f"{hidden.shape[-1]} and {true.shape[-1]}"
+                    raise Usage(
+                        f"{named(model)} and {named(against)} have hidden states of widths {widths}"
+                    )
+                difference = (hidden.to(true.device) - true) * mask
+                wrong[row, part.indices] = difference.double().square().sum((1, 2)).cpu()
+
+    def statistic(row: int) -> Statistic:
+        return lambda index: np.sqrt(wrong[row][index].sum(-1) / whole[index].sum(-1))
+
+    return [statistic(row) for row in range(len(models))]
