@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from conftest import WORDS, output, pico, word_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+import tlmtool
 from tlmtool.cli import run
+from tlmtool.data.glue import GLUE
 from tlmtool.models.checkpoint import load
 from tlmtool.recipe import TRAINED
 from tlmtool.training import growth
@@ -234,9 +238,98 @@ def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
 
 
 def test_the_tasks_of_the_schema_are_those_of_the_data():
-    from tlmtool.data.labelled import TASKS
+    assert set(TRAINED) == {*GLUE, "classification", "regression", "grammar", "mlm", "clm"}
 
-    assert set(TRAINED) == {*TASKS, "mlm", "clm"}
+
+def test_what_was_trained_is_scored_by_evaluate(model, data, tmp_path, capsys):
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert run(arguments(model, data, out, "--epochs", 3)) == 0
+    assert run(arguments(model, data, other, "--steps", 1)) == 0
+    words = ["evaluate", str(out), "--task", "classification", "--data"]
+    capsys.readouterr()
+    assert run([*words, str(data), "--baseline", str(other), "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trained = json.loads((out / "report.json").read_text())["scores"]["after"]
+    assert found["models"][0]["score"] == trained["accuracy"] and found["metric"] == "accuracy"
+    low, high = found["baseline"]["interval"]
+    assert low <= found["baseline"]["difference"] <= high and found["models"][0]["n"] == 40
+    assert run([*words, str(data / "dev.tsv"), "-q"]) == 0
+    words[words.index("classification")] = "mnli"
+    assert run([*words, str(data)]) == 4 and "no column" in capsys.readouterr().err
+    words = ["evaluate", str(model), "--task", "grammar"]
+    assert run(words) == 2 and "has no head for it" in capsys.readouterr().err
+    assert run(["evaluate", str(out), "--task", "regression", "--data", str(data)]) == 2
+    assert "has 2 outputs, the task needs 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "mlm"), ("gpt2", "clm"), ("llama", "clm")])
+def test_language_models_learn_and_keep_their_head(family, task, tmp_path):
+    source, out, texts = (tmp_path / name for name in ("source", "out", "texts.txt"))
+    pico(family).save_pretrained(source)
+    word_tokenizer().save_pretrained(source)
+    texts.write_text("\n".join(" ".join(WORDS[i % 5 :]) for i in range(64)) + "\n")
+    words = ["finetune", str(source), "--task", task, "--data", str(texts), *FAST]
+    assert run([*words, "--steps", "40", *DYNAMIC, "--out", str(out), "--lr", "1e-2"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    history = report["training"]["history"]
+    assert history[-1]["score"] < history[0]["score"] and len(report["expansions"]) > 0
+    assert report["model"]["class"].endswith(("ForMaskedLM", "ForCausalLM", "LMHeadModel"))
+    wrong = "clm" if task == "mlm" else "mlm"
+    assert run(["finetune", str(source), "--task", wrong, "--data", str(texts), "-q"]) == 2
+
+
+def test_a_tracker_logs_beside_the_checkpoint(model, data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "out"
+    words = arguments(model, data, out, "--steps", 4, "--tracker", "tensorboard")
+    assert run(words) == 0
+    logs = list((tmp_path / "out.tensorboard").glob("**/events.out.tfevents*"))
+    assert logs and sum(log.stat().st_size for log in logs) > 200
+    monkeypatch.setattr("tlmtool.training.finetune.find_spec", lambda name: None)
+    assert run([*words, "--overwrite"]) == 5 and "pip install" in capsys.readouterr().err
+
+
+def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
+    way = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("tlmtool.training.finetune.Accelerator", lambda **settings: way)
+    assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
+    assert "not under FSDP" in capsys.readouterr().err
+
+
+def test_accelerate_launches_it(model, data, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    port = ["--main_process_port", str(30500 + os.getpid() % 1000)]
+    words = ["-m", "tlmtool", *arguments(model, data, tmp_path / "out", "--steps", 4, *DYNAMIC)]
+    words[words.index("4") + 1 : words.index("4") + 1] = ["--every", "2"]
+    made = subprocess.run([*launch, *port, *words], stderr=subprocess.PIPE)
+    assert made.returncode == 0, made.stderr.decode()[-2000:]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == 4
+
+
+def test_the_cap_of_a_strategy_and_what_did_not_fit_are_said(model, data, tmp_path):
+    out = tmp_path / "out"
+    more = ("--steps", 6, "--strategy", "dynamic", "--N", 12, "--n", 1, "--every", 4)
+    assert run(arguments(model, data, out, *more)) == 0
+    said = " ".join(json.loads((out / "report.json").read_text())["warnings"])
+    assert "capped at 2, the layers" in said and "for 1 of 2 matrices of query" in said
+
+
+def test_a_command_from_python(model, data, tmp_path):
+    made = tlmtool.run("finetune", str(model), task="classification", data=data, steps=2,
+                       batch=8, out=tmp_path / "out", sets=["training.max_length=16"])  # fmt: skip
+    assert made.data["training"]["steps"] == 2 and (tmp_path / "out" / "config.json").exists()
+    with pytest.raises(tlmtool.Failure, match="did you mean cola"):
+        tlmtool.run("finetune", str(model), task="colla")
+
+
+def test_overparam_from_python_is_merged_back():
+    model = pico("bert").eval()
+    before, count = output(model), sum(p.numel() for p in model.parameters())
+    tlmtool.overparam(model, growth=2, sites=["ffn"])
+    assert sum(p.numel() for p in model.parameters()) > count
+    assert (output(model) - before).abs().max() <= 1e-5 * before.abs().max()
+    tlmtool.merge(model)
+    assert sum(p.numel() for p in model.parameters()) == count
 
 
 def test_a_classifier_is_what_is_saved(model, data, tmp_path):

@@ -9,7 +9,7 @@ from tlmtool.data.glue import GLUE
 from tlmtool.data.labelled import Example, examples, splits
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
-COLA = "gj04\t1\t\tDogs \"bark.\ngj04\t0\t*\tBark dogs.\n"
+COLA = 'gj04\t1\t\tDogs "bark.\ngj04\t0\t*\tBark dogs.\n'
 LAYOUTS = {  # task: (train file as GLUE has it, its first example)
     "cola": (COLA, Example('Dogs "bark.', None, 1)),
     "sst2": ("sentence\tlabel\nfine \t1\nbad \t0\n", Example("fine ", None, 1)),
@@ -76,7 +76,7 @@ def test_scoring_reads_one_file_whole_with_the_classes_of_the_model(tmp_path):
     file.write_text("text,label\none,b\ntwo,c\n")
     task, found = examples("classification", file, classes=("a", "b", "c"))
     assert task.labels == ("a", "b", "c") and [each.label for each in found] == [1, 2]
-    with pytest.raises(NotLoadable, match="line 3 .*'c' is out of range"):
+    with pytest.raises(NotLoadable, match=r"line 3 .*'c' is out of range"):
         examples("classification", file, classes=("a", "b"))
 
 
@@ -88,12 +88,12 @@ BAD = {  # what is wrong: (task, name, text, what is said)
     "name": ("rte", "train.tsv", LAYOUTS["rte"][0].replace("not_", "non_"), "line 2 .*'non_entail"),
     "figure": ("stsb", "train.tsv", LAYOUTS["stsb"][0].replace("2.5", "much"), "line 2 .*'much'"),
     "nan": ("stsb", "train.tsv", LAYOUTS["stsb"][0].replace("2.5", "nan"), "not a finite number"),
-    "no column": ("sst2", "train.tsv", "phrase\tlabel\na\t1\n", "no column sentence: it has phrase"),
+    "no column": ("sst2", "train.tsv", "phrase\tlabel\na\t1\n", "no column sentence: it has"),
     "no rows": ("sst2", "train.tsv", "sentence\tlabel\n", "is empty"),
     "empty": ("sst2", "train.tsv", "", "is empty"),
-    "not json": ("sst2", "train.jsonl", '{"sentence": "a", "label": 1}\n{oops}\n', "line 2 of .*JSON"),
+    "not json": ("sst2", "train.jsonl", '{"sentence": "a", "label": 1}\n{oops}\n', "line 2 .*JSON"),
     "no object": ("sst2", "train.jsonl", "[1, 2]\n", "line 1 of .* no JSON object"),
-    "no text": ("sst2", "train.jsonl", '{"sentence": null, "label": 1}\n', "sentence holds no text"),
+    "no text": ("sst2", "train.jsonl", '{"sentence": null, "label": 1}\n', "holds no text"),
     "not parquet": ("sst2", "train.parquet", "PAR", "cannot be read as parquet"),
     "one class": ("classification", "train.csv", "text,label\na,1\nb,1\n", "1 classes in label"),
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """tlm: pretrained language models made smaller by tensor decomposition, and measured honestly.
 
-The library is what the commands call: `compress`, `merge`, `save`, `load` (and `evaluate`,
-`profile`). Importing this package makes transformers know the model types `tlm-<type>`, now or at
-its first use, so that `AutoModel.from_pretrained` re-loads our checkpoints.
+The library is what the commands call: `compress`, `overparam`, `merge`, `save`, `load` (and
+`evaluate`, `profile`); `run` is a whole command, such as finetune. Importing this package makes
+transformers know the model types `tlm-<type>`, now or at its first use, so that
+`AutoModel.from_pretrained` re-loads our checkpoints.
 
 Letters for shapes, in every docstring: B batch, N query length, M key length, H heads, D head
 width, E model width, O and I out and in features of a weight (in that order), R rank, K order
@@ -21,10 +22,12 @@ PUBLIC = {
     "save": "models.saving",
     "evaluate": "measuring.evaluation",
     "profile": "measuring.profiling",
+    "overparam": "training.growth",
+    "run": "running",
     "plan_of": "models.surgery",
     "Failure": "failure",
 }
-__all__ = ["Failure", "compress", "evaluate", "load", "merge", "plan_of", "profile", "save"]
+__all__ = ["Failure", *(name for name in PUBLIC if name != "Failure")]
 _TRIGGER = "transformers.models.auto.configuration_auto"
 
 

@@ -12,7 +12,6 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -47,7 +46,6 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
 }
-HOMES = {"overparam": "growing", "finetune": "tuning"}  # verb: its file; else commands
 QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -147,10 +145,10 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     try:
         with _calm(verbose, bool(control["quiet"])), contextlib.redirect_stdout(sys.stderr):
             from tlmtool import recipe as recipes
+            from tlmtool.running import perform as report_of
 
             recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
-            home = import_module(f"tlmtool.{HOMES.get(verb, 'commands')}")
-            report = getattr(home, verb)(recipe)
+            report = report_of(recipe)
     except (Failure, BrokenPipeError):
         raise
     except Exception as error:

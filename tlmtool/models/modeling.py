@@ -104,8 +104,8 @@ def register() -> None:
         AutoConfig.register(PREFIX + model_type, config_class(model_type), exist_ok=True)
 
 
-def adopt(model: PreTrainedModel) -> None:
-    """A transformers model that has been factorized becomes one of our types, in place."""
+def adopt(model: PreTrainedModel) -> PreTrainedModel:
+    """A transformers model that has been factorized becomes one of our types, in place; itself."""
     if not hasattr(model.config, "tlm"):
         register_models(model.config.model_type)
         model.__class__ = model_class(type(model))
@@ -113,6 +113,7 @@ def adopt(model: PreTrainedModel) -> None:
         with torch.device("meta"):  # transformers notes what a class can output as one is made
             type(model)(copy.deepcopy(model.config))
     model.config.tlm = plan_to_dict(plan_of(model))
+    return model
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

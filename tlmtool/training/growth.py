@@ -12,7 +12,8 @@ from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_parameters, forward_flops
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
-from tlmtool.models.surgery import Plan
+from tlmtool.models.modeling import adopt
+from tlmtool.models.surgery import Plan, factorize
 
 CLOSE = 0.02  # of the growth: candidates as near as this compete by cost
 USEFUL = 0.08  # as near as this a weight is not padded
@@ -118,6 +119,22 @@ def expansions(
             "number of --cores"
         )
     return plan
+
+
+def overparam(
+    model: Any,
+    growth: float | None = None,
+    to_params: int | None = None,
+    sites: Iterable[str] = ("attention", "ffn"),
+    cores: int | None = None,
+) -> Any:
+    """Hold linears of a model as exact MPO of a wanted size, in place; the model.
+
+    Of `growth` (sites' parameters, after / before) and `to_params` (of the whole model) one is
+    given; the rest, and what it raises, as in `expansions`. `tlmtool.merge` brings it back.
+    """
+    factorize(model, expansions(model, sites, growth, to_params, cores))
+    return adopt(model)
 
 
 def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dict[str, Any]:

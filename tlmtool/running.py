@@ -1,0 +1,34 @@
+"""A verb of the command line as one call."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tlmtool import recipe as recipes
+
+HOMES = {"overparam": "growing", "finetune": "tuning"}  # verb: its file; else commands
+
+
+def perform(recipe: recipes.Recipe) -> Any:
+    """The `Report` of a recipe's verb."""
+    home = import_module(f"tlmtool.{HOMES.get(recipe.verb, 'commands')}")
+    return getattr(home, recipe.verb)(recipe)
+
+
+def run(
+    verb: str,
+    model: str | None = None,
+    *,
+    sets: Iterable[str] = (),
+    recipe: str | Path | None = None,
+    **flags: Any,
+) -> Any:
+    """`tlm VERB MODEL --flag value ...` from Python; its `Report`, whose `data` is the JSON.
+
+    Flags go by their names with `_` for `-`: `run("finetune", "minilm", task="cola", N=6)`;
+    `sets` as in `--set`, `recipe` a YAML file. Raises what the command would fail with: a
+    `Failure`, whose `code` is the exit code.
+    """
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in {"model": model, **flags}.items()}
+    return perform(recipes.build(verb, given, sets, recipe))
