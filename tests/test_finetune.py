@@ -179,10 +179,14 @@ def test_a_teacher_teaches_the_factors_only(model, tmp_path, capsys):
 
 def test_recovery_brings_a_compressed_model_nearer(model, tmp_path):
     texts, out = tmp_path / "texts.txt", tmp_path / "out"
-    texts.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    draw = torch.Generator().manual_seed(0)
+    orders = (torch.randperm(len(WORDS), generator=draw).tolist() for _ in range(100))
+    texts.write_text("\n".join(" ".join(WORDS[i] for i in order) for order in orders) + "\n")
     words = ["compress", str(model), "--rank", "2", "--recover", "30", "--recover-batch", "4"]
     assert run([*words, "--data", str(texts), "--out", str(out), "-q"]) == 0
-    found = json.loads((out / "report.json").read_text())["recovery"]
+    report = json.loads((out / "report.json").read_text())
+    found = report["recovery"]
+    assert report["calibration"]["source"] == str(texts)
     assert found["recovered"] < found["compressed"] and found["dense"] == 0
     load(out)
 

@@ -187,15 +187,21 @@ def weight_bytes(folder: Path) -> int:
 
 
 def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:
-    """(texts to calibrate on, held-out texts, the part `calibration` of a report)."""
-    wanted = recipe.calibration
+    """(texts to calibrate on, held-out texts, the part `calibration` of a report).
+
+    Where nothing is said, what a recovery is taught on calibrates too."""
+    wanted, taught = recipe.calibration, recipe.recovery.data
     shipped = held_out(tasks.texts(None, None, recipe.seed))
     if wanted.text == "none":
         return [], shipped[1], {"source": "none: the weights alone decide"}
-    found = tasks.texts(wanted.text, None, recipe.seed)
-    rest, held = held_out(found)
+    if wanted.text is None and taught:
+        from tlmtool.training.distilling import lesson
+
+        rest, held = (found := lesson(taught, 0)).sentences, found.measured()
+    else:
+        rest, held = held_out(tasks.texts(wanted.text, None, recipe.seed))
     used = tasks.choose(rest, wanted.samples, recipe.seed)
-    source = wanted.text or "the text that comes with tlm"
+    source = wanted.text or taught or "the text that comes with tlm"
     few = {} if held else {"measured_on": "the text that comes with tlm"}  # none could be spared
     return used, held or shipped[1], {"source": source, "texts": len(used), **few}
 

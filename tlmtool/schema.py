@@ -107,7 +107,7 @@ class Calibration:
     text: str | None = setting(
         None,
         "compress",
-        "texts, one a line; of itself the text that comes with tlm",
+        "texts, one a line; of itself what --recover learns on, or the text that comes with tlm",
         "FILE|DATASET|none",
         "calibration",
     )

@@ -134,9 +134,10 @@ def _trained(recipe: Recipe, job: training.Job, outcome: Outcome) -> dict[str, A
 
 def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
     """What a strategy was asked for and could not do."""
-    wanted, roles = recipe.strategy, select(job.model, recipe.strategy.sites)
+    wanted = recipe.strategy
     if wanted.name == "none":
         return []
+    roles = select(job.model, wanted.sites)
     there = Counter(role for role in roles.values() if role != "embedding")
     most, found = max(there.values(), default=0), []
     if most < wanted.N:

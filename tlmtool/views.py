@@ -27,7 +27,9 @@ def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report, whichever parts it has; `full`: every site on a row of its own."""
     found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
     found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
-    found += [_profile(data.get("models") or []), *training_views(data, full)]
+    found.append(_profile(data.get("models") or []))
+    trained = training_views(data, full)
+    found = trained + found if data.get("scores") else found + trained
     mark = " (predicted)" if data.get("predicted") else ""
     return [_narrowed(view._replace(title=view.title + mark)) for view in found if view.rows]
 
@@ -61,7 +63,8 @@ def _costs(data: Mapping[str, Any]) -> View:
     if quality.get("what"):
         notes.append(f"{quality.get('name', 'quality').replace('_', ' ')}: {quality['what']}")
     note = "\n".join(filter(None, notes))
-    return View("cost and quality", ["", "before", "after", "after / before"], rows, note)
+    title = "cost and quality" if quality else "cost"
+    return View(title, ["", "before", "after", "after / before"], rows, note)
 
 
 def _roles(data: Mapping[str, Any]) -> View:

@@ -31,9 +31,6 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         [label, figure(before.get(key), 4), figure(after.get(key), 4)]
         for key, label in labels.items()
     ]
-    parameters = data.get("parameters") or {}
-    if after and parameters:
-        rows.append(["parameters", human(parameters["before"]), human(parameters["after"])])
     note = (
         f"{training.get('steps', 0):,} steps of {training.get('batch')} of "
         f"{training.get('examples', 0):,} examples, rate {training.get('lr', 0):g}, strategy "

@@ -8,7 +8,7 @@ from torch import nn
 
 from tlmtool.data.tasks import Pair, sentence_pairs, texts
 from tlmtool.failure import Failure
-from tlmtool.measuring.comparison import held_out
+from tlmtool.measuring.comparison import HELD, held_out
 from tlmtool.measuring.evaluation import evaluate
 
 TABLES = (".csv", ".tsv")
@@ -23,6 +23,10 @@ class Lesson(NamedTuple):
     held: list[str]
     pairs: list[Pair]
     source: str
+
+    def measured(self) -> list[str]:
+        """At most 64 texts that are not learned on."""
+        return self.held or _sentences(self.pairs)[:: max(1, len(self.pairs) // 32)][:HELD]
 
 
 def lesson(data: str | None, seed: int) -> Lesson:
@@ -48,9 +52,13 @@ def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _of_pairs(train: list[Pair], pairs: list[Pair], source: str) -> Lesson:
-    found = list(dict.fromkeys(s for first, second, _ in train for s in (first, second)))
+    found = _sentences(train)
     rest, held = (found, []) if pairs else held_out(found)
     return Lesson(rest, held, pairs, source)
+
+
+def _sentences(pairs: list[Pair]) -> list[str]:
+    return list(dict.fromkeys(s for first, second, _ in pairs for s in (first, second)))
 
 
 def measure_of(

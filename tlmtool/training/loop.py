@@ -158,9 +158,9 @@ class Trainer:
         broadcast_object_list(found)
         self.scores.clear()
         if found[0]:
-            entry = {"step": self.step, "chosen": found[0], "scores": scores}
+            entry = {"step": self.step + 1, "chosen": found[0], "scores": scores}
             self.outcome.selections.append(entry)
-            self.tell(f"step {self.step}: over-parameterizing {brief(found[0], self.roles)}")
+            self.tell(f"step {self.step + 1}: over-parameterizing {brief(found[0], self.roles)}")
         return [self.expand(site) for site in found[0]]
 
     def expand(self, site: str) -> Expansion:
@@ -183,7 +183,7 @@ class Trainer:
         parts = [self.objective.part(each, 0) for each in split(places, 8) if each]
         self.model.eval()
         losses = [float(self.objective.loss(self.model, self.model, each)) for each in parts]
-        self.model.train()
+        self.model.train(self.objective.dropout)
         return sum(losses) / max(1, sum(map(self.objective.count, parts)))
 
     # ---- the run
@@ -195,7 +195,7 @@ class Trainer:
         else:
             torch.manual_seed(1000 * self.seed + self.accelerator.process_index)
         self.check()
-        self.model.train()
+        self.model.train(self.objective.dropout)
         lengths, batch = self.objective.lengths, self.training.batch
         for epoch, places in steps_of(lengths, batch, self.least, self.seed, self.step):
             if self.step >= self.total:
@@ -220,7 +220,7 @@ class Trainer:
     def evaluate(self) -> bool:
         """Score the model as it is; whether patience has run out."""
         found = [self.objective.measure(self.model)]
-        self.model.train()
+        self.model.train(self.objective.dropout)
         broadcast_object_list(found)
         score, best = found[0]["score"], self.outcome.best
         recent = self.outcome.losses[-self.evaluate_every :]

@@ -23,6 +23,7 @@ class Objective:
 
     better = "higher"
     name = "score"
+    dropout = True  # whether it learns under the model's dropout
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, texts: list[str], seconds: Any, max_length: int
@@ -135,11 +136,12 @@ class Distilled(Objective):
 
     The error of a layer is relative to the mean square of the teacher's states, so that no layer
     counts for its scale. Where both have a head, the divergence of their outputs at a temperature
-    is added (Hinton et al. 2015); with `labels`, the loss of the task too.
+    is added (Hinton et al. 2015); with `labels`, the loss of the task too, under dropout.
     """
 
     better = "lower"
     name = "feature error"
+    dropout = False  # the teacher has none: its states would be learned through noise
 
     def __init__(
         self,
@@ -160,6 +162,7 @@ class Distilled(Objective):
         self.every = len({each.num_hidden_layers for each in config}) == 1
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
+            self.dropout = True
 
     def part(self, places: list[int], epoch: int) -> Batch:
         return self.inner.part(places, epoch)
