@@ -120,12 +120,13 @@ class Trainer:
         loss = self.backward(epoch, places)
         if not math.isfinite(loss):
             raise Failure(self._not_finite(loss))
+        dynamic = self.strategy.name == "dynamic"
+        if dynamic:
+            self.scores.add()
         if self.training.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
-        if self.strategy.name == "dynamic":
-            self.scores.add()
-            if self.due():
-                self.waiting += self.select(self.strategy.n)
+        if dynamic and self.due():
+            self.waiting += self.select(self.strategy.n)
         project = self.strategy.moments == "project"
         for each in self.waiting:
             self.optimizer.take(each, not self.strategy.no_lr_match, project)
