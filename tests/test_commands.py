@@ -16,8 +16,8 @@ from conftest import CONFIGS, WORDS, auto, output, pico, word_tokenizer
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlmtool import commands
 from tlmtool.cli import run
+from tlmtool.commands import merge
 from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.losses import language_loss
@@ -192,7 +192,7 @@ def test_merge_writes_a_plain_checkpoint_that_computes_the_same(made, tmp_path, 
 
 
 def test_merge_writes_nothing_where_the_parity_fails(made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "probe", lambda model, seed: torch.randn(5))
+    monkeypatch.setattr(merge, "probe", lambda model, seed: torch.randn(5))
     assert tlm("merge", made.out, "--out", tmp_path / "plain") == 3
     assert "nothing was written" in capsys.readouterr().err and not [*tmp_path.iterdir()]
 

@@ -145,7 +145,7 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     try:
         with _calm(verbose, bool(control["quiet"])), contextlib.redirect_stdout(sys.stderr):
             from tlmtool import recipe as recipes
-            from tlmtool.running import perform as report_of
+            from tlmtool.commands import perform as report_of
 
             recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
             report = report_of(recipe)

@@ -47,6 +47,7 @@ class Job:
     source: str
     notes: dict[str, Any] = field(default_factory=dict)
     tuned: bool = False  # the checkpoint has the task's head already
+    roles: dict[str, str] = field(default_factory=dict)  # {site: role} of what may be expanded
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -184,27 +185,20 @@ def _pad(model: nn.Module, tokenizer: Any) -> None:
 
 
 def run(
-    recipe: Recipe,
-    job: Job,
-    accelerator: Accelerator,
-    store: Store | None = None,
-    candidates: dict[str, str] | None = None,
-    **shown: Any,
+    recipe: Recipe, job: Job, accelerator: Accelerator, store: Store | None = None, **shown: Any
 ) -> Outcome:
     """Train the model of a job in place, by the recipe's strategy. `shown`: `tick`, `tell`."""
-    wanted, waiting = recipe.strategy, lifted(job.model)
-    if candidates is None:
-        candidates = {}
-        if wanted.name != "none":
-            held = {each.site for each in waiting}
-            roles = select(job.model, wanted.sites)
-            candidates = {s: r for s, r in roles.items() if r != "embedding" and s not in held}
+    waiting = lifted(job.model)
+    if recipe.strategy.name != "none":
+        held = {each.site for each in waiting}
+        roles = select(job.model, recipe.strategy.sites)
+        job.roles = {s: r for s, r in roles.items() if r != "embedding" and s not in held}
     trainer = Trainer(
         job.model,
         job.objective,
         recipe.training,
-        wanted,
-        candidates=candidates,
+        recipe.strategy,
+        roles=job.roles,
         waiting=waiting,
         accelerator=accelerator,
         seed=recipe.seed,

@@ -50,7 +50,7 @@ class Trainer:
         training: Training,
         strategy: Strategy,
         *,
-        candidates: dict[str, str],
+        roles: dict[str, str],
         waiting: list[Expansion],
         accelerator: Accelerator,
         seed: int = 0,
@@ -61,7 +61,7 @@ class Trainer:
     ):
         self.model, self.objective, self.accelerator = model, objective, accelerator
         self.training, self.strategy, self.seed = training, strategy, seed
-        self.store, self.tick, self.tell, self.roles = store, tick, tell, candidates
+        self.store, self.tick, self.tell, self.roles = store, tick, tell, roles
         self.world = accelerator.num_processes
         self.least = self.world * training.accumulate
         epoch = len(batches_of(objective.lengths, training.batch, self.least, seed, 0))

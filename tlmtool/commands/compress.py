@@ -1,22 +1,17 @@
-"""The verbs: Recipe -> Report. Each loads, calls one function of the library, and writes."""
+"""The verb compress: Recipe -> Report."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import compress as compress_model
-from tlmtool.failure import CheckFailed, NotLoadable, Usage
-from tlmtool.measuring.comparison import Quality, parity, probe
-from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.failure import NotLoadable
+from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.profiling import PeakMemory
-from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint
-from tlmtool.models.modeling import merge as merge_model
-from tlmtool.models.surgery import factorize, factorized, sites
+from tlmtool.models.surgery import factorize
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 
@@ -132,95 +127,6 @@ def _again(run: Run, quality: Quality, model: Any) -> dict[str, Any]:
     with run.stage("measure"):
         quality.progress = run.bars.of("measuring after")
         return quality.compared(model)
-
-
-def merge(recipe: Recipe) -> Report:
-    """Multiply the factors out, check that the model computes the same, write a plain checkpoint.
-
-    Merged, and compared, in float32 (each product in float64); then rounded to the dtype that the
-    factors were stored in, or to the one asked for, and the effect of that is told.
-    """
-    out = out_folder(recipe, "dense")
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
-    with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
-        model = run.load(recipe.model, "auto")
-        if not any(factorized(model)):
-            raise Usage(f"{recipe.model} holds no factors: there is nothing to merge")
-        data = {"model": provenance(recipe, folder, model, out)}
-        costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
-        with run.stage("merge"):
-            before = probe(model.float(), recipe.seed)
-            after = probe(merge_model(model), recipe.seed)
-            data["parity"] = found = parity(after, before)
-        if not found["relative"] <= found["tolerance"]:
-            raise CheckFailed(
-                f"the merged model differs from {recipe.model} by {found['relative']:.1e} of its "
-                f"largest output, more than {found['tolerance']:g}: nothing was written"
-            )
-        for name, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(dtypes[name])
-        if set(dtypes.values()) != {torch.float32}:
-            found["rounding"] = parity(probe(model, recipe.seed), after)["relative"]
-        data |= costs.and_after(model)
-    data["peak_memory_bytes"] = memory.bytes
-    return run.save(model, folder, out, data)
-
-
-def _dtypes(model: Any, wanted: str) -> dict[str, torch.dtype]:
-    """{parameter of the merged model: its dtype}: as stored, or as wanted."""
-    found = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
-    for path, module in factorized(model):
-        dtype = next(iter(module.factors.values())).dtype
-        found |= {f"{path}.weight": dtype, f"{path}.bias": dtype}
-    return found if wanted == "auto" else dict.fromkeys(found, getattr(torch, wanted))
-
-
-def profile(recipe: Recipe) -> Report:
-    """Parameters, FLOPs, bytes, memory and time of a model, alone or beside a second."""
-    wanted = recipe.profiling
-    with Run(recipe) as run:
-        models = []
-        for name in filter(None, (recipe.model, wanted.against)):
-            model = run.load(name)
-            models.append((name, model, sites(model)))
-        with run.stage("profile"):
-            run.bars("profiling", 0, 1)
-            lengths = list(wanted.seq_len)
-            found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
-        return run.report({"model": {"id": recipe.model}} | found)
-
-
-def evaluate(recipe: Recipe) -> Report:
-    """The score of a model on a task, and its paired difference from a baseline's."""
-    wanted = recipe.evaluation
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
-    tokenizer = checkpoint.load_tokenizer(folder)
-    if tokenizer is None:
-        raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
-    with Run(recipe) as run:
-        model = run.load(recipe.model)
-        others = {
-            key: run.load(name)
-            for key in ("against", "baseline")
-            if (name := getattr(wanted, key)) is not None
-        }
-        with run.stage("evaluate"):
-            found = evaluate_model(
-                wanted.task,
-                model,
-                tokenizer,
-                wanted.data,
-                batch=wanted.batch,
-                max_length=wanted.max_length,
-                seed=recipe.seed,
-                samples=wanted.samples,
-                columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
-                progress=run.bars.of("evaluating"),
-                **others,
-            )
-        given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
-        source = given or wanted.data or "the text that comes with tlm"
-        return run.report({"model": {"id": recipe.model}, "data": source} | found)
 
 
 def _tokenizer(recipe: Recipe, folder: Path) -> Any:

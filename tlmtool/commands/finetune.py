@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Run, out_folder, provenance
-from tlmtool.compression.planning import select
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
@@ -137,12 +136,11 @@ def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
     wanted = recipe.strategy
     if wanted.name == "none":
         return []
-    roles = select(job.model, wanted.sites)
-    there = Counter(role for role in roles.values() if role != "embedding")
+    there = Counter(job.roles.values())
     most, found = max(there.values(), default=0), []
     if most < wanted.N:
         found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
-    taken = Counter(roles[each.site] for each in outcome.expansions if each.site in roles)
+    taken = Counter(job.roles.get(each.site) for each in outcome.expansions)
     if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
         role, n = next(iter(short.items()))
         found.append(

@@ -1,4 +1,4 @@
-"""A verb of the command line as one call."""
+"""The verbs, a file each: Recipe -> Report. Each loads, calls the library, and writes."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -7,13 +7,10 @@ from typing import Any
 
 from tlmtool import recipe as recipes
 
-HOMES = {"overparam": "growing", "finetune": "tuning"}  # verb: its file; else commands
-
 
 def perform(recipe: recipes.Recipe) -> Any:
     """The `Report` of a recipe's verb."""
-    home = import_module(f"tlmtool.{HOMES.get(recipe.verb, 'commands')}")
-    return getattr(home, recipe.verb)(recipe)
+    return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
 
 
 def run(

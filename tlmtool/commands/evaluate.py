@@ -1,0 +1,41 @@
+"""The verb evaluate: Recipe -> Report."""
+
+from tlmtool.bookkeeping import Run
+from tlmtool.failure import NotLoadable
+from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.models import checkpoint
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+
+
+def evaluate(recipe: Recipe) -> Report:
+    """The score of a model on a task, and its paired difference from a baseline's."""
+    wanted = recipe.evaluation
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    tokenizer = checkpoint.load_tokenizer(folder)
+    if tokenizer is None:
+        raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
+    with Run(recipe) as run:
+        model = run.load(recipe.model)
+        others = {
+            key: run.load(name)
+            for key in ("against", "baseline")
+            if (name := getattr(wanted, key)) is not None
+        }
+        with run.stage("evaluate"):
+            found = evaluate_model(
+                wanted.task,
+                model,
+                tokenizer,
+                wanted.data,
+                batch=wanted.batch,
+                max_length=wanted.max_length,
+                seed=recipe.seed,
+                samples=wanted.samples,
+                columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
+                progress=run.bars.of("evaluating"),
+                **others,
+            )
+        given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
+        source = given or wanted.data or "the text that comes with tlm"
+        return run.report({"model": {"id": recipe.model}, "data": source} | found)

@@ -1,0 +1,56 @@
+"""The verb merge: Recipe -> Report."""
+
+from typing import Any
+
+import torch
+
+from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
+from tlmtool.failure import CheckFailed, Usage
+from tlmtool.measuring.comparison import parity, probe
+from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.models import checkpoint
+from tlmtool.models.modeling import merge as merge_model
+from tlmtool.models.surgery import factorized
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+
+
+def merge(recipe: Recipe) -> Report:
+    """Multiply the factors out, check that the model computes the same, write a plain checkpoint.
+
+    Merged, and compared, in float32 (each product in float64); then rounded to the dtype that the
+    factors were stored in, or to the one asked for, and the effect of that is told.
+    """
+    out = out_folder(recipe, "dense")
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
+        model = run.load(recipe.model, "auto")
+        if not any(factorized(model)):
+            raise Usage(f"{recipe.model} holds no factors: there is nothing to merge")
+        data = {"model": provenance(recipe, folder, model, out)}
+        costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
+        with run.stage("merge"):
+            before = probe(model.float(), recipe.seed)
+            after = probe(merge_model(model), recipe.seed)
+            data["parity"] = found = parity(after, before)
+        if not found["relative"] <= found["tolerance"]:
+            raise CheckFailed(
+                f"the merged model differs from {recipe.model} by {found['relative']:.1e} of its "
+                f"largest output, more than {found['tolerance']:g}: nothing was written"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(dtypes[name])
+        if set(dtypes.values()) != {torch.float32}:
+            found["rounding"] = parity(probe(model, recipe.seed), after)["relative"]
+        data |= costs.and_after(model)
+    data["peak_memory_bytes"] = memory.bytes
+    return run.save(model, folder, out, data)
+
+
+def _dtypes(model: Any, wanted: str) -> dict[str, torch.dtype]:
+    """{parameter of the merged model: its dtype}: as stored, or as wanted."""
+    found = {name: p.dtype for name, p in model.named_parameters(remove_duplicate=False)}
+    for path, module in factorized(model):
+        dtype = next(iter(module.factors.values())).dtype
+        found |= {f"{path}.weight": dtype, f"{path}.bias": dtype}
+    return found if wanted == "auto" else dict.fromkeys(found, getattr(torch, wanted))
