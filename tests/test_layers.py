@@ -17,8 +17,8 @@ ROOT = Path(tlmtool.__file__).parent
 ORDER = """
     cli flags | commands.__init__ | commands | bookkeeping
     | training | compression | measuring | data
-    | models.saving | models.checkpoint | models.modeling | models.surgery | models.factorized
-    | models.architectures models.__init__
+    | models.saving | models.checkpoint | models.modeling | models.surgery | models.attending
+    | models.states | models.factorized | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | views | views_training | figures | progress | recipe | values

@@ -40,6 +40,10 @@ class Attention:
         """The one sequence length N that it is made for; None for any."""
         return None
 
+    def heads(self, heads: int, width: int) -> tuple[int, int]:
+        """(H, D) that it asks of a module that has these: its own blocks and rank, if it has any."""
+        return heads, width
+
     def shapes(self, heads: int, width: int, features: int) -> dict[str, tuple[int, ...]]:
         """{learned tensor: shape} for H heads of width D in a model of width E."""
         raise NotImplementedError

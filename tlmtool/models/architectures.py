@@ -13,12 +13,19 @@ WRITES_RESIDUAL = ("output", "down")  # their output is added to the residual st
 class Architecture:
     """A family. `roles`: {role: path endings below the base model}, matched on whole components.
 
-    The longest ending wins; `embedding` is a whole path; a role may be `optional`.
+    The longest ending wins; `embedding` is a whole path; a role may be `optional`. `attention`: the
+    ending of a self-attention module that a kernel can take over, or `refuses` says why none can.
     """
 
     roles: dict[str, tuple[str, ...]]
     embedding: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    attention: str = "self_attn"
+    refuses: str = ""
+
+    def attends(self, path: str) -> bool:
+        """Whether the module at `path` (below the base model) is self-attention."""
+        return not self.refuses and f".{path}".endswith(f".{self.attention}")
 
     def role_of(self, path: str) -> str | None:
         """The role of the module at `path` (below the base model), or None."""
@@ -45,7 +52,7 @@ _BERT = _roles(
     up="intermediate.dense",
     down="output.dense",
 )
-_BERT_LIKE = Architecture(_BERT, ("embeddings.word_embeddings",))
+_BERT_LIKE = Architecture(_BERT, ("embeddings.word_embeddings",), attention="attention.self")
 _LLAMA_LIKE = Architecture(
     _roles(
         query="self_attn.q_proj",
@@ -84,10 +91,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             down="ffn.lin2",
         ),
         ("embeddings.word_embeddings",),
+        attention="attention",
     ),
     "gpt2": Architecture(
         _roles(qkv="attn.c_attn", output="attn.c_proj", up="mlp.c_fc", down="mlp.c_proj"),
         ("wte",),
+        attention="attn",
     ),
     "opt": Architecture(_BART_LIKE.roles, ("decoder.embed_tokens",)),
     "llama": _LLAMA_LIKE,
@@ -106,6 +115,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         ("shared",),
         optional=("gate",),
+        refuses="it adds a learned position bias to the scores, and a kernel has no scores",
     ),
     "bart": _BART_LIKE,
     "marian": _BART_LIKE,

@@ -6,8 +6,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tlmtool import attention
+from tlmtool.attention import Attention
 from tlmtool.decompositions import Decomposition, from_dict
 from tlmtool.models.architectures import architecture
+from tlmtool.models.attending import OutputBias, attend, converted
 from tlmtool.models.factorized import (
     Factorized,
     FactorizedEmbedding,
@@ -17,7 +20,7 @@ from tlmtool.models.factorized import (
     shape,
 )
 
-Plan = dict[str, Decomposition]  # {site: decomposition}
+Plan = dict[str, Decomposition | Attention]  # {site: decomposition, attention module: kernel}
 VERSION = 1
 
 
@@ -33,7 +36,10 @@ def sites(model: PreTrainedModel) -> dict[str, str]:
     embeddings = [site for site, role in found.items() if role == "embedding"]
     for site in embeddings[1:]:  # one table, named where the family names it first
         del found[site]
-    missing = {*row.roles, "embedding"} - {*found.values(), *row.optional}
+    mapped = {
+        row.role_of(p) for p, m in model.base_model.named_modules() if isinstance(m, OutputBias)
+    }
+    missing = {*row.roles, "embedding"} - {*found.values(), *row.optional, *mapped}
     if missing:
         raise ValueError(
             f"{type(model).__name__} has no module for the role {', '.join(sorted(missing))}: "
@@ -66,10 +72,14 @@ def factorize(
 
     `metrics`: {site: input covariance (I, I) or (I,)}; of an embedding, the frequency of each row
     (V,). `output_metrics`: {site: weight of output errors (O, O)}, for forms that take one. An
-    embedding takes every module that shares its weight along.
+    embedding takes every module that shares its weight along. Attention modules of the plan change
+    to their kernels first.
     """
     base = model.base_model
+    attend(model, {path: form for path, form in plan.items() if isinstance(form, Attention)})
     for site, decomposition in plan.items():
+        if isinstance(decomposition, Attention):
+            continue
         dense = base.get_submodule(site)
         weight, metric = dense_weight(dense), (metrics or {}).get(site)
         output = (output_metrics or {}).get(site)
@@ -116,10 +126,12 @@ def let_go(model: PreTrainedModel, site: str) -> nn.Module:
 
 
 def skeleton(model: PreTrainedModel, plan: Plan) -> None:
-    """Factorized modules of the plan, where the model has them dense: a head may leave out a
+    """Modules of the plan, where the model has them as its family does: a head may leave out a
     decoder, and some heads make their base model by its own Auto class, which has done it."""
-    dense = {path for path, m in model.base_model.named_modules() if not isinstance(m, Factorized)}
-    factorize(model, {site: d for site, d in plan.items() if site in dense})
+    done = {path for path, _ in converted(model.base_model)}
+    done |= {path for path, _ in factorized(model.base_model)}
+    there = {path for path, _ in model.base_model.named_modules()} - done
+    factorize(model, {site: d for site, d in plan.items() if site in there})
 
 
 def merge(model: PreTrainedModel) -> None:
@@ -147,20 +159,23 @@ def factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
 def plan_of(model: PreTrainedModel) -> Plan:
     """The plan, read off the live modules."""
     base = model.base_model
+    plan: Plan = {path: module.mixing for path, module in converted(base)}
     modules = ((site, base.get_submodule(site)) for site in sites(model))
-    return {site: m.decomposition for site, m in modules if isinstance(m, Factorized)}
+    return plan | {site: m.decomposition for site, m in modules if isinstance(m, Factorized)}
 
 
 def plan_to_dict(plan: Plan) -> dict:
-    """What `config.json` keeps: sites with equal decompositions grouped."""
-    groups: dict[Decomposition, list[str]] = {}
-    for site, decomposition in plan.items():
-        groups.setdefault(decomposition, []).append(site)
-    return {
-        "version": VERSION,
-        "plan": [{"decomposition": d.to_dict(), "sites": s} for d, s in groups.items()],
-        "attention": [],
-    }
+    """What `config.json` keeps: sites with equal decompositions, or kernels, grouped."""
+    groups: dict[Decomposition | Attention, list[str]] = {}
+    for site, form in plan.items():
+        groups.setdefault(form, []).append(site)
+    kept: dict = {"version": VERSION, "plan": [], "attention": []}
+    for form, held in groups.items():
+        place, name = (
+            ("attention", "attention") if isinstance(form, Attention) else ("plan", "decomposition")
+        )
+        kept[place].append({name: form.to_dict(), "sites": held})
+    return kept
 
 
 def plan_from_dict(kept: dict) -> Plan:
@@ -170,7 +185,12 @@ def plan_from_dict(kept: dict) -> Plan:
             f"the checkpoint's plan has version {kept['version']}, this tlm reads up to {VERSION}: "
             "upgrade tlmtool"
         )
-    return {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
+    plan: Plan = {
+        s: attention.from_dict(g["attention"])
+        for g in kept.get("attention", ())
+        for s in g["sites"]
+    }
+    return plan | {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> None:
