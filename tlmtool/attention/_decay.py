@@ -1,0 +1,58 @@
+"""Sums that decay with distance, over the past or the future: linear time, any length.
+
+P_i[s] = c_s sum_{j <= i} lambda_s^(i-j) x_j with c_s = sqrt(1 - lambda_s^2), which keeps the size
+of independent x. Only powers with exponents >= 0 occur, so nothing overflows at any length. Rates
+come as log lambda (S,), x as (B, N, L), a state, P after some last token, as (B, S, L).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+CHUNK = 16  # tokens that meet each other in one matrix product
+
+
+def size_of(log_rates: Tensor) -> Tensor:
+    """c (S,); the small number keeps its gradient finite at lambda = 1."""
+    return (1e-20 - torch.expm1(2 * log_rates)).sqrt()
+
+
+def sums(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
+    """P (B, N, S, L), after the tokens that `state` stands for."""
+    (b, n, width), s = x.shape, log_rates.numel()
+    c = min(CHUNK, n)
+    chunks = pad(x, (0, 0, 0, -n % c)).reshape(b, -1, c, width)
+    steps = torch.arange(c, device=x.device, dtype=x.dtype)
+    gaps = (steps[:, None] - steps)[:, None]  # (C, 1, C), i - j
+    powers = torch.exp(gaps.clamp(min=0) * log_rates[:, None]) * size_of(log_rates)[:, None]
+    powers = powers.masked_fill(gaps < 0, 0).reshape(c * s, c)
+    inside = (powers @ chunks).reshape(b, -1, c, s, width)
+    fading = torch.exp((steps[:, None, None] + 1) * log_rates[:, None])  # (C, S, 1)
+    carried = []
+    for end in inside[:, :, -1].unbind(1):
+        carried.append(state)
+        state = torch.addcmul(end, fading[-1], state)
+    whole = torch.addcmul(inside, fading, torch.stack(carried, 1)[:, :, None])
+    return whole.reshape(b, -1, s, width)[:, :n]
+
+
+def after(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
+    """The state once `x` has passed: the last row of `sums`."""
+    gaps = torch.arange(x.shape[1] - 1, -1, -1, device=x.device, dtype=x.dtype)
+    powers = torch.exp(gaps * log_rates[:, None]) * size_of(log_rates)[:, None]  # (S, N)
+    return powers @ x + torch.exp(x.shape[1] * log_rates)[:, None] * state
+
+
+def following(x: Tensor, log_rates: Tensor, spans: list[tuple[int, int]]) -> list[Tensor]:
+    """For each span the state, from the last token backwards, of all that comes after it."""
+    state, found = x.new_zeros(x.shape[0], log_rates.numel(), x.shape[2]), []
+    for s, e in reversed(spans):
+        found.append(state)
+        state = after(x[:, s:e].flip(1), log_rates, state)
+    return found[::-1]
+
+
+def later(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
+    """c_s sum_{j > i} lambda_s^(j-i) x_j (B, N, S, L); `state`: of what follows x."""
+    own = size_of(log_rates)[:, None] * x[:, :, None]
+    return sums(x.flip(1), log_rates, state).flip(1) - own

@@ -1,0 +1,137 @@
+"""sum_{jk} T[i,j,k] W[j,k,:] for a W^O of one length, with no tensor of N^3 numbers.
+
+T[i,j,k] = sum_l q_i[l] X[l,j,k] over l = (p, r); X is K_j V_k elementwise (diagonal core) or G_p
+met by K_j and V_k (full core). q X W has two associations: q (X W), through M = X W (L, E), and
+dense, (q X) W; the cheaper is taken. Causal: through the M of all pairs before a chunk of queries,
+and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+PIECE = 1 << 18  # numbers of X, and of T, in memory at once
+CHUNK = 8  # queries whose own pairs are dense where causal
+
+
+def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal: bool) -> Tensor:
+    """q, k, v (B, P, N, R), core (P, R, R, R) or None, w (>= N, >= N, E) -> (B, N, E)"""
+    n, queries = q.shape[2], q.transpose(1, 2).flatten(2)  # (B, N, L)
+    sizes, whole = (n, queries.shape[2], w.shape[2]), range(n)
+    tensors = k, v, core, w
+    if causal:
+        return _causal(queries, tensors, chunk_of(*sizes))
+    if through_is_cheaper(*sizes):
+        return queries @ _over(whole, whole, tensors, through=True)[1]
+    return _over(whole, whole, tensors, queries)[0]
+
+
+def _causal(queries: Tensor, tensors: tuple, chunk: int) -> Tensor:
+    n, found, m = queries.shape[1], [], 0
+    for s in range(0, n, chunk):
+        now, e = queries[:, s : s + chunk], min(s + chunk, n)
+        y = now @ m if s else 0
+        rows, columns = (range(s, e), range(e)), (range(s), range(s, e))
+        for js, ks in (rows, columns) if s else (rows,):  # the pairs with j or k in the chunk
+            dense, added = _over(js, ks, tensors, now, s, through=e < n)
+            y, m = y + dense, m + added
+        found.append(y)
+    return torch.cat(found, 1)
+
+
+def through_is_cheaper(n: int, rank: int, features: int) -> bool:
+    """Whether q (X W) takes fewer multiply-adds than (q X) W; rank: L, features: E."""
+    return n * rank * features * (n + 1) <= n**3 * (rank + features)
+
+
+def chunk_of(n: int, rank: int, features: int) -> int:
+    """Queries to a chunk: CHUNK, or all N (dense, without M) where that is cheaper."""
+
+    def cost(chunk: int) -> int:
+        total = 0
+        for s in range(0, n, chunk):
+            e = min(s + chunk, n)
+            pairs, through = e * e - s * s, rank * features
+            total += (e - s) * pairs * (rank + features)
+            total += (e - s) * through * (s > 0) + pairs * through * (e < n)
+        return total
+
+    return min((CHUNK, n), key=cost)
+
+
+def _over(
+    js: range,
+    ks: range,
+    tensors: tuple,
+    queries: Tensor | None = None,
+    first: int | None = None,
+    through: bool = False,
+) -> tuple[Tensor | int, Tensor | int]:
+    """((q X) W (B, N, E) where there are queries, X W (B, L, E) where `through`), over the pairs
+    of j and k, along the shorter range in pieces. Where causal, `first` is the place of the first
+    query."""
+    (b, p, _, r), turned = tensors[0].shape, len(js) > len(ks)
+    short, long = (ks, js) if turned else (js, ks)
+    step = max(1, PIECE // (b * len(long) * max(p * r, 0 if queries is None else queries.shape[1])))
+    y = m = 0
+    for at in range(0, len(short), step):
+        piece = short[at : at + step]
+        part = (long, piece) if turned else (piece, long)
+        given = *part, *tensors, queries, first, through
+        if torch.is_grad_enabled():
+            more = checkpoint(_piece, *given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            more = _piece(*given)
+        y, m = y + more[0], m + more[1]
+    return y, m
+
+
+def _piece(
+    js: range,
+    ks: range,
+    k: Tensor,
+    v: Tensor,
+    core: Tensor | None,
+    w: Tensor,
+    queries: Tensor | None,
+    first: int | None,
+    through: bool,
+) -> tuple[Tensor | int, Tensor | int]:
+    j, k_ = slice(js.start, js.stop), slice(ks.start, ks.stop)
+    x = outer(k[:, :, j], v[:, :, k_], core).flatten(2)  # (B, L, J K)
+    w = w[j, k_].reshape(-1, w.shape[2]).to(x.dtype)
+    if queries is None:
+        return 0, x @ w
+    t = queries @ x  # (B, N, J K)
+    if first is not None:
+        i = first + torch.arange(t.shape[1], device=t.device)[:, None]
+        seen = [torch.arange(a.start, a.stop, device=t.device) <= i for a in (js, ks)]
+        t = t.masked_fill(~(seen[0][:, :, None] & seen[1][:, None]).flatten(1), 0)
+    return t @ w, x @ w if through else 0
+
+
+def outer(k: Tensor, v: Tensor, core: Tensor | None) -> Tensor:
+    """X (B, L, J, K) of k (B, P, J, R) and v (B, P, K, R); the shorter one meets the core first."""
+    if core is None:
+        x = k.mT[..., None] * v.mT[..., None, :]  # (B, P, R, J, K)
+    elif k.shape[2] <= v.shape[2]:
+        x = torch.einsum("bpjs,prst->bprjt", k, core) @ v.mT[:, :, None]
+    else:
+        x = k[:, :, None] @ torch.einsum("bpkt,prst->bprsk", v, core)
+    return x.flatten(1, 2)
+
+
+def places(real: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
+    """Where the tokens that count from the first real one come from, and the way back (B, N)."""
+    if real is None:
+        return None, None
+    first, each = real.int().argmax(1, keepdim=True), torch.arange(n, device=real.device)
+    return (each + first) % n, (each - first) % n
+
+
+def moved(x: Tensor, places: Tensor | None, axis: int) -> Tensor:
+    """x (B, ...) with `axis` in the order of `places` (B, N)."""
+    if places is None:
+        return x
+    shape = [x.shape[0] if a == 0 else x.shape[axis] if a == axis else 1 for a in range(x.ndim)]
+    return torch.take_along_dim(x, places.reshape(shape), axis)

@@ -1,0 +1,85 @@
+"""T relative to its query, through windows: F[i,a,b] = sum_{rst} G[r,s,t] q_ir K_i[a,s] V_i[b,t].
+
+A window K_i (A, L) is what token i sees of k (B, N, L), L all blocks and ranks: its neighbours
+("conv") or sums that decay with distance ("decay"). Windows are made for a span of tokens at a
+time: they are larger than k by A.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tlmtool.attention._decay import following, later, sums
+
+SPAN = 1 << 21  # numbers in the windows of a span
+
+State = dict[str, Tensor]
+
+
+def meet(q: Tensor, core: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
+    """q (B, N, P, R) and windows (B, N, A, L) -> F (B, N, A A)"""
+    if core is None:
+        met = q.flatten(2)[:, :, None] * k
+    else:
+        blocks = torch.einsum("bnpr,prst->bnpst", q, core)
+        met = (k.unflatten(3, q.shape[2:]).transpose(2, 3) @ blocks).transpose(2, 3).flatten(3)
+    return (met @ v.mT).flatten(2)
+
+
+def conv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    core: Tensor | None,
+    kernel: int,
+    state: State | None,
+    ahead: int,
+) -> tuple[Tensor, State]:
+    """F with K_i[a] = k_{i-a+ahead}; the state is the last `kernel` - 1 rows of k and of v."""
+    n, behind = q.shape[1], kernel - 1 - ahead
+    if state is None:
+        padded = [pad(x, (0, 0, behind, ahead)) for x in (k, v)]
+    else:
+        padded = [torch.cat([state[name], x], 1) for name, x in (("k", k), ("v", v))]
+    found = [
+        meet(q[:, s:e], core, *(x[:, s : e + kernel - 1].unfold(1, kernel, 1).mT for x in padded))
+        for s, e in _spans(q, kernel, core)
+    ]
+    turned = torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2)
+    return turned, {name: x[:, n:] for name, x in zip("kv", padded, strict=True)}
+
+
+def decay(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    core: Tensor | None,
+    log_rates: tuple[Tensor, Tensor],
+    state: State | None,
+    causal: bool,
+) -> tuple[Tensor, State]:
+    """F with decaying sums as windows, over both sides where not `causal`; the state is the last
+    window of k and of v."""
+    spans, found = _spans(q, log_rates[0].numel(), core), []
+    sides = list(zip((k, v), log_rates, strict=True))
+    before = [x.new_zeros(x.shape[0], r.numel(), x.shape[2]) for x, r in sides]
+    if state is not None:
+        before = [state["k"], state["v"]]
+    right = [[None] * len(spans) if causal else following(x, r, spans) for x, r in sides]
+    for (s, e), *beyond in zip(spans, *right, strict=True):
+        windows = [sums(x[:, s:e], r, b) for (x, r), b in zip(sides, before, strict=True)]
+        before = [w[:, -1] for w in windows]
+        if not causal:
+            windows = [
+                w + later(x[:, s:e], r, b)
+                for w, (x, r), b in zip(windows, sides, beyond, strict=True)
+            ]
+        found.append(meet(q[:, s:e], core, *windows))
+    return torch.cat(found, 1), dict(zip("kv", before, strict=True))
+
+
+def _spans(q: Tensor, side: int, core: Tensor | None) -> list[tuple[int, int]]:
+    b, n, p, r = q.shape
+    numbers = b * p * r * (side if core is None else max(side, r))
+    step = max(1, SPAN // numbers)
+    return [(s, min(s + step, n)) for s in range(0, n, step)]
