@@ -1,0 +1,253 @@
+"""Dimension-wise attention: what mixes is the product of columns, D x D, not that of tokens."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d, pad
+
+from tlmtool.attention._linear import linear, linear_flops, squares, squares_flops
+from tlmtool.attention._prefix import prefix, prefix_flops
+from tlmtool.attention.base import Attention, State, Tensors
+
+KINDS = ("cosine", "scale", "softmax")
+EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
+
+
+@dataclass(frozen=True)
+class DimensionWise(Attention):
+    """O[i, j] = sum_m W[j, m] f(S)[j, m] V[i, m], S = Q^T K (D, D), for each head.
+
+    The paper's Khatri-Rao product X[i, j, m] = f(S)[j, m] V[i, m] under a learned kernel W is
+    V (W o f(S))^T: no N x D x D tensor. In a decoder token i has its own S_i, a sum over n <= i,
+    and O_i = (W o f(S_i)) V_i. `kernels` c: as many W, the outputs of a head side by side,
+    F = H c D. `rank` R: W = left right of that rank, which in a decoder is R linear attentions.
+    `mixer` w: a depthwise convolution of v over w tokens is added, the last w in a decoder, else
+    those around; all tokens share one S, so only it looks at places.
+
+    `f`, which the paper leaves open, is of the n real tokens (in a decoder: those up to i), with a
+    learned temperature t for each head:
+
+    cosine   t sqrt(n / (n + D)) S[j, m] / sqrt((sum q_j^2 + EPS) (sum k_m^2 + EPS)): bounded and
+             free of the scale of q and k. The root discounts few tokens, whose cosine is noise of
+             size 1/sqrt(n) (of one token: a sign).
+    scale    t S / n
+    softmax  D softmax(t S / n) over m, its mean 1; not separable in j and m, so encoders only.
+
+    At the start t = sqrt(D) and W is normal of variance 1/D. Where q and k are random maps of
+    features with D independent directions, a cosine has variance 1/n + 1/D; that of f(S) is then 1
+    and that of the output the one of v, for every n. The mixer starts normal of variance 1/w.
+    """
+
+    kernels: int = 1
+    f: str = "cosine"
+    rank: int | None = None
+    mixer: int = 0
+    reference: ClassVar[str] = "TensorCoder 2020 (arXiv 2008.01547)"
+
+    def __post_init__(self):
+        if self.f not in KINDS:
+            raise ValueError(f"unknown f {self.f!r}; known: {', '.join(KINDS)}")
+        for field, least in (("kernels", 1), ("rank", 1), ("mixer", 0)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ValueError(f"{field} {value} is below {least}")
+
+    @property
+    def causal(self) -> bool:
+        return self.f != "softmax"
+
+    def shapes(self, heads: int, width: int, features: int) -> dict[str, tuple[int, ...]]:
+        h, c, d, r = heads, self.kernels, width, self.rank
+        if r is not None and r > d:
+            raise ValueError(f"rank {r} is above {d}, the width of a head")
+        kernel = {"kernel": (h, c, d, d)}
+        if r is not None:
+            kernel = {"left": (h, c, d, r), "right": (h, c, r, d)}
+        mixer = {"mixer": (h, c, d, self.mixer)} if self.mixer else {}
+        return {**kernel, "temperature": (h,), **mixer}
+
+    def initial(self, heads: int, width: int, features: int) -> Tensors:
+        made = {k: torch.randn(s) for k, s in self.shapes(heads, width, features).items()}
+        made["temperature"] = torch.full((heads,), width**0.5)
+        spread = {"kernel": width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
+        spread["left"] = spread["right"] = (width * (self.rank or 1)) ** -0.25
+        return {k: x * spread.get(k, 1.0) for k, x in made.items()}
+
+    def out_features(self, heads: int, width: int, features: int) -> int:
+        return heads * self.kernels * width
+
+    def apply(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tensors: Tensors,
+        real: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        if causal:
+            return self._causal(q, k, v, tensors, None, real, False)[0]
+        with torch.autocast(q.device.type, enabled=False):
+            dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
+            n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
+            sums = [x.square().sum(2) for x in (q, k)] if self.f == "cosine" else (None, None)
+            s = self._f(q.mT @ k, n, *sums, t["temperature"])
+            out = _by_kernel(v, s, t)
+            return self._output(out, pad(v, (0, 0, *self._around(False))), t).to(dtype)
+
+    def naive(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tensors: Tensors,
+        real: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        self._check(causal)
+        dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
+        mask = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
+        add = torch.cumsum if causal else lambda x, dim: x.sum(dim, keepdim=True)
+        s = add(q[..., :, None] * k[..., None, :], 2)  # S_i: (B, H, N, D, D), or S: N is 1
+        n = add(mask, 2)[..., None]
+        s = self._f(s, n, add(q**2, 2), add(k**2, 2), t["temperature"])
+        x = s * v[..., None, :]  # the Khatri-Rao product, (B, H, N, D, D)
+        out = torch.einsum("hcjm,bhijm->bihcj", _kernel(t), x).flatten(2)
+        if self.mixer:
+            _, h, _, d = v.shape
+            taps = t["mixer"].transpose(1, 2).flatten(0, 2)[:, None]  # (H D c, 1, w)
+            local = pad(v.mT.flatten(1, 2), self._around(causal))
+            local = conv1d(local, taps, groups=h * d).unflatten(1, (h, d, self.kernels))
+            out = out + local.permute(0, 4, 1, 3, 2).flatten(2)
+        return out.to(dtype)
+
+    def stream(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tensors: Tensors,
+        state: State | None = None,
+        real: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        return self._causal(q, k, v, tensors, state, real, True)
+
+    def flops(
+        self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
+    ) -> int:
+        """The matmuls of `apply` and the mixer, 1 multiply-add = 2; not what is elementwise."""
+        (b, h, n, d), c, r = (batch, heads, length, width), self.kernels, self.rank or 0
+        mixer = b * h * n * d * c * self.mixer
+        kernel = h * c * d * d * r
+        if not causal:
+            return 2 * (b * h * n * d * d * (1 + c) + kernel + mixer)
+        sums = 2 * squares_flops(b, h, n, d) if self.f == "cosine" else 0
+        if self._thin((b, h, n, d)):
+            return linear_flops(b, h, n, d, c, r) + sums + 2 * mixer
+        return prefix_flops((b * h, n, c * d), (b * h, n, d)) + sums + 2 * (kernel + mixer)
+
+    def _check(self, causal: bool) -> None:
+        if causal and not self.causal:
+            raise ValueError(
+                "f = 'softmax' does not separate into rows and columns of S, so that each token "
+                "would need a D x D state of its own: a decoder takes 'cosine' or 'scale'"
+            )
+
+    def _around(self, causal: bool) -> tuple[int, int]:
+        """Tokens that the mixer takes before and after the present one."""
+        after = 0 if causal or not self.mixer else self.mixer // 2
+        return max(self.mixer - 1 - after, 0), after
+
+    def _thin(self, shape: tuple[int, ...]) -> bool:
+        """Whether R linear attentions cost less than W does, on q of this shape."""
+        if self.rank is None:
+            return False
+        (b, h, n, d), c = shape, self.kernels
+        dense = prefix_flops((b * h, n, c * d), (b * h, n, d))
+        return linear_flops(b, h, n, d, c, self.rank) < dense
+
+    def _f(self, s: Tensor, n: Tensor | int, qq: Tensor, kk: Tensor, t: Tensor) -> Tensor:
+        """S (B, H, ..., D, D), of n tokens, with sums of squares (B, H, ..., D) -> f(S)"""
+        t, width = t.view(-1, *[1] * (s.ndim - 2)), s.shape[-1]
+        if self.f == "cosine":
+            s = s * (qq + EPS).rsqrt()[..., :, None] * (kk + EPS).rsqrt()[..., None, :]
+            return s * (t * (n / (n + width)) ** 0.5)
+        s = s * (t / (n + (n == 0)))
+        return width * s.softmax(-1) if self.f == "softmax" else s
+
+    def _causal(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tensors: Tensors,
+        state: State | None,
+        real: Tensor | None,
+        keep: bool,
+    ) -> tuple[Tensor, State]:
+        """`stream`; the state after these tokens is left out unless `keep`."""
+        self._check(True)
+        with torch.autocast(q.device.type, enabled=False):
+            dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
+            old, (before, _) = state or {}, self._around(True)
+            n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
+            n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
+            row, column = t["temperature"][:, None, None], v  # f(S_i) = row (o) S_i (o) column
+            new = {"n": n[:, :, -1:]}
+            if self.f == "cosine":
+                qq, kk = squares(q, old.get("qq", 0)), squares(k, old.get("kk", 0))
+                row = row * (n / (n + q.shape[3])).sqrt() * (qq + EPS).rsqrt()
+                column = v * (kk + EPS).rsqrt()
+                new |= {"qq": qq[:, :, -1:], "kk": kk[:, :, -1:]}
+            else:
+                row = row / n.clamp(min=1)
+            if self._thin(q.shape):
+                out = linear(q, k, column, t["left"], t["right"])
+            else:
+                out = _dense(q, k, column, _kernel(t))
+            if state:
+                out = out + _by_kernel(column, old["s"], t)
+            tokens = torch.cat([old["v"], v], 2) if "v" in old else pad(v, (0, 0, before, 0))
+            if keep:
+                new |= {"s": old.get("s", 0) + q.mT @ k}
+                new |= {"v": tokens[:, :, -before:]} if before else {}
+            return self._output(out * row[..., None, :], tokens, t).to(dtype), new if keep else {}
+
+    def _output(self, out: Tensor, v: Tensor, t: Tensors) -> Tensor:
+        """(B, H, N, c, D), with the mixer of v (B, H, N + w - 1, D) -> (B, N, F)"""
+        for i in range(self.mixer):
+            taps = t["mixer"][:, None, :, :, i]
+            out = torch.addcmul(out, v[:, :, i : i + out.shape[2], None], taps)
+        return out.transpose(1, 2).flatten(2)
+
+
+def _wide(q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Tensor | None) -> tuple:
+    """All at least float32, nothing at padding; the mask is (B, 1, N, 1) or None."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q, k, v, t = q.to(wide), k.to(wide), v.to(wide), {n: x.to(wide) for n, x in tensors.items()}
+    if real is None:
+        return q, k, v, t, None
+    mask = real[:, None, :, None].to(wide)
+    return q * mask, k * mask, v * mask, t, mask
+
+
+def _kernel(t: Tensors) -> Tensor:
+    """W (H, c, D, D)"""
+    return t["kernel"] if "kernel" in t else t["left"] @ t["right"]
+
+
+def _by_kernel(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
+    """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)"""
+    w = _kernel(t)
+    return (v @ (w * s[:, :, None]).flatten(2, 3).mT).unflatten(-1, w.shape[1:3])
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """(W o S_i) v_i: (B, H, N, D) each, W (H, c, D, D) -> (B, H, N, c, D)"""
+    (b, h, _, d), c = q.shape, w.shape[1]
+    w = w.flatten(1, 2).expand(b, h, c * d, d).flatten(0, 1)
+    q = q.flatten(0, 1).repeat(1, 1, c)
+    out = prefix(q, k.flatten(0, 1), v.flatten(0, 1), w)
+    return out.unflatten(0, (b, h)).unflatten(-1, (c, d))
