@@ -15,14 +15,14 @@ import tlmtool
 ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
-    cli flags | commands.__init__ | commands | bookkeeping
+    cli flags | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | data
     | models.saving | models.checkpoint | models.modeling | models.surgery | models.attending
     | models.states | models.factorized | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention | report | card | views | views_training | figures | progress | recipe | values
-    | schema | schema_training | setting | failure
+    | attention | report | card | views | views_training views_attention | figures | progress | recipe | values
+    | schema | schema_training schema_attention | setting | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

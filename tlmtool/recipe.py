@@ -84,8 +84,13 @@ def _check(verb: str, values: dict[str, Any]) -> None:
     if values.get("model") is None:
         raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
     if verb == "compress":
-        if all(values.get(path) is None for path in BUDGETS):
-            raise Usage("compress needs one budget: --rank R, --keep SHARE or --energy SHARE")
+        kind = values.get("attention.kind")
+        if all(values.get(path) is None for path in BUDGETS) and kind is None:
+            budgets = "--rank R, --keep SHARE or --energy SHARE"
+            raise Usage(f"compress needs one budget: {budgets} (or --attention NAME)")
+        lone = [path for path in values if path.startswith("attention.") and kind is None]
+        if lone and values[lone[0]] is not None:
+            raise Usage(f"{lone[0]} says how --attention NAME is to be: give that too")
         if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
             raise Usage("--blocks goes with --rank: give the rank of a block term too")
         if (values.get("recovery.data") is None) != (values.get("recovery.steps") is None):
@@ -255,7 +260,7 @@ def _known(verb: str, path: Any, where: str) -> None:
         raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
     shown = path if isinstance(path, str) and path.isprintable() else show(path)
     sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
-    hint = _nearest(str(path), {*settings(verb), *sections}, others=sorted(sections))
+    hint = _nearest(str(path), [*settings(verb), *sections], others=sorted(sections))
     raise Usage(f"unknown key {shown} {where}{hint}")
 
 
@@ -263,7 +268,7 @@ def _nearest(
     word: str, known: Iterable[str], dashes: str = "", others: list[str] | None = None
 ) -> str:
     """'; did you mean X?', or a list of known words; a bare key finds the section that holds it."""
-    names = sorted(known)
+    names = list(known)
     leaves = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
     if close := leaves or get_close_matches(word, names, 1, 0.5):
         return f"; did you mean {dashes}{close[0]}?"

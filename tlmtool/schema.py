@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from tlmtool.schema_attention import Attending
 from tlmtool.schema_training import (
     LABELLED,
     Distillation,
@@ -206,6 +207,7 @@ class Recipe:
     compression: Compression = field(default_factory=Compression)
     calibration: Calibration = field(default_factory=Calibration)
     overparam: Growth = field(default_factory=Growth)
+    attention: Attending = field(default_factory=Attending)
     recovery: Recovery = field(default_factory=Recovery)
     training: Training = field(default_factory=Training)
     distillation: Distillation = field(default_factory=Distillation)

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from tlmtool.figures import View, figure, form, human, share
+from tlmtool.views_attention import attention_views
 from tlmtool.views_training import training_views
 
 MANY_SITES = 16  # above it the sites are shown by role
@@ -27,7 +28,7 @@ def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report, whichever parts it has; `full`: every site on a row of its own."""
     found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
     found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
-    found.append(_profile(data.get("models") or []))
+    found += [*attention_views(data), _profile(data.get("models") or [])]
     trained = training_views(data, full)
     found = trained + found if data.get("scores") else found + trained
     mark = " (predicted)" if data.get("predicted") else ""

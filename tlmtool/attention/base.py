@@ -41,7 +41,7 @@ class Attention:
         return None
 
     def heads(self, heads: int, width: int) -> tuple[int, int]:
-        """(H, D) that it asks of a module that has these: its own blocks and rank, if it has any."""
+        """(H, D) that it asks of a module that has these: its own blocks and rank, if any."""
         return heads, width
 
     def shapes(self, heads: int, width: int, features: int) -> dict[str, tuple[int, ...]]:

@@ -1,10 +1,10 @@
 """The verb compress: Recipe -> Report."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
+from tlmtool.commands.converting import converted, predicted
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.failure import NotLoadable
@@ -17,11 +17,9 @@ from tlmtool.report import Report
 
 
 def compress(recipe: Recipe) -> Report:
-    """Factorize a checkpoint, measure it before and after, and write it with its report."""
-    wanted = recipe.compression
-    given = {"rank": wanted.rank, "keep": wanted.keep, "energy": wanted.energy}
-    budget = next(f"{name}{value}" for name, value in given.items() if value is not None)
-    out = out_folder(recipe, budget)
+    """Factorize a checkpoint, or give it other attention, or both; measure it before and after, and
+    write it with its report."""
+    out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run:
         if recipe.output.dry_run:
@@ -33,11 +31,13 @@ def compress(recipe: Recipe) -> Report:
             texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
+            if recipe.attention.kind:
+                data |= converted(run, model, tokenizer, texts, quality)
             outcome = _compressed(run, model, tokenizer, texts)
             if recovery:
                 with run.stage("recover"):
                     data["recovery"] = recovery.run(model)
-            data |= costs.and_after(model, _chosen(outcome)) | _notes(outcome, found)
+            data |= costs.and_after(model, _chosen(outcome) or None) | _notes(outcome, found)
             if quality:
                 data["quality"] = _again(run, quality, model)
         data["peak_memory_bytes"] = memory.bytes
@@ -50,18 +50,30 @@ def _predicted(run: Run, folder: Path) -> Report:
     empty = checkpoint.empty(folder, recipe.dtype)
     data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
     costs = Costs(empty)
-    if recipe.compression.rank is not None:
+    if recipe.attention.kind:
+        data |= predicted(recipe, empty)
+    if recipe.compression.rank is not None or not _budget(recipe):
         outcome = _compressed(run, empty, None, [])
     else:
         model, tokenizer = run.load(recipe.model), _tokenizer(recipe, folder)
         texts, _, found = calibration_of(recipe) if tokenizer else ([], [], {})
         outcome = _compressed(run, model, tokenizer, texts)
     factorize(empty, outcome.plan)
-    return run.report(data | costs.and_after(empty, _chosen(outcome)) | _notes(outcome, found))
+    after = costs.and_after(empty, _chosen(outcome) or None)
+    return run.report(data | after | _notes(outcome, found))
+
+
+def _budget(recipe: Recipe) -> str:
+    """'rank8', or nothing where only the attention changes."""
+    wanted = recipe.compression
+    given = {"rank": wanted.rank, "keep": wanted.keep, "energy": wanted.energy}
+    return next((f"{name}{value}" for name, value in given.items() if value is not None), "")
 
 
 def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outcome:
     recipe, wanted = run.recipe, run.recipe.compression
+    if not _budget(recipe):
+        return Outcome({})
     outcome = compress_model(
         model,
         rank=wanted.rank,
@@ -100,7 +112,7 @@ def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
     return Recovery(run.recipe, model, tokenizer, run.bars)
 
 
-def _chosen(outcome: Outcome) -> Iterable[str]:
+def _chosen(outcome: Outcome) -> list[str]:
     return [*outcome.plan, *outcome.left_dense]
 
 

@@ -97,6 +97,13 @@ def converted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((path, m) for path, m in model.named_modules() if hasattr(m, "mixing"))
 
 
+def mixing(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """Every converted attention module, and its output projection or what is left of it."""
+    for path, module in converted(model.base_model):
+        yield module
+        yield model.base_model.get_submodule(projections(model, path)["output"])
+
+
 def attention_sites(model: PreTrainedModel) -> list[str]:
     """Paths, below the base model, of the self-attention modules that a kernel can take over, in
     the model's order. Raises ValueError for a family that has none, saying why."""
@@ -110,10 +117,13 @@ def attention_sites(model: PreTrainedModel) -> list[str]:
 
 
 def heads_of(module: nn.Module) -> tuple[int, int]:
-    """(H, D) of an attention module."""
-    return tuple(
-        next(getattr(module, n) for n in names if hasattr(module, n)) for names in (HEADS, WIDTH)
-    )
+    """(H, D) of an attention module; some families leave H to the config."""
+    places = (module, module.config)
+    found = [
+        next(getattr(p, n) for p in places for n in names if hasattr(p, n))
+        for names in (HEADS, WIDTH)
+    ]
+    return found[0], found[1]
 
 
 def projections(model: PreTrainedModel, path: str) -> dict[str, str]:

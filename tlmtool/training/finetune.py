@@ -17,6 +17,7 @@ from tlmtool.data.tasks import texts
 from tlmtool.failure import MissingDependency, Usage
 from tlmtool.measuring.comparison import held_out, parity, probe
 from tlmtool.models import checkpoint
+from tlmtool.models.attending import mixing
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
@@ -93,9 +94,10 @@ def prepare(recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any) -> J
 
 
 def freeze(recipe: Recipe, job: Job) -> None:
-    """Everything but the factors, where only these are to move."""
+    """Everything but the factors and converted attention, where only these are to move."""
     if recipe.training.train == "factors":
         held = {id(f) for _, m in factorized(job.model) for f in m.factors.values()}
+        held |= {id(p) for module in mixing(job.model) for p in module.parameters()}
         if not held:
             raise Usage(f"{recipe.model} holds no factors to train: give --train all")
         for parameter in job.model.parameters():

@@ -1,0 +1,77 @@
+"""The schema of tensor attention: which kernel takes the place of softmax attention, and where."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tlmtool.setting import setting
+
+
+@lru_cache
+def attentions() -> tuple[str, ...]:
+    """The kernels there are, read off the folder without importing it."""
+    files = sorted((Path(__file__).parent / "attention").glob("[!_]*.py"))
+    return tuple(file.stem for file in files if file.stem != "base")
+
+
+@dataclass(frozen=True)
+class Attending:
+    """A kernel, its choices, and the layers that it goes to. A choice that is not given is the
+    kernel's own."""
+
+    kind: str | None = setting(
+        None,
+        "compress",
+        "mix tokens by dimensionwise or multilinear instead of softmax attention",
+        "NAME",
+        "attention",
+        choices=attentions,
+    )
+    rank: int | None = setting(
+        None, "compress", "R of a block (multilinear), or of W (dimensionwise)", "R",
+        "attention-rank", ge=1,
+    )  # fmt: skip
+    blocks: int | None = setting(
+        None, "compress", "blocks of multilinear, each with projections of its own", "P",
+        "attention-blocks", ge=1,
+    )  # fmt: skip
+    w_o: str | None = setting(
+        None, "compress", "output map of multilinear: full (one length), decay or conv", "NAME",
+        "w-o", choices=("full", "decay", "conv"),
+    )  # fmt: skip
+    core: str | None = setting(
+        None, "compress", "core of multilinear: diagonal or full", "NAME",
+        choices=("diagonal", "full"),
+    )  # fmt: skip
+    kernel: int | None = setting(
+        None, "compress", "offsets that conv looks at", "K", "attention-kernel", ge=1
+    )
+    terms: int | None = setting(None, "compress", "decays of each side of decay", "S", ge=1)
+    length: int | None = setting(
+        None, "compress", "the one sequence length of full", "N", "attention-length", ge=1
+    )
+    kernels: int | None = setting(
+        None, "compress", "kernels W of a head of dimensionwise", "c", ge=1
+    )
+    f: str | None = setting(
+        None, "compress", "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
+        choices=("cosine", "scale", "softmax"),
+    )  # fmt: skip
+    mixer: int | None = setting(
+        None, "compress", "tokens of dimensionwise's local convolution; 0 for none", "w", ge=0
+    )
+    layers: str | None = setting(
+        None,
+        "compress",
+        "layers that are converted, such as 3-5 or 0,2,4; of themselves all",
+        "LAYERS",
+        pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",
+        what="layers such as 3-5 or 0,2,4",
+    )
+    max_loss_increase: float | None = setting(
+        None,
+        "compress",
+        "convert from the least sensitive layer on, while the loss grows by at most this share",
+        "SHARE",
+        gt=0,
+    )
