@@ -1,0 +1,182 @@
+"""What tensor attention costs, beside softmax attention (SDPA) and each kernel's own reference.
+
+python benchmarks/attention.py                  # all rows, some minutes
+python benchmarks/attention.py --quick          # N up to 2048
+python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloat16
+
+Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
+in the order that the output projection takes. Batch 1.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from math import log
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from side_by_side import Result, Setup, main, timed, turns  # before torch: sets threads up
+
+# isort: split
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
+
+from tlmtool.attention.base import Attention
+from tlmtool.attention.dimensionwise import DimensionWise
+
+HEADS, WIDTH = 8, 64
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+RUNS = 7
+NAIVE = 1 << 29  # bytes that the largest tensors of a reference may take; it takes seconds then
+
+Work = Callable[[Any], Any]
+
+
+def lengths(setup: Setup) -> tuple[int, ...]:
+    return tuple(n for n in LENGTHS if not setup.quick or n <= 2048)
+
+
+def drawn(setup: Setup, length: int, backward: bool = False) -> list[Tensor]:
+    """q, k, v of this length, leaves of a graph where there is a backward pass."""
+    torch.manual_seed(0)
+    shape, where = (1, HEADS, length, WIDTH), {"device": setup.device, "dtype": setup.dtype}
+    return [torch.randn(shape, **where, requires_grad=backward) for _ in range(3)]
+
+
+def learned(kernel: Attention, setup: Setup, backward: bool) -> dict[str, Tensor]:
+    made = kernel.initial(HEADS, WIDTH, HEADS * WIDTH)
+    return {n: x.to(setup.device).requires_grad_(backward) for n, x in made.items()}
+
+
+def work_of(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) -> Work:
+    """One pass of `call`, with the gradients of all leaves or without a graph."""
+
+    def forward(_: Any = None) -> Tensor:
+        with torch.no_grad():
+            return call()
+
+    def both(_: Any = None) -> Any:
+        out = call()
+        return torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    return both if backward else forward
+
+
+def against_softmax(
+    setup: Setup, kernel: Attention, causal: bool, length: int, backward: bool
+) -> dict[str, Work]:
+    """The kernel, SDPA and, where it fits, the kernel's reference, on the same q, k, v."""
+    qkv, t = drawn(setup, length, backward), learned(kernel, setup, backward)
+
+    def sdpa() -> Tensor:
+        return scaled_dot_product_attention(*qkv, is_causal=causal)
+
+    leaves = [*qkv, *t.values()]
+    works = {
+        kernel.name: work_of(lambda: kernel.apply(*qkv, t, causal=causal), leaves, backward),
+        "sdpa": work_of(sdpa, qkv, backward),
+    }
+    copies = 8 if backward else 3  # of an N x D x D tensor of each head
+    if copies * 4 * HEADS * length * WIDTH**2 <= NAIVE:
+        naive = work_of(lambda: kernel.naive(*qkv, t, causal=causal), leaves, backward)
+        works["naive"] = naive
+    return works
+
+
+def compared(
+    setup: Setup, kernel: Attention, causal: bool, what: str, goals: dict[int, float]
+) -> Iterator[Result]:
+    """A kernel beside SDPA at each length; `goals` {N: times faster} are of the forward pass."""
+    for backward in (False, True):
+        for n in lengths(setup):
+            works = against_softmax(setup, kernel, causal, n, backward)
+            runs = RUNS if n <= 4096 and not backward else 3
+            naive = works.pop("naive", None)
+            seconds, _ = turns([None], works, 3 if setup.quick else runs, setup.device)
+            goal = (">=", goals[n]) if n in goals and not backward else None
+            case = f"{what}, N = {n}" + (", with backward" if backward else "")
+            yield timed(case, seconds, goal, gain=True)
+            if naive:
+                pair = {kernel.name: works[kernel.name], "naive": naive}
+                seconds, _ = turns([None], pair, 1, setup.device)
+                yield timed("  its reference", seconds, None, gain=True)
+
+
+def peak(work: Work, device: str) -> int:
+    """Bytes allotted at once by `work` beyond what was there before, its result included.
+
+    On a CPU the profiler records each allotment and release by the allocator, those inside
+    operators too, which a mode that looks at tensors does not see.
+    """
+    work(None)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work(None)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work(None)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    events = [e for e in events if e.get("name") == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e["ts"]):
+        now += event["args"]["Bytes"]
+        most = max(most, now)
+    return most
+
+
+def exponent(xs: list[float], ys: list[float]) -> float:
+    """p of the power law y = a x^p that fits best, in the logarithms."""
+    xs, ys = [log(x) for x in xs], [log(y) for y in ys]
+    middle, level = sum(xs) / len(xs), sum(ys) / len(ys)
+    rise = sum((x - middle) * (y - level) for x, y in zip(xs, ys, strict=True))
+    return rise / sum((x - middle) ** 2 for x in xs)
+
+
+# --- dimension-wise ------------------------------------------------------------------------------
+
+
+def encoder(setup: Setup) -> Iterator[Result]:
+    """dimension-wise attention in an encoder against SDPA"""
+    yield from compared(setup, DimensionWise(f="softmax"), False, "softmax f", {4096: 40})
+    yield from compared(setup, DimensionWise(), False, "cosine", {4096: 25})
+    yield from compared(setup, DimensionWise(kernels=8), False, "cosine, 8 kernels", {})
+
+
+def causal(setup: Setup) -> Iterator[Result]:
+    """dimension-wise attention in a decoder against causal SDPA"""
+    goals = {4096: 3, 8192: 6}
+    yield from compared(setup, DimensionWise(), True, "cosine", goals)
+    yield from compared(setup, DimensionWise(f="scale"), True, "scale", goals)
+    yield from compared(setup, DimensionWise(rank=1), True, "cosine, rank 1", {})
+
+
+def memory(setup: Setup) -> Iterator[Result]:
+    """memory of dimension-wise attention in a decoder as N grows"""
+    kernel = DimensionWise()
+    for backward in (False, True):
+        taken = {}
+        for n in lengths(setup):
+            works = against_softmax(setup, kernel, True, n, backward)
+            taken[n] = peak(works[kernel.name], setup.device)
+        case = "cosine" + (", with backward" if backward else "")
+        mib = ", ".join(f"{b / 2**20:.0f}" for b in taken.values())
+        grown = exponent(list(taken), list(taken.values()))
+        data = {"bytes": taken}
+        yield Result(case, f"{mib} MiB", "", grown, "exponent in N", ("<=", 1.1), data)
+
+
+# --- multilinear ---------------------------------------------------------------------------------
+
+
+ROWS = {"encoder": encoder, "causal": causal, "memory": memory}
+
+if __name__ == "__main__":
+    main(__doc__, ROWS)
