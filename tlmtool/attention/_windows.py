@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from tlmtool.attention._decay import following, later, sums
 
-SPAN = 1 << 21  # numbers in the windows of a span
+SPAN = 1 << 18  # numbers in the windows of a span, where that is no less than
+LEAST = 64  # tokens
 
 State = dict[str, Tensor]
 
@@ -81,5 +82,5 @@ def decay(
 def _spans(q: Tensor, side: int, core: Tensor | None) -> list[tuple[int, int]]:
     b, n, p, r = q.shape
     numbers = b * p * r * (side if core is None else max(side, r))
-    step = max(1, SPAN // numbers)
+    step = max(LEAST, SPAN // numbers)
     return [(s, min(s + step, n)) for s in range(0, n, step)]

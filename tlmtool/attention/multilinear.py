@@ -160,7 +160,8 @@ class MultiLinear(Attention):
             y = t.flatten(2) @ w[:n, :n].flatten(0, 1) / self.length  # SplitConcat(T) W^O
         else:
             if self.w_o == "decay":
-                a, b = (_decayed(gaps, tensors[f"rate_{name}"].to(t)) for name in "kv")
+                rates = [tensors[f"rate_{x}"].to(t).sigmoid()[:, None, None] for x in "kv"]
+                a, b = ((1 - r**2).sqrt() * r ** gaps.abs() for r in rates)  # (S, N, N)
             else:
                 ahead = 0 if causal else (self.kernel - 1) // 2
                 offsets = torch.arange(self.kernel, device=q.device)[:, None, None] - ahead
@@ -244,9 +245,3 @@ def _exact(x: Tensor) -> AbstractContextManager:
     kind = x.device.type
     known = torch.amp.is_autocast_available(kind)
     return torch.autocast(kind, enabled=False) if known else nullcontext()
-
-
-def _decayed(gaps: Tensor, rates: Tensor) -> Tensor:
-    """a (S, N, N): sqrt(1 - lambda^2) lambda^|i - j|"""
-    rates = rates.sigmoid()[:, None, None]
-    return (1 - rates**2).sqrt() * rates ** gaps.abs()
