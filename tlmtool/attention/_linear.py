@@ -17,6 +17,7 @@ def squares(x: Tensor, before: Tensor | int) -> Tensor:
 
 
 def squares_flops(batch: int, heads: int, length: int, width: int) -> int:
+    """Of its matmuls."""
     return 2 * batch * heads * width * RUN * RUN * -(-length // RUN)
 
 
@@ -33,13 +34,13 @@ def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tens
     asked = v[:, :, :, None] * right.flatten(1, 2)[:, None, :, None]  # (B, H, n, c R, C, D)
     weights = (asked.flatten(3, 4) @ k.mT).unflatten(3, (c * r, chunk)).tril()
     found = (weights.flatten(3, 4) @ q).unflatten(3, (c, r, chunk))
-    inside = torch.einsum("bhncrij,hcjr->bhnicj", found, left)
+    inside = (found * left.mT[:, None, :, :, None]).sum(4).transpose(3, 4)  # (B, H, n, C, c, D)
     return (inside + before.unflatten(-1, (c, d))).flatten(2, 3)[:, :, :length]
 
 
 def linear_flops(batch: int, heads: int, length: int, width: int, kernels: int, rank: int) -> int:
-    """Of its matmuls, the product of left and right and its meeting of left included."""
+    """Of its matmuls, the product of left and right included."""
     chunk = min(CHUNK, length)
     padded = batch * heads * chunk * -(-length // chunk)
-    each = kernels * rank * (2 * chunk * width + width) + (1 + kernels) * width * width
+    each = kernels * rank * 2 * chunk * width + (1 + kernels) * width * width
     return 2 * (padded * each + heads * kernels * width * width * rank)

@@ -1,12 +1,21 @@
 """What every tensor attention is: a frozen dataclass of choices with a few pure functions."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensor]  # what a causal kernel remembers of the past, each (B, ...)
+
+
+def exact(x: Tensor) -> AbstractContextManager:
+    """No autocast where x is: what is inside is computed in the dtype it is given."""
+    kind = x.device.type
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 @dataclass(frozen=True)

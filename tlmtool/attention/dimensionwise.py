@@ -9,7 +9,7 @@ from torch.nn.functional import conv1d, pad
 
 from tlmtool.attention._linear import linear, linear_flops, squares, squares_flops
 from tlmtool.attention._prefix import prefix, prefix_flops
-from tlmtool.attention.base import Attention, State, Tensors
+from tlmtool.attention.base import Attention, State, Tensors, exact
 
 KINDS = ("cosine", "scale", "softmax")
 EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
@@ -89,7 +89,7 @@ class DimensionWise(Attention):
     ) -> Tensor:
         if causal:
             return self._causal(q, k, v, tensors, None, real, False)[0]
-        with torch.autocast(q.device.type, enabled=False):
+        with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
             n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
             sums = [x.square().sum(2) for x in (q, k)] if self.f == "cosine" else (None, None)
@@ -139,8 +139,7 @@ class DimensionWise(Attention):
     ) -> int:
         """The matmuls of `apply` and the mixer, 1 multiply-add = 2; not what is elementwise."""
         (b, h, n, d), c, r = (batch, heads, length, width), self.kernels, self.rank or 0
-        mixer = b * h * n * d * c * self.mixer
-        kernel = h * c * d * d * r
+        mixer, kernel = b * h * n * d * c * self.mixer, h * c * d * d * r
         if not causal:
             return 2 * (b * h * n * d * d * (1 + c) + kernel + mixer)
         sums = 2 * squares_flops(b, h, n, d) if self.f == "cosine" else 0
@@ -166,7 +165,7 @@ class DimensionWise(Attention):
             return False
         (b, h, n, d), c = shape, self.kernels
         dense = prefix_flops((b * h, n, c * d), (b * h, n, d))
-        return linear_flops(b, h, n, d, c, self.rank) < dense
+        return linear_flops(*shape, c, self.rank) < dense
 
     def _f(self, s: Tensor, n: Tensor | int, qq: Tensor, kk: Tensor, t: Tensor) -> Tensor:
         """S (B, H, ..., D, D), of n tokens, with sums of squares (B, H, ..., D) -> f(S)"""
@@ -189,7 +188,7 @@ class DimensionWise(Attention):
     ) -> tuple[Tensor, State]:
         """`stream`; the state after these tokens is left out unless `keep`."""
         self._check(True)
-        with torch.autocast(q.device.type, enabled=False):
+        with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
             old, (before, _) = state or {}, self._around(True)
             n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
@@ -213,7 +212,8 @@ class DimensionWise(Attention):
             if keep:
                 new |= {"s": old.get("s", 0) + q.mT @ k}
                 new |= {"v": tokens[:, :, -before:]} if before else {}
-            return self._output(out * row[..., None, :], tokens, t).to(dtype), new if keep else {}
+            new = {name: x.clone() for name, x in new.items()} if keep else {}  # no view of all N
+            return self._output(out * row[..., None, :], tokens, t).to(dtype), new
 
     def _output(self, out: Tensor, v: Tensor, t: Tensors) -> Tensor:
         """(B, H, N, c, D), with the mixer of v (B, H, N + w - 1, D) -> (B, N, F)"""
@@ -248,6 +248,6 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """(W o S_i) v_i: (B, H, N, D) each, W (H, c, D, D) -> (B, H, N, c, D)"""
     (b, h, _, d), c = q.shape, w.shape[1]
     w = w.flatten(1, 2).expand(b, h, c * d, d).flatten(0, 1)
-    q = q.flatten(0, 1).repeat(1, 1, c)
-    out = prefix(q, k.flatten(0, 1), v.flatten(0, 1), w)
+    q = q.flatten(0, 1)
+    out = prefix(q.repeat(1, 1, c) if c > 1 else q, k.flatten(0, 1), v.flatten(0, 1), w)
     return out.unflatten(0, (b, h)).unflatten(-1, (c, d))

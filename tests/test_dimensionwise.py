@@ -1,0 +1,93 @@
+"""Dimension-wise attention beyond the laws: its choices, its start, the mixer, its memory."""
+
+import pytest
+import torch
+
+from tlmtool.attention.dimensionwise import DimensionWise
+
+H, D = 3, 4
+
+
+def drawn(kernel: DimensionWise):
+    """q, k, v (2, H, 21, D) and learned tensors, in float64."""
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, H, 21, D, dtype=torch.float64) for _ in range(3)]
+    return qkv, {k: x.double() for k, x in kernel.initial(H, D, H * D).items()}
+
+
+def apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float((x - y).abs().max() / y.abs().max())
+
+
+@pytest.mark.parametrize("way", ["apply", "naive", "stream"])
+def test_softmax_in_a_decoder_says_why_not(way):
+    (q, k, v), t = drawn(DimensionWise(f="softmax"))
+    more = () if way == "stream" else (None, True)
+    with pytest.raises(ValueError, match=r"softmax.* separate .*decoder takes 'cosine' or 'scale'"):
+        getattr(DimensionWise(f="softmax"), way)(q, k, v, t, *more)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"f": "relu"}, r"unknown f 'relu'; known: cosine, scale, softmax"),
+        ({"kernels": 0}, "kernels 0 is below 1"),
+        ({"rank": 0}, "rank 0 is below 1"),
+        ({"mixer": -1}, "mixer -1 is below 0"),
+    ],
+)
+def test_choices_that_cannot_be(fields, said):
+    with pytest.raises(ValueError, match=said):
+        DimensionWise(**fields)
+
+
+def test_a_rank_above_the_width_of_a_head_is_refused():
+    with pytest.raises(ValueError, match="rank 9 is above 8, the width of a head"):
+        DimensionWise(rank=9).initial(H, 8, 24)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_cosine_is_bounded_and_free_of_the_scale_of_q_and_k(causal):
+    """|f(S)| <= t, so that |O[j]| <= t sum_m |W[j, m] v[m]|, whatever q and k are."""
+    (q, k, v), t = drawn(DimensionWise())
+    q, k = 1e3 * q, 1e3 * k  # EPS is of sums of squares of order 1
+    out, scaled = (DimensionWise().apply(s * q, k / s, v, t, None, causal) for s in (1, 9))
+    bound = torch.einsum("hjm,bhim->bihj", t["kernel"][:, 0].abs(), v.abs())
+    assert (scaled.abs() <= (bound * t["temperature"][:, None]).flatten(2) * (1 + 1e-9)).all()
+    assert apart(out, scaled) < 1e-3
+
+
+def test_at_the_start_the_output_is_of_the_size_of_v_at_every_place():
+    """Within a factor of 2, for columns of q and k that are random maps of D features."""
+    torch.manual_seed(0)
+    n, d = 256, 16
+    x = torch.randn(8, 4, n, d)
+    q, k = (x @ torch.randn(4, d, d) for _ in range(2))
+    v, kernel = torch.randn(8, 4, n, d), DimensionWise()
+    t = kernel.initial(4, d, 64)
+    size = kernel.apply(q, k, v, t, None, True).square().mean((0, 2)).sqrt()
+    assert size.min() > 0.5 and size.max() < 2
+    assert 0.5 < kernel.apply(q, k, v, t).std() < 2
+
+
+def test_tokens_that_all_look_alike_mix_by_the_mixer_alone():
+    """With W at 0 only the convolution is left: the last w tokens in a decoder, in their order."""
+    kernel = DimensionWise(kernels=3, mixer=4)
+    (q, k, v), t = drawn(kernel)
+    t["kernel"].zero_()
+    out = kernel.apply(q, k, v, t, None, True).unflatten(-1, (H, 3, D))
+    taps = t["mixer"]  # (H, c, D, w)
+    expected = sum(v[:, :, 9 - 3 + i, None] * taps[..., i] for i in range(4))
+    assert apart(out[:, 9], expected) < 1e-12
+
+
+def test_the_memory_of_a_long_text_holds_no_state_of_each_token():
+    """The largest tensor that a pass makes or keeps for the backward pass, against N D^2 of S."""
+    n, kept = 512, []
+    q, k, v = (torch.randn(1, 2, n, 32, requires_grad=True) for _ in range(3))
+    t = {k: x.requires_grad_() for k, x in DimensionWise().initial(2, 32, 64).items()}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
+        DimensionWise().apply(q, k, v, t, None, True)
+    assert max(kept) <= 2 * n * 32
