@@ -10,8 +10,10 @@ in the order that the output projection takes. Batch 1.
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import log
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tlmtool.attention.base import Attention
 from tlmtool.attention.dimensionwise import DimensionWise
+from tlmtool.attention.multilinear import MultiLinear
 
 HEADS, WIDTH = 8, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -176,7 +179,57 @@ def memory(setup: Setup) -> Iterator[Result]:
 # --- multilinear ---------------------------------------------------------------------------------
 
 
-ROWS = {"encoder": encoder, "causal": causal, "memory": memory}
+def full(setup: Setup) -> Iterator[Result]:
+    """multilinear attention with a W^O of one length beside its reference; N 256, R 40, E 512"""
+    n, rank, features, runs = 256, 40, 512, 3 if setup.quick else 2 * RUNS
+    for core, sees in (("diagonal", "both ways"), ("diagonal", "causal"), ("full", "both ways")):
+        kernel = MultiLinear("full", core, length=n)
+        torch.manual_seed(0)
+        where = {"device": setup.device, "dtype": setup.dtype}
+        qkv = [torch.randn(1, 1, n, rank, **where) for _ in range(3)]
+        t = {k: x.to(setup.device) for k, x in kernel.initial(1, rank, features).items()}
+        works = {
+            name: work_of(partial(way, *qkv, t, causal=sees == "causal"), [], False)
+            for name, way in (("full", kernel.apply), ("naive", kernel.naive))
+        }
+        stated = core == "diagonal" and sees == "both ways"
+        seconds, _ = turns([None], works, runs, setup.device)
+        case = f"{core} core, {sees}"
+        yield timed(case, seconds, (">=", 5) if stated else None, gain=True)
+        ours, naive = (peak(work, setup.device) for work in works.values())
+        mib = [f"{b / 2**20:.1f} MiB" for b in (ours, naive)]
+        goal, data = ("<=", 0.05) if stated else None, {"bytes": [ours, naive]}
+        yield Result(
+            "  temporaries", mib[0], f"naive {mib[1]}", ours / naive, "full / naive", goal, data
+        )
+
+
+def relative(setup: Setup) -> Iterator[Result]:
+    """time of multilinear attention of any length as N grows"""
+    for kernel in (MultiLinear("decay"), MultiLinear("conv")):
+        for causal, backward in ((True, False), (False, False), (True, True)):
+            taken, of_softmax = {}, {}
+            for n in lengths(setup):
+                qkv, t = drawn(setup, n, backward), learned(kernel, setup, backward)
+                ours = partial(kernel.apply, *qkv, t, causal=causal)
+                sdpa = partial(scaled_dot_product_attention, *qkv, is_causal=causal)
+                works = {
+                    kernel.w_o: work_of(ours, [*qkv, *t.values()], backward),
+                    "sdpa": work_of(sdpa, qkv, backward),
+                }
+                runs = 3 if setup.quick or backward or n > 2048 else RUNS
+                seconds, _ = turns([None], works, runs, setup.device)
+                taken[n], of_softmax[n] = (median(s) for s in seconds.values())
+            case = f"{kernel.w_o}, {'causal' if causal else 'both ways'}"
+            case += ", with backward" if backward else ""
+            goal = None if backward else ("<=", 1.1)
+            grown, ends = exponent(list(taken), list(taken.values())), (min(taken), max(taken))
+            data = {"seconds": taken, "sdpa": of_softmax}
+            told = [" to ".join(f"{x[n]:.2g}" for n in ends) + " s" for x in (taken, of_softmax)]
+            yield Result(case, told[0], f"sdpa {told[1]}", grown, "exponent in N", goal, data)
+
+
+ROWS = {"encoder": encoder, "causal": causal, "memory": memory, "full": full, "relative": relative}
 
 if __name__ == "__main__":
     main(__doc__, ROWS)

@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.attention import _decay, _full, _windows, from_dict
 from tlmtool.attention.multilinear import MultiLinear
@@ -184,27 +183,6 @@ def test_causal_chunks_cost_what_the_model_says():
 
 @EVERY
 @CAUSAL
-def test_flops_are_what_the_counter_sees(form, causal):
-    qkv, tensors = drawn(form, 2, 30)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        form.apply(*qkv, tensors, causal=causal)
-    assert counter.get_total_flops() == form.flops(2, 2, 30, 5, 16, causal)
-
-
-@pytest.mark.parametrize("form", FORMS[2:], ids=lambda f: f"{f.w_o}-{f.core}")
-@CAUSAL
-def test_features_are_what_the_output_map_takes(form, causal):
-    qkv, tensors = drawn(form, 2, 30)
-    found = form.features(*qkv, tensors, ragged(30), causal)
-    torch.testing.assert_close(
-        found @ tensors["out"].flatten(0, 1), form.apply(*qkv, tensors, ragged(30), causal)
-    )
-    with pytest.raises(ValueError, match="full maps all N x N pairs"):
-        FORMS[0].features(*qkv, tensors)
-
-
-@EVERY
-@CAUSAL
 def test_outputs_start_at_the_size_of_one(form, causal):
     for blocks, rank, scale in ((1, 32, 1.0), (4, 16, 0.02), (8, 8, 30.0)):
         torch.manual_seed(0)
@@ -260,24 +238,16 @@ def test_own_blocks_and_rank(form):
     assert made.heads(8, 64) == (2, 40) and made.own_output and made.out_features(2, 40, 512) == 512
 
 
-@EVERY
+@pytest.mark.parametrize("form", FORMS[::2], ids=lambda f: f.w_o)
 @CAUSAL
 def test_compiled(form, causal):
-    qkv, tensors = drawn(form, 2, 20, dtype=torch.float32)
+    qkv, tensors = drawn(form, 2, 9, dtype=torch.float32)
     torch._dynamo.reset()  # its limit on compiling one function again is for one model
     compiled = torch.compile(form.apply, backend="aot_eager", fullgraph=True)
     leaves, outs, grads = [*qkv, *tensors.values()], [], []
     for way in (compiled, form.apply):
-        outs.append(way(*qkv, tensors, ragged(20), causal))
+        outs.append(way(*qkv, tensors, ragged(9), causal))
         grads.append(torch.autograd.grad(outs[-1].square().sum(), leaves))
     torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
-@EVERY
-def test_autocast_does_not_lower_the_sums(form):
-    qkv, tensors = drawn(form, 2, 20, dtype=torch.float32)
-    plain = form.apply(*qkv, tensors)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(form.apply(*qkv, tensors), plain)

@@ -1,6 +1,5 @@
 """Multi-linear attention: a third-order tensor of queries, keys and values, as block terms."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.attention import _full, _windows
-from tlmtool.attention.base import Attention, State, Tensors
+from tlmtool.attention.base import Attention, State, Tensors, exact
 
 EPSILON = 1e-6
 
@@ -99,22 +98,6 @@ class MultiLinear(Attention):
         made["out"] = out if self.w_o == "full" else out / shapes["out"][0]
         return made
 
-    def features(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tensors: Tensors,
-        real: Tensor | None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        """What W^O maps under decay and conv, (B, N, S S) in float32: `apply` is it @ out.flatten
-        (0, 1), so that the map can be fitted in closed form. Raises ValueError for "full"."""
-        if self.w_o == "full":
-            raise ValueError("w_o full maps all N x N pairs of T: its features are T itself")
-        with _exact(q):
-            return self._relative(q, k, v, tensors, real, causal)[0]
-
     def apply(
         self,
         q: Tensor,
@@ -125,14 +108,15 @@ class MultiLinear(Attention):
         causal: bool = False,
     ) -> Tensor:
         self._refuse_longer(q.shape[2])
-        with _exact(q):
+        dtype = q.dtype
+        with exact(q):
             if self.w_o != "full":
                 found, _ = self._relative(q, k, v, tensors, real, causal)
-                return (found @ tensors["out"].flatten(0, 1).to(found)).to(q.dtype)
+                return (found @ tensors["out"].flatten(0, 1).to(found)).to(dtype)
             to, back = _full.places(real, q.shape[2])
-            ready = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
-            mixed = _full.mix(*ready, self._core(tensors, q), tensors["out"], causal)
-            return _full.moved(mixed / self.length, back, 1).to(q.dtype)
+            q, k, v = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
+            mixed = _full.mix(q, k, v, self._core(tensors, q), tensors["out"], causal)
+            return _full.moved(mixed / self.length, back, 1).to(dtype)
 
     def naive(
         self,
@@ -181,7 +165,7 @@ class MultiLinear(Attention):
         """The state of "full" is k and v of all tokens so far, at most `length`, and each call
         costs what the whole text would."""
         if self.w_o != "full":
-            with _exact(q):
+            with exact(q):
                 found, state = self._relative(q, k, v, tensors, real, True, state)
                 return (found @ tensors["out"].flatten(0, 1).to(found)).to(q.dtype), state
         n = q.shape[2]
@@ -238,10 +222,3 @@ class MultiLinear(Attention):
                 f"{n} tokens are more than the {self.length} that this w_o full was built for; "
                 "w_o decay and conv take any length"
             )
-
-
-def _exact(x: Tensor) -> AbstractContextManager:
-    """No autocast: sums are in float32."""
-    kind = x.device.type
-    known = torch.amp.is_autocast_available(kind)
-    return torch.autocast(kind, enabled=False) if known else nullcontext()
