@@ -192,6 +192,13 @@ def test_outputs_start_at_the_size_of_one(form, causal):
         assert 0.4 < float(out.std()) < 1.6
 
 
+@pytest.mark.parametrize("form", FORMS[2:], ids=lambda f: f"{f.w_o}-{f.core}")
+def test_a_state_keeps_no_text_in_memory(form):
+    qkv, tensors = drawn(form, 2, 200)
+    _, state = form.stream(*qkv, tensors)
+    assert all(x.untyped_storage().nbytes() == x.nbytes for x in state.values())
+
+
 def test_stream_of_full_holds_no_more_than_its_length():
     form = FORMS[0]
     qkv, tensors = drawn(form, 2, LENGTH)

@@ -47,7 +47,7 @@ def conv(
         for s, e in _spans(q, kernel, core)
     ]
     turned = torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2)
-    return turned, {name: x[:, n:] for name, x in zip("kv", padded, strict=True)}
+    return turned, {name: x[:, n:].clone() for name, x in zip("kv", padded, strict=True)}
 
 
 def decay(
@@ -76,7 +76,7 @@ def decay(
                 for w, (x, r), b in zip(windows, sides, beyond, strict=True)
             ]
         found.append(meet(q[:, s:e], core, *windows))
-    return torch.cat(found, 1), dict(zip("kv", before, strict=True))
+    return torch.cat(found, 1), {name: b.clone() for name, b in zip("kv", before, strict=True)}
 
 
 def _spans(q: Tensor, side: int, core: Tensor | None) -> list[tuple[int, int]]:

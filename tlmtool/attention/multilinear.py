@@ -26,12 +26,14 @@ class MultiLinear(Attention):
     `rank`: P and R, of themselves the heads and head width of the module.
 
     `w_o`: the map of T[i] (N x N) to E features, which replaces the output projection:
-    "full"   W[j,k,:] / length (the paper's): one `length` N, of which shorter texts take the
-             leading part. j and k count from the first real token.
+    "full"   W[j,k,:] / length (the paper's but for the factor, with which a step of Adam moves the
+             sum over N^2 pairs by O(1)): one `length` N, of which shorter texts take the leading
+             part. j and k count from the first real token.
     "decay"  W_i[j,k,:] = sum_{st} a_s(i-j) b_t(i-k) U[s,t,:], a_s(d) = c_s lambda_s^|d|, b likewise
              with rates of its own, each `terms` learned rates (so CP of terms^2 terms, whose two
-             scans cost as `terms` would); c_s = sqrt(1 - lambda_s^2). Not causal: both sides by
-             distance, so left and right look alike. Linear time, any length.
+             scans cost as `terms` would); c_s = sqrt(1 - lambda_s^2), which keeps sums of
+             independent rows O(1). Not causal: both sides by distance, so left and right look
+             alike. Linear time, any length.
     "conv"   out_i = sum_{a,b < kernel} T[i,i-a,i-b] C[a,b,:], offsets centred where not causal (a -
              (kernel - 1) // 2): our definition of "feature extraction using convolution". Linear
              time, any length.
@@ -84,7 +86,7 @@ class MultiLinear(Attention):
     def initial(self, heads: int, width: int, features: int) -> Tensors:
         """Gains 1; an even diagonal core or a normal full one; decays over 0.5 to 64 tokens, spaced
         evenly in log; a normal W^O, so that independent q, k, v of any variance give outputs of
-        variance about 1 (under "full": for N = length, not causal)."""
+        variance about 1; under "full" (n / length)^2, of n tokens seen."""
         shapes = self.shapes(heads, width, features)
         made = {name: torch.ones(shapes[name]) for name in shapes if name.startswith("gain")}
         if self.core == "diagonal":
