@@ -31,7 +31,7 @@ from tlmtool.attention.multilinear import MultiLinear
 
 HEADS, WIDTH = 8, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-RUNS = 7
+RUNS = 5  # of a forward pass
 NAIVE = 1 << 29  # bytes that the largest tensors of a reference may take; it takes seconds then
 
 Work = Callable[[Any], Any]
@@ -95,7 +95,7 @@ def compared(
     for backward in (False, True):
         for n in lengths(setup):
             works = against_softmax(setup, kernel, causal, n, backward)
-            runs = RUNS if n <= 4096 and not backward else 3
+            runs = 2 if n > 4096 and backward else 3 if backward else RUNS
             naive = works.pop("naive", None)
             seconds, _ = turns([None], works, 3 if setup.quick else runs, setup.device)
             goal = (">=", goals[n]) if n in goals and not backward else None

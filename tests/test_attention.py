@@ -232,7 +232,7 @@ def test_the_counter_sees_inside_the_operator():
     """N C D^2 of pairs, and twice N D^2 of states, both ways round: all of it by hand."""
     q = torch.randn(1, 4, 32, D)
     with FlopCounterMode(display=False) as counter:
-        _prefix.prefix(q, q, q, torch.randn(4, D, D))
+        _prefix.prefix(q, q, q, torch.randn(4, D, D), None)
     assert counter.get_total_flops() == 2 * 4 * 32 * D * D * (9 / 2 + 2)
 
 

@@ -8,15 +8,17 @@ CHUNK = 64  # tokens whose pairs are held at once
 RUN = 16  # tokens that one matmul adds up; torch's cumsum takes twice as long
 
 
-def squares(x: Tensor, before: Tensor | int) -> Tensor:
-    """(B, H, N, D): the sums of x^2 over the tokens up to each, with those before (B, H, 1, D)."""
-    runs = pad(x, (0, 0, 0, -x.shape[2] % RUN)).square().unflatten(2, (-1, RUN))
-    sums = torch.ones(RUN, RUN, dtype=x.dtype, device=x.device).tril() @ runs
-    past = pad(sums[..., -1, :].cumsum(2), (0, 0, 1, -1)) + before
-    return (sums + past[..., None, :]).flatten(2, 3)[:, :, : x.shape[2]]
+def inverse_norms(x: Tensor, before: Tensor | float) -> Tensor:
+    """(B, H, N, D): 1 / sqrt(before + the sum of x^2 over the tokens up to each)."""
+    runs = _cut(x, RUN).square()
+    past = pad(runs.sum(3).cumsum(2), (0, 0, 1, -1)) + before  # (B, H, n, D)
+    upto = torch.ones(RUN, RUN, dtype=x.dtype, device=x.device).tril()
+    sizes, past, runs = runs.shape[:3], past.flatten(0, 2)[:, None], runs.flatten(0, 2)
+    sums = torch.baddbmm(past, upto.expand(len(runs), RUN, RUN), runs)
+    return sums.rsqrt_().unflatten(0, sizes).flatten(2, 3)[:, :, : x.shape[2]]
 
 
-def squares_flops(batch: int, heads: int, length: int, width: int) -> int:
+def norms_flops(batch: int, heads: int, length: int, width: int) -> int:
     """Of its matmuls."""
     return 2 * batch * heads * width * RUN * RUN * -(-length // RUN)
 
@@ -28,7 +30,7 @@ def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tens
     R linear attentions: token i gives q_n the weight (v_i o right_r) k_n, and left_r scales it.
     """
     length, chunk, (c, r, d) = q.shape[2], min(CHUNK, q.shape[2]), right.shape[1:]
-    q, k, v = (pad(x, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk)) for x in (q, k, v))
+    q, k, v = (_cut(x, chunk) for x in (q, k, v))
     s = pad((q.mT @ k).cumsum(2), (0, 0, 0, 0, 1, -1))  # before each chunk, (B, H, n, D, D)
     before = v @ ((left @ right)[:, None] * s[:, :, :, None]).flatten(3, 4).mT
     asked = v[:, :, :, None] * right.flatten(1, 2)[:, None, :, None]  # (B, H, n, c R, C, D)
@@ -44,3 +46,9 @@ def linear_flops(batch: int, heads: int, length: int, width: int, kernels: int, 
     padded = batch * heads * chunk * -(-length // chunk)
     each = kernels * rank * 2 * chunk * width + (1 + kernels) * width * width
     return 2 * (padded * each + heads * kernels * width * width * rank)
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    """(B, H, N, D) -> (B, H, n, size, D), zeros after the end"""
+    short = -x.shape[2] % size
+    return (pad(x, (0, 0, 0, short)) if short else x).unflatten(2, (-1, size))

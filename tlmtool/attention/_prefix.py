@@ -1,8 +1,10 @@
 """The causal product of dimension-wise attention, in linear memory: one operator and its gradient.
 
-out_i[j] = sum_{n <= i} sum_m w[j, m] q_n[j] k_n[m] v_i[m], for q (G, N, J), k and v (G, N, M) and
-w (G, J, M), each g of G by itself. It is an operator of torch (`tlm::prefix`), so that
-`torch.compile` takes it whole, meta tensors pass and the FLOP counter knows it.
+out_i[j] = sum_{n <= i} sum_m w[j, m] q_n[j] k_n[m] v_i[m], for q (B, H, N, J), k and v
+(B, H, N, M) and w (H, J, M), each head of each text by itself. It is an operator of torch
+(`tlm::prefix`), so that `torch.compile` takes it whole, meta tensors pass and the FLOP counter
+knows it. With an `eps`, row j is divided by sqrt(eps + sum_{n <= i} q_n[j]^2) and v_i[m] by
+sqrt(eps + sum_{n <= i} k_n[m]^2), while they are in the cache.
 
 With S_i = sum_{n <= i} q_n k_n^T, out_i = (w o S_i) v_i. N is cut into chunks of C tokens: S of
 what lies before a chunk is a matmul and a sum, and meets the chunk by a matmul; inside a chunk,
@@ -15,14 +17,18 @@ prefix(v, g, q, w^T) that of k, and prefix(k, q, g, w^T) is that of v.
 """
 
 from collections.abc import Iterator
+from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from tlmtool.attention._linear import inverse_norms
+
 CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
-BLOCK = 128  # tokens that go through the buffers at once
-STATE = 1 << 15  # numbers in the S of the rows that go through the buffers at once
+BLOCK = 256  # tokens that go through the buffers at once
+STATE = 1 << 14  # numbers in the S of the rows that go through the buffers at once
 
 
 def _even(total: int, most: int) -> tuple[int, int]:
@@ -31,41 +37,57 @@ def _even(total: int, most: int) -> tuple[int, int]:
     return parts, -(-total // parts)
 
 
-def _cut(groups: int, length: int, j: int, m: int) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """How G and the chunks of N are cut into blocks, (parts, size) each, and C."""
+def _cut(shape: torch.Size, m: int) -> tuple[list[tuple[int, int]], int]:
+    """How B, H and the chunks of N are cut into blocks, (parts, size) each, and C."""
+    batch, heads, length, j = shape
     c = min(CHUNK, length)
-    return _even(groups, max(1, STATE // (j * m))), _even(-(-length // c), BLOCK // c), c
+    few = _even(heads, max(1, STATE // (j * m)))
+    texts = _even(batch, max(1, STATE // (few[1] * j * m)))
+    return [texts, few, _even(-(-length // c), max(1, BLOCK // c))], c
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, total)) for i in range(0, total, size))
 
 
 class _Blocks:
-    """Buffers `held` (rows, chunks, C, .) that blocks of the tensors (G, N, .) go through in turn,
-    zero where there are none, and what is computed of them; all views are made once."""
+    """Buffers `held` (rows, chunks, C, .) that blocks of the tensors (B, H, N, .) go through in
+    turn, zero where there are none, and what is computed of them; all views are made once. A row
+    is a head of a text."""
 
     def __init__(self, tensors: tuple[Tensor, ...], j: int, m: int):
         self.tensors = tensors
-        self.groups, self.length, _ = tensors[0].shape
-        (_, self.rows), (_, chunks), self.c = _cut(self.groups, self.length, j, m)
-        self.tokens = chunks * self.c
-        new = tensors[0].new_zeros
-        self.held = [new(self.rows, chunks, self.c, x.shape[-1]) for x in tensors]
-        self.states = new(self.rows, chunks, j, m)  # S at the end of each chunk
-        self.before = new(self.rows, j, m)  # S of what lies before the block
+        ((_, texts), (_, heads), (_, chunks)), self.c = _cut(tensors[0].shape, m)
+        self.sizes, self.few = (texts, heads, chunks * self.c), (texts, heads)
+        rows, new = texts * heads, tensors[0].new_zeros
+        self.held = [new(rows, chunks, self.c, x.shape[-1]) for x in tensors]
+        self.states = new(rows, chunks, j, m)  # S at the end of each chunk
+        self.before = new(rows, j, m)  # S of what lies before the block
         ends = [self.before, *self.states.unbind(1)]
         self.steps = list(zip(ends[1:], ends[:-1], strict=True))
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """(rows, tokens) of each block, once it is in the buffers; S starts at 0 with each row."""
-        for g in range(0, self.groups, self.rows):
-            rows = slice(g, min(g + self.rows, self.groups))
+    def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
+        """(texts, heads, tokens) of each block, once it is in the buffers."""
+        texts, heads, tokens = map(_slices, self.tensors[0].shape, self.sizes)
+        tokens = list(tokens)
+        for b, h in product(texts, heads):
             self.before.zero_()
-            for i in range(0, self.length, self.tokens):
-                tokens = slice(i, min(i + self.tokens, self.length))
+            for place in ((b, h, n) for n in tokens):
                 for x, held in zip(self.tensors, self.held, strict=True):
-                    within(held, rows, tokens).copy_(x[rows, tokens])
-                    if tokens.stop - i < self.tokens:
-                        held.flatten(1, 2)[:, tokens.stop - i :].zero_()
-                yield rows, tokens
+                    if place[2].stop - place[2].start < self.sizes[2]:
+                        held.zero_()
+                    self.within(held, place).copy_(x[place])
+                yield place
                 self.before.copy_(self.states[:, -1])
+
+    def rows(self, buffer: Tensor, b: slice, h: slice) -> Tensor:
+        """The part of a buffer (rows, ...) that these fill, (texts, heads, ...)"""
+        return buffer.unflatten(0, self.few)[: b.stop - b.start, : h.stop - h.start]
+
+    def within(self, buffer: Tensor, place: tuple[slice, slice, slice]) -> Tensor:
+        """What of a buffer (rows, chunks, C, .) that a block fills, (texts, heads, tokens, .)"""
+        b, h, n = place
+        return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
 
     def scan(self) -> None:
         """States of the first two tensors, from what was before on."""
@@ -82,9 +104,17 @@ class _Blocks:
         return made
 
 
-def within(held: Tensor, rows: slice, tokens: slice) -> Tensor:
-    """The part of a buffer that a block fills, (rows, tokens, .)"""
-    return held.flatten(1, 2)[: rows.stop - rows.start, : tokens.stop - tokens.start]
+def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
+    """1 / sqrt of the sums of x^2 (g, n, C, .) up to each token, in the buffer `sums`; `last`
+    (g, .): the sum before, and then after, the block."""
+    torch.mul(x, x, out=sums)
+    for i in range(1, x.shape[2]):
+        sums[:, :, i].add_(sums[:, :, i - 1])
+    past = sums[:, :, -1].cumsum(1).add_(last[:, None])  # after each chunk
+    sums[:, 0].add_(last[:, None])
+    sums[:, 1:].add_(past[:, :-1, None])
+    last.copy_(past[:, -1])
+    return sums.rsqrt_()
 
 
 def outer(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
@@ -93,21 +123,33 @@ def outer(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def _empty(q: Tensor) -> Tensor:
+    """As q, in memory (B, N, H, J): the order that an output projection takes."""
+    return q.new_empty(q.transpose(1, 2).shape).transpose(1, 2)
+
+
 @torch.library.custom_op("tlm::prefix", mutates_args=())
-def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    """q (G, N, J), k and v (G, N, M), w (G, J, M) -> (G, N, J); one dtype."""
+def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), in memory (B, N, H, J)."""
     blocks = _Blocks((q, k, v), *w.shape[1:])
     q_, k_, v_ = blocks.held
-    out, y = q.new_empty(q.shape), torch.empty_like(q_)
+    out, y = _empty(q), torch.empty_like(q_)
     kernel, seen = torch.zeros_like(blocks.before), torch.empty_like(blocks.states)
+    sums = [torch.empty_like(x) for x in (q_, k_)] if eps is not None else []
+    lasts = [x.new_empty(len(x), x.shape[-1]) for x in sums]
     mapped = [z for _, _, z in blocks.pairs(q_, q_)]
     pairs = [
         (*vkp, vkp[2].flatten(1, 2), z, z.flatten(1, 2), y[:, :, d:], q_[:, :, : blocks.c - d])
         for d, (vkp, z) in enumerate(zip(blocks.pairs(v_, k_), mapped, strict=True))
     ]
-    for rows, tokens in blocks:
-        kernel[: rows.stop - rows.start].copy_(w[rows])
+    for texts, heads, tokens in blocks:
+        blocks.rows(kernel, texts, heads).copy_(w[heads])
         y.zero_()
+        if eps is not None:
+            for last in lasts if tokens.start == 0 else ():
+                last.fill_(eps)
+            rows, columns = map(_inverse_norms, (q_, k_), sums, lasts)
+            v_.mul_(columns)
         for later, earlier, p, p_flat, z, z_flat, to, of in pairs:
             torch.mul(later, earlier, out=p)
             torch.bmm(p_flat, kernel.mT, out=z_flat)
@@ -116,20 +158,23 @@ def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
         torch.mul(blocks.before, kernel, out=seen[:, 0])  # by each chunk: w o S before it
         torch.mul(blocks.states[:, :-1], kernel[:, None], out=seen[:, 1:])
         y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), seen.flatten(0, 1).mT)
-        out[rows, tokens] = within(y, rows, tokens)
+        if eps is not None:
+            y.mul_(rows)
+        place = texts, heads, tokens
+        out[place] = blocks.within(y, place)
     return out
 
 
 @torch.library.custom_op("tlm::prefix_kernel", mutates_args=())
 def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of `prefix` in w, (G, J, M): sum_i grad_i[j] S_i[j, m] v_i[m]."""
+    """The gradient of `prefix` in w, (H, J, M): sum_i grad_i[j] S_i[j, m] v_i[m] of all texts."""
     j, m = q.shape[-1], k.shape[-1]
     blocks = _Blocks((q, k, v, grad), j, m)
     q_, k_, v_, g_ = blocks.held
-    out, crossed = q.new_zeros(len(q), j, m), torch.empty_like(blocks.states)
+    out, crossed = q.new_zeros(q.shape[1], j, m), torch.empty_like(blocks.states)
     found = torch.empty_like(blocks.before)
     pairs = list(zip(blocks.pairs(v_, k_), blocks.pairs(g_, q_), strict=True))
-    for rows, _ in blocks:
+    for texts, heads, _ in blocks:
         found.zero_()
         for (v_i, k_n, p), (g_i, q_n, z) in pairs:
             torch.mul(v_i, k_n, out=p)
@@ -139,32 +184,53 @@ def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
         outer(g_, v_, crossed)
         found.addcmul_(blocks.before, crossed[:, 0])
         found.add_(crossed[:, 1:].mul_(blocks.states[:, :-1]).sum(1))
-        out[rows] += found[: rows.stop - rows.start]
+        out[heads] += blocks.rows(found, texts, heads).sum(0)
     return out
 
 
 @prefix.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    return q.new_empty(q.shape)
+def _(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+    return _empty(q)
 
 
 @prefix_kernel.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
-    return q.new_empty(q.shape[0], q.shape[2], k.shape[2])
+    return q.new_empty(q.shape[1], q.shape[3], k.shape[3])
 
 
 def _keep(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _back(x: Tensor) -> Tensor:
+    return x.flip(2)
 
 
 def _gradient(ctx, grad: Tensor) -> tuple:
-    q, k, v, w = ctx.saved_tensors
-    needs, back = ctx.needs_input_grad, lambda x: x.flip(1)
-    late, seen = back(grad), back(v)
+    q, k, v, w, out = ctx.saved_tensors
+    if ctx.eps is None:
+        return *_plain_gradient(grad, q, k, v, w, ctx.needs_input_grad), None
+    row, column = inverse_norms(q, ctx.eps), inverse_norms(k, ctx.eps)
+    needs = (*ctx.needs_input_grad[:2], True, ctx.needs_input_grad[3])
+    of_q, of_k, of_v, of_w = _plain_gradient(row * grad, q, k, column * v, w, needs)
+    of_v = column * of_v
+    if needs[0]:  # the sums of squares: d row = -row^3 q dq for each token after
+        of_q = of_q - q * _back(_back(row.square() * grad * out).cumsum(2))
+    if needs[1]:
+        of_k = of_k - k * _back(_back(column.square() * v * of_v).cumsum(2))
+    return of_q, of_k, of_v, of_w, None
+
+
+def _plain_gradient(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, w: Tensor, needs: tuple[bool, ...]
+) -> tuple:
+    """That of q, k, v and w, where there is no eps; None where it is not needed."""
+    late, seen = _back(grad), _back(v)
     return (
-        back(prefix(late, seen, back(k), w)) if needs[0] else None,
-        back(prefix(seen, late, back(q), w.mT)) if needs[1] else None,
-        prefix(k, q, grad, w.mT) if needs[2] else None,
+        _back(prefix(late, seen, _back(k), w, None)) if needs[0] else None,
+        _back(prefix(seen, late, _back(q), w.mT, None)) if needs[1] else None,
+        prefix(k, q, grad, w.mT, None) if needs[2] else None,
         prefix_kernel(q, k, v, grad) if needs[3] else None,
     )
 
@@ -175,10 +241,9 @@ prefix.register_autograd(_gradient, setup_context=_keep)
 @register_flop_formula(torch.ops.tlm.prefix)
 def prefix_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
     """FLOPs of the matmuls of `prefix`, by the shapes of q and k, padding of blocks included."""
-    (groups, length, j), m = q, k[-1]
-    (parts, rows), (blocks, chunks), c = _cut(groups, length, j, m)
-    pairs, states = chunks * c * (c + 1) // 2, 2 * chunks * c  # states: made, and used
-    return 2 * parts * rows * blocks * (pairs + states) * j * m
+    (j, m), (cuts, c) = (q[-1], k[-1]), _cut(q, k[-1])
+    chunks = prod(parts * size for parts, size in cuts)  # of all heads and texts
+    return 2 * chunks * (c * (c + 1) // 2 + 2 * c) * j * m  # pairs; states, made and used
 
 
 @register_flop_formula(torch.ops.tlm.prefix_kernel)

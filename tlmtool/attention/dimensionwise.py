@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
-from tlmtool.attention._linear import linear, linear_flops, squares, squares_flops
+from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms_flops
 from tlmtool.attention._prefix import prefix, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
@@ -95,7 +95,8 @@ class DimensionWise(Attention):
             sums = [x.square().sum(2) for x in (q, k)] if self.f == "cosine" else (None, None)
             s = self._f(q.mT @ k, n, *sums, t["temperature"])
             out = _by_kernel(v, s, t)
-            return self._output(out, pad(v, (0, 0, *self._around(False))), t).to(dtype)
+            v = pad(v, (0, 0, *self._around(False))) if self.mixer > 1 else v
+            return self._output(out, v, t).to(dtype)
 
     def naive(
         self,
@@ -142,10 +143,10 @@ class DimensionWise(Attention):
         mixer, kernel = b * h * n * d * c * self.mixer, h * c * d * d * r
         if not causal:
             return 2 * (b * h * n * d * d * (1 + c) + kernel + mixer)
-        sums = 2 * squares_flops(b, h, n, d) if self.f == "cosine" else 0
         if self._thin((b, h, n, d)):
-            return linear_flops(b, h, n, d, c, r) + sums + 2 * mixer
-        return prefix_flops((b * h, n, c * d), (b * h, n, d)) + sums + 2 * (kernel + mixer)
+            norms = 2 * norms_flops(b, h, n, d) if self.f == "cosine" else 0
+            return linear_flops(b, h, n, d, c, r) + norms + 2 * mixer
+        return prefix_flops((b, h, n, c * d), (b, h, n, d)) + 2 * (kernel + mixer)
 
     def _check(self, causal: bool) -> None:
         if causal and not self.causal:
@@ -164,7 +165,7 @@ class DimensionWise(Attention):
         if self.rank is None:
             return False
         (b, h, n, d), c = shape, self.kernels
-        dense = prefix_flops((b * h, n, c * d), (b * h, n, d))
+        dense = prefix_flops((b, h, n, c * d), (b, h, n, d))
         return linear_flops(*shape, c, self.rank) < dense
 
     def _f(self, s: Tensor, n: Tensor | int, qq: Tensor, kk: Tensor, t: Tensor) -> Tensor:
@@ -193,27 +194,35 @@ class DimensionWise(Attention):
             old, (before, _) = state or {}, self._around(True)
             n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
             n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
-            row, column = t["temperature"][:, None, None], v  # f(S_i) = row (o) S_i (o) column
-            new = {"n": n[:, :, -1:]}
-            if self.f == "cosine":
-                qq, kk = squares(q, old.get("qq", 0)), squares(k, old.get("kk", 0))
-                row = row * (n / (n + q.shape[3])).sqrt() * (qq + EPS).rsqrt()
-                column = v * (kk + EPS).rsqrt()
-                new |= {"qq": qq[:, :, -1:], "kk": kk[:, :, -1:]}
-            else:
-                row = row / n.clamp(min=1)
-            if self._thin(q.shape):
+            which = "kernel" if self.rank is None else "left"  # which takes the temperature along
+            t[which] = t[which] * t["temperature"][:, None, None, None]
+            row, column = None, v  # f(S_i)[j, m] = t size_i row_i[j] S_i[j, m] column_i[m]
+            size = (n / (n + q.shape[3])).sqrt() if self.f == "cosine" else 1 / n.clamp(min=1)
+            thin, eps = self._thin(q.shape), EPS if self.f == "cosine" else None
+            if eps and (state or thin):  # else inside of `prefix`
+                row = inverse_norms(q, old.get("qq", EPS))
+                column, eps = inverse_norms(k, old.get("kk", EPS)) * v, None
+            if thin:
                 out = linear(q, k, column, t["left"], t["right"])
             else:
-                out = _dense(q, k, column, _kernel(t))
+                out = _dense(q, k, column, _kernel(t), eps)
             if state:
                 out = out + _by_kernel(column, old["s"], t)
-            tokens = torch.cat([old["v"], v], 2) if "v" in old else pad(v, (0, 0, before, 0))
-            if keep:
-                new |= {"s": old.get("s", 0) + q.mT @ k}
-                new |= {"v": tokens[:, :, -before:]} if before else {}
-            new = {name: x.clone() for name, x in new.items()} if keep else {}  # no view of all N
-            return self._output(out * row[..., None, :], tokens, t).to(dtype), new
+            out = (out if row is None else out * row[..., None, :]) * size[..., None]
+            if before:
+                v = torch.cat([old["v"], v], 2) if state else pad(v, (0, 0, before, 0))
+            new = self._after(q, k, v, n[:, :, -1:], old) if keep else {}
+            return self._output(out, v, t).to(dtype), new
+
+    def _after(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, old: State) -> State:
+        """The state after n tokens, of which v ends with the last; it holds no view of all N."""
+        new = {"n": n.clone(), "s": old.get("s", 0) + q.mT @ k}
+        if self.f == "cosine":
+            for name, x in (("qq", q), ("kk", k)):
+                new[name] = old.get(name, EPS) + x.square().sum(2, keepdim=True)
+        if self.mixer > 1:
+            new["v"] = v[:, :, 1 - self.mixer :].clone()
+        return new
 
     def _output(self, out: Tensor, v: Tensor, t: Tensors) -> Tensor:
         """(B, H, N, c, D), with the mixer of v (B, H, N + w - 1, D) -> (B, N, F)"""
@@ -244,10 +253,8 @@ def _by_kernel(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
     return (v @ (w * s[:, :, None]).flatten(2, 3).mT).unflatten(-1, w.shape[1:3])
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
-    """(W o S_i) v_i: (B, H, N, D) each, W (H, c, D, D) -> (B, H, N, c, D)"""
-    (b, h, _, d), c = q.shape, w.shape[1]
-    w = w.flatten(1, 2).expand(b, h, c * d, d).flatten(0, 1)
-    q = q.flatten(0, 1)
-    out = prefix(q.repeat(1, 1, c) if c > 1 else q, k.flatten(0, 1), v.flatten(0, 1), w)
-    return out.unflatten(0, (b, h)).unflatten(-1, (c, d))
+def _dense(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+    """`prefix` of (B, H, N, D) each and W (H, c, D, D) -> (B, H, N, c, D)"""
+    c, d = w.shape[1:3]
+    q = q.repeat(1, 1, 1, c) if c > 1 else q
+    return prefix(q, k, v, w.flatten(1, 2), eps).unflatten(-1, (c, d))
