@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlmtool.attention import NAMES, Attention, _prefix, from_dict, named
+from tlmtool.attention import NAMES, Attention, _blocks, _prefix, from_dict, named
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 
@@ -39,8 +39,8 @@ both_ways = pytest.mark.parametrize(("name", "causal"), WAYS)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of two chunks and of few rows, so that these lengths need several."""
-    monkeypatch.setattr(_prefix, "BLOCK", 16)
-    monkeypatch.setattr(_prefix, "STATE", 4 * D * D)
+    monkeypatch.setattr(_blocks, "BLOCK", 16)
+    monkeypatch.setattr(_blocks, "STATE", 4 * D * D)
 
 
 def width_of(name: str) -> int:

@@ -9,99 +9,25 @@ sqrt(eps + sum_{n <= i} k_n[m]^2), while they are in the cache.
 With S_i = sum_{n <= i} q_n k_n^T, out_i = (w o S_i) v_i. N is cut into chunks of C tokens: S of
 what lies before a chunk is a matmul and a sum, and meets the chunk by a matmul; inside a chunk,
 pairs of tokens at each distance d < C: ((v_i o k_{i-d}) w^T) o q_{i-d}, without their S. Blocks of
-chunks go one after the other through buffers that stay in the cache (fresh memory for each would
-cost more than the arithmetic), so nothing of size N x J x M exists.
+chunks go one after the other through buffers, so nothing of size N x J x M exists.
 
 The gradient is the operator again: prefix(g, v, k, w) with time reversed is that of q, so is
 prefix(v, g, q, w^T) that of k, and prefix(k, q, g, w^T) is that of v.
 """
 
-from collections.abc import Iterator
-from itertools import product
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from tlmtool.attention._blocks import Blocks, cut, outer
 from tlmtool.attention._linear import inverse_norms
 
-CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
-BLOCK = 256  # tokens that go through the buffers at once
-STATE = 1 << 14  # numbers in the S of the rows that go through the buffers at once
 
-
-def _even(total: int, most: int) -> tuple[int, int]:
-    """(parts, size of each), as few parts as sizes up to `most` allow, and about even."""
-    parts = -(-total // most)
-    return parts, -(-total // parts)
-
-
-def _cut(shape: torch.Size, m: int) -> tuple[list[tuple[int, int]], int]:
-    """How B, H and the chunks of N are cut into blocks, (parts, size) each, and C."""
-    batch, heads, length, j = shape
-    c = min(CHUNK, length)
-    few = _even(heads, max(1, STATE // (j * m)))
-    texts = _even(batch, max(1, STATE // (few[1] * j * m)))
-    return [texts, few, _even(-(-length // c), max(1, BLOCK // c))], c
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(i, min(i + size, total)) for i in range(0, total, size))
-
-
-class _Blocks:
-    """Buffers `held` (rows, chunks, C, .) that blocks of the tensors (B, H, N, .) go through in
-    turn, zero where there are none, and what is computed of them; all views are made once. A row
-    is a head of a text."""
-
-    def __init__(self, tensors: tuple[Tensor, ...], j: int, m: int):
-        self.tensors = tensors
-        ((_, texts), (_, heads), (_, chunks)), self.c = _cut(tensors[0].shape, m)
-        self.sizes, self.few = (texts, heads, chunks * self.c), (texts, heads)
-        rows, new = texts * heads, tensors[0].new_zeros
-        self.held = [new(rows, chunks, self.c, x.shape[-1]) for x in tensors]
-        self.states = new(rows, chunks, j, m)  # S at the end of each chunk
-        self.before = new(rows, j, m)  # S of what lies before the block
-        ends = [self.before, *self.states.unbind(1)]
-        self.steps = list(zip(ends[1:], ends[:-1], strict=True))
-
-    def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
-        """(texts, heads, tokens) of each block, once it is in the buffers."""
-        texts, heads, tokens = map(_slices, self.tensors[0].shape, self.sizes)
-        tokens = list(tokens)
-        for b, h in product(texts, heads):
-            self.before.zero_()
-            for place in ((b, h, n) for n in tokens):
-                for x, held in zip(self.tensors, self.held, strict=True):
-                    if place[2].stop - place[2].start < self.sizes[2]:
-                        held.zero_()
-                    self.within(held, place).copy_(x[place])
-                yield place
-                self.before.copy_(self.states[:, -1])
-
-    def rows(self, buffer: Tensor, b: slice, h: slice) -> Tensor:
-        """The part of a buffer (rows, ...) that these fill, (texts, heads, ...)"""
-        return buffer.unflatten(0, self.few)[: b.stop - b.start, : h.stop - h.start]
-
-    def within(self, buffer: Tensor, place: tuple[slice, slice, slice]) -> Tensor:
-        """What of a buffer (rows, chunks, C, .) that a block fills, (texts, heads, tokens, .)"""
-        b, h, n = place
-        return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
-
-    def scan(self) -> None:
-        """States of the first two tensors, from what was before on."""
-        outer(self.held[0], self.held[1], self.states)
-        for state, last in self.steps:
-            state.add_(last)
-
-    def pairs(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(x_i, y_{i-d}, a buffer for their product) for each d: views, (rows, chunks, C - d, .)"""
-        buffer, made = torch.empty_like(x), []
-        for d in range(self.c):
-            later, earlier = x[:, :, d:], y[:, :, : self.c - d]
-            made.append((later, earlier, buffer.view(-1)[: later.numel()].view(later.shape)))
-        return made
+def _empty(q: Tensor) -> Tensor:
+    """As q, in memory (B, N, H, J): the order that an output projection takes."""
+    return q.new_empty(q.transpose(1, 2).shape).transpose(1, 2)
 
 
 def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
@@ -117,21 +43,10 @@ def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
     return sums.rsqrt_()
 
 
-def outer(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    """x^T y of each chunk: (g, n, C, J) and (g, n, C, M) -> (g, n, J, M)"""
-    torch.bmm(x.flatten(0, 1).mT, y.flatten(0, 1), out=out.flatten(0, 1))
-    return out
-
-
-def _empty(q: Tensor) -> Tensor:
-    """As q, in memory (B, N, H, J): the order that an output projection takes."""
-    return q.new_empty(q.transpose(1, 2).shape).transpose(1, 2)
-
-
 @torch.library.custom_op("tlm::prefix", mutates_args=())
 def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
     """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), in memory (B, N, H, J)."""
-    blocks = _Blocks((q, k, v), *w.shape[1:])
+    blocks = Blocks((q, k, v), *w.shape[1:])
     q_, k_, v_ = blocks.held
     out, y = _empty(q), torch.empty_like(q_)
     kernel, seen = torch.zeros_like(blocks.before), torch.empty_like(blocks.states)
@@ -169,7 +84,7 @@ def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Ten
 def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
     """The gradient of `prefix` in w, (H, J, M): sum_i grad_i[j] S_i[j, m] v_i[m] of all texts."""
     j, m = q.shape[-1], k.shape[-1]
-    blocks = _Blocks((q, k, v, grad), j, m)
+    blocks = Blocks((q, k, v, grad), j, m)
     q_, k_, v_, g_ = blocks.held
     out, crossed = q.new_zeros(q.shape[1], j, m), torch.empty_like(blocks.states)
     found = torch.empty_like(blocks.before)
@@ -241,7 +156,7 @@ prefix.register_autograd(_gradient, setup_context=_keep)
 @register_flop_formula(torch.ops.tlm.prefix)
 def prefix_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
     """FLOPs of the matmuls of `prefix`, by the shapes of q and k, padding of blocks included."""
-    (j, m), (cuts, c) = (q[-1], k[-1]), _cut(q, k[-1])
+    (j, m), (cuts, c) = (q[-1], k[-1]), cut(q, k[-1])
     chunks = prod(parts * size for parts, size in cuts)  # of all heads and texts
     return 2 * chunks * (c * (c + 1) // 2 + 2 * c) * j * m  # pairs; states, made and used
 
@@ -249,3 +164,10 @@ def prefix_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
 @register_flop_formula(torch.ops.tlm.prefix_kernel)
 def _kernel_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
     return prefix_flops(q, k)
+
+
+def by_kernel(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+    """`prefix` of q, k, v (B, H, N, D) for each kernel of w (H, c, D, D) -> (B, H, N, c, D)"""
+    c, d = w.shape[1:3]
+    q = q.repeat(1, 1, 1, c) if c > 1 else q
+    return prefix(q, k, v, w.flatten(1, 2), eps).unflatten(-1, (c, d))

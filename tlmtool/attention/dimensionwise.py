@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms_flops
-from tlmtool.attention._prefix import prefix, prefix_flops
+from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
 KINDS = ("cosine", "scale", "softmax")
@@ -94,7 +94,7 @@ class DimensionWise(Attention):
             n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
             sums = [x.square().sum(2) for x in (q, k)] if self.f == "cosine" else (None, None)
             s = self._f(q.mT @ k, n, *sums, t["temperature"])
-            out = _by_kernel(v, s, t)
+            out = _meet(v, s, t)
             v = pad(v, (0, 0, *self._around(False))) if self.mixer > 1 else v
             return self._output(out, v, t).to(dtype)
 
@@ -205,9 +205,9 @@ class DimensionWise(Attention):
             if thin:
                 out = linear(q, k, column, t["left"], t["right"])
             else:
-                out = _dense(q, k, column, _kernel(t), eps)
+                out = by_kernel(q, k, column, _kernel(t), eps)
             if state:
-                out = out + _by_kernel(column, old["s"], t)
+                out = out + _meet(column, old["s"], t)
             out = (out if row is None else out * row[..., None, :]) * size[..., None]
             if before:
                 v = torch.cat([old["v"], v], 2) if state else pad(v, (0, 0, before, 0))
@@ -247,14 +247,7 @@ def _kernel(t: Tensors) -> Tensor:
     return t["kernel"] if "kernel" in t else t["left"] @ t["right"]
 
 
-def _by_kernel(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
+def _meet(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
     """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)"""
     w = _kernel(t)
     return (v @ (w * s[:, :, None]).flatten(2, 3).mT).unflatten(-1, w.shape[1:3])
-
-
-def _dense(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
-    """`prefix` of (B, H, N, D) each and W (H, c, D, D) -> (B, H, N, c, D)"""
-    c, d = w.shape[1:3]
-    q = q.repeat(1, 1, 1, c) if c > 1 else q
-    return prefix(q, k, v, w.flatten(1, 2), eps).unflatten(-1, (c, d))

@@ -1,0 +1,93 @@
+"""Long tensors, block by block, through buffers that stay in a CPU's cache.
+
+Fresh memory for every block would cost more than the arithmetic on it.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
+BLOCK = 256  # tokens that go through the buffers at once
+STATE = 1 << 14  # numbers in the S of the rows that go through the buffers at once
+
+
+def _even(total: int, most: int) -> tuple[int, int]:
+    """(parts, size of each), as few parts as sizes up to `most` allow, and about even."""
+    parts = -(-total // most)
+    return parts, -(-total // parts)
+
+
+def cut(shape: torch.Size, m: int) -> tuple[list[tuple[int, int]], int]:
+    """How B, H and the chunks of N are cut into blocks, (parts, size) each, and C."""
+    batch, heads, length, j = shape
+    c = min(CHUNK, length)
+    few = _even(heads, max(1, STATE // (j * m)))
+    texts = _even(batch, max(1, STATE // (few[1] * j * m)))
+    return [texts, few, _even(-(-length // c), max(1, BLOCK // c))], c
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, total)) for i in range(0, total, size))
+
+
+class Blocks:
+    """Buffers `held` (rows, chunks, C, .) that blocks of the tensors (B, H, N, .) go through in
+    turn, zero where there are none, and what is computed of them; all views are made once. A row
+    is a head of a text."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], j: int, m: int):
+        self.tensors = tensors
+        ((_, texts), (_, heads), (_, chunks)), self.c = cut(tensors[0].shape, m)
+        self.sizes, self.few = (texts, heads, chunks * self.c), (texts, heads)
+        rows, new = texts * heads, tensors[0].new_zeros
+        self.held = [new(rows, chunks, self.c, x.shape[-1]) for x in tensors]
+        self.states = new(rows, chunks, j, m)  # S at the end of each chunk
+        self.before = new(rows, j, m)  # S of what lies before the block
+        ends = [self.before, *self.states.unbind(1)]
+        self.steps = list(zip(ends[1:], ends[:-1], strict=True))
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
+        """(texts, heads, tokens) of each block, once it is in the buffers."""
+        texts, heads, tokens = map(_slices, self.tensors[0].shape, self.sizes)
+        tokens = list(tokens)
+        for b, h in product(texts, heads):
+            self.before.zero_()
+            for place in ((b, h, n) for n in tokens):
+                for x, held in zip(self.tensors, self.held, strict=True):
+                    if place[2].stop - place[2].start < self.sizes[2]:
+                        held.zero_()
+                    self.within(held, place).copy_(x[place])
+                yield place
+                self.before.copy_(self.states[:, -1])
+
+    def rows(self, buffer: Tensor, b: slice, h: slice) -> Tensor:
+        """The part of a buffer (rows, ...) that these fill, (texts, heads, ...)"""
+        return buffer.unflatten(0, self.few)[: b.stop - b.start, : h.stop - h.start]
+
+    def within(self, buffer: Tensor, place: tuple[slice, slice, slice]) -> Tensor:
+        """What of a buffer (rows, chunks, C, .) that a block fills, (texts, heads, tokens, .)"""
+        b, h, n = place
+        return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
+
+    def scan(self) -> None:
+        """States of the first two tensors, from what was before on."""
+        outer(self.held[0], self.held[1], self.states)
+        for state, last in self.steps:
+            state.add_(last)
+
+    def pairs(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(x_i, y_{i-d}, a buffer for their product) for each d: views, (rows, chunks, C - d, .)"""
+        buffer, made = torch.empty_like(x), []
+        for d in range(self.c):
+            later, earlier = x[:, :, d:], y[:, :, : self.c - d]
+            made.append((later, earlier, buffer.view(-1)[: later.numel()].view(later.shape)))
+        return made
+
+
+def outer(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """x^T y of each chunk: (g, n, C, J) and (g, n, C, M) -> (g, n, J, M)"""
+    torch.bmm(x.flatten(0, 1).mT, y.flatten(0, 1), out=out.flatten(0, 1))
+    return out
