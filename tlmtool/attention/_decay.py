@@ -43,12 +43,13 @@ def after(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
     return powers @ x + torch.exp(x.shape[1] * log_rates)[:, None] * state
 
 
-def following(x: Tensor, log_rates: Tensor, spans: list[tuple[int, int]]) -> list[Tensor]:
-    """For each span the state, from the last token backwards, of all that comes after it."""
-    state, found = x.new_zeros(x.shape[0], log_rates.numel(), x.shape[2]), []
-    for s, e in reversed(spans):
+def following(spans: tuple[Tensor, ...], log_rates: Tensor) -> list[Tensor]:
+    """For each span (B, n, L) the state, from the last token backwards, of all that comes after."""
+    b, _, width = spans[0].shape
+    state, found = spans[0].new_zeros(b, log_rates.numel(), width), []
+    for x in reversed(spans):
         found.append(state)
-        state = after(x[:, s:e].flip(1), log_rates, state)
+        state = after(x.flip(1), log_rates, state)
     return found[::-1]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PIECE = 1 << 18  # numbers of X, and of T, in memory at once
+PIECE = 1 << 19  # numbers of X, and of T, in memory at once
 CHUNK = 8  # queries whose own pairs are dense where causal
 
 
@@ -18,22 +18,23 @@ def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal:
     """q, k, v (B, P, N, R), core (P, R, R, R) or None, w (>= N, >= N, E) -> (B, N, E)"""
     n, queries = q.shape[2], q.transpose(1, 2).flatten(2)  # (B, N, L)
     sizes, whole = (n, queries.shape[2], w.shape[2]), range(n)
-    tensors = k, v, core, w
+    tensors, w = (k, v, core), w[:n, :n]
     if causal:
-        return _causal(queries, tensors, chunk_of(*sizes))
+        return _causal(queries, tensors, w, chunk_of(*sizes))
     if through_is_cheaper(*sizes):
-        return queries @ _over(whole, whole, tensors, through=True)[1]
-    return _over(whole, whole, tensors, queries)[0]
+        return queries @ _over(whole, whole, tensors, w, through=True)[1]
+    return _over(whole, whole, tensors, w, queries)[0]
 
 
-def _causal(queries: Tensor, tensors: tuple, chunk: int) -> Tensor:
+def _causal(queries: Tensor, tensors: tuple, w: Tensor, chunk: int) -> Tensor:
     n, found, m = queries.shape[1], [], 0
-    for s in range(0, n, chunk):
-        now, e = queries[:, s : s + chunk], min(s + chunk, n)
+    split = (x.split(chunk, axis) for x, axis in ((queries, 1), (w, 0), (w, 1)))
+    for place, (now, rows, columns) in enumerate(zip(*split, strict=True)):
+        s, e = place * chunk, place * chunk + now.shape[1]
         y = now @ m if s else 0
-        rows, columns = (range(s, e), range(e)), (range(s), range(s, e))
-        for js, ks in (rows, columns) if s else (rows,):  # the pairs with j or k in the chunk
-            dense, added = _over(js, ks, tensors, now, s, through=e < n)
+        shell = [(range(s, e), range(e), rows[:, :e]), (range(s), range(s, e), columns[:s])]
+        for js, ks, part in shell[: 2 if s else 1]:  # the pairs with j or k in the chunk
+            dense, added = _over(js, ks, tensors, part, now, s, through=e < n)
             y, m = y + dense, m + added
         found.append(y)
     return torch.cat(found, 1)
@@ -63,21 +64,23 @@ def _over(
     js: range,
     ks: range,
     tensors: tuple,
+    w: Tensor,
     queries: Tensor | None = None,
     first: int | None = None,
     through: bool = False,
 ) -> tuple[Tensor | int, Tensor | int]:
     """((q X) W (B, N, E) where there are queries, X W (B, L, E) where `through`), over the pairs
-    of j and k, along the shorter range in pieces. Where causal, `first` is the place of the first
-    query."""
+    of j and k, along the shorter range in pieces; w (J, K, E) is of these pairs. (Split, not cut:
+    the gradient of a slice is as large as the whole.) Where causal, `first` is the place of the
+    first query."""
     (b, p, _, r), turned = tensors[0].shape, len(js) > len(ks)
     short, long = (ks, js) if turned else (js, ks)
     step = max(1, PIECE // (b * len(long) * max(p * r, 0 if queries is None else queries.shape[1])))
     y = m = 0
-    for at in range(0, len(short), step):
-        piece = short[at : at + step]
-        part = (long, piece) if turned else (piece, long)
-        given = *part, *tensors, queries, first, through
+    for place, part in enumerate(w.split(step, int(turned))):
+        piece = short[place * step : (place + 1) * step]
+        pairs = (long, piece) if turned else (piece, long)
+        given = *pairs, *tensors, part, queries, first, through
         if torch.is_grad_enabled():
             more = checkpoint(_piece, *given, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -99,7 +102,7 @@ def _piece(
 ) -> tuple[Tensor | int, Tensor | int]:
     j, k_ = slice(js.start, js.stop), slice(ks.start, ks.stop)
     x = outer(k[:, :, j], v[:, :, k_], core).flatten(2)  # (B, L, J K)
-    w = w[j, k_].reshape(-1, w.shape[2]).to(x.dtype)
+    w = w.reshape(-1, w.shape[2]).to(x.dtype)
     if queries is None:
         return 0, x @ w
     t = queries @ x  # (B, N, J K)

@@ -42,10 +42,9 @@ def conv(
         padded = [pad(x, (0, 0, behind, ahead)) for x in (k, v)]
     else:
         padded = [torch.cat([state[name], x], 1) for name, x in (("k", k), ("v", v))]
-    found = [
-        meet(q[:, s:e], core, *(x[:, s : e + kernel - 1].unfold(1, kernel, 1).mT for x in padded))
-        for s, e in _spans(q, kernel, core)
-    ]
+    step = _span(q, kernel, core)
+    windows = (x.unfold(1, kernel, 1).mT.split(step, 1) for x in padded)
+    found = [meet(q, core, k, v) for q, k, v in zip(q.split(step, 1), *windows, strict=True)]
     turned = torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2)
     return turned, {name: x[:, n:].clone() for name, x in zip("kv", padded, strict=True)}
 
@@ -61,26 +60,24 @@ def decay(
 ) -> tuple[Tensor, State]:
     """F with decaying sums as windows, over both sides where not `causal`; the state is the last
     window of k and of v."""
-    spans, found = _spans(q, log_rates[0].numel(), core), []
-    sides = list(zip((k, v), log_rates, strict=True))
-    before = [x.new_zeros(x.shape[0], r.numel(), x.shape[2]) for x, r in sides]
-    if state is not None:
+    step, found = _span(q, log_rates[0].numel(), core), []
+    sides = [(x.split(step, 1), r) for x, r in zip((k, v), log_rates, strict=True)]
+    if state is None:
+        before = [x[0].new_zeros(x[0].shape[0], r.numel(), x[0].shape[2]) for x, r in sides]
+    else:
         before = [state["k"], state["v"]]
-    right = [[None] * len(spans) if causal else following(x, r, spans) for x, r in sides]
-    for (s, e), *beyond in zip(spans, *right, strict=True):
-        windows = [sums(x[:, s:e], r, b) for (x, r), b in zip(sides, before, strict=True)]
+    beyond = [[None] * len(x) if causal else following(x, r) for x, r in sides]
+    for place, now in enumerate(q.split(step, 1)):
+        windows = [sums(x[place], r, b) for (x, r), b in zip(sides, before, strict=True)]
         before = [w[:, -1] for w in windows]
         if not causal:
-            windows = [
-                w + later(x[:, s:e], r, b)
-                for w, (x, r), b in zip(windows, sides, beyond, strict=True)
-            ]
-        found.append(meet(q[:, s:e], core, *windows))
+            both = zip(windows, sides, beyond, strict=True)
+            windows = [w + later(x[place], r, b[place]) for w, (x, r), b in both]
+        found.append(meet(now, core, *windows))
     return torch.cat(found, 1), {name: b.clone() for name, b in zip("kv", before, strict=True)}
 
 
-def _spans(q: Tensor, side: int, core: Tensor | None) -> list[tuple[int, int]]:
-    b, n, p, r = q.shape
-    numbers = b * p * r * (side if core is None else max(side, r))
-    step = max(LEAST, SPAN // numbers)
-    return [(s, min(s + step, n)) for s in range(0, n, step)]
+def _span(q: Tensor, side: int, core: Tensor | None) -> int:
+    """Tokens to a span. They come by `split`: the gradient of a slice is as large as the whole."""
+    b, _, p, r = q.shape
+    return max(LEAST, SPAN // (b * p * r * (side if core is None else max(side, r))))
