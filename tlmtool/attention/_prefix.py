@@ -22,12 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from tlmtool.attention._blocks import Blocks, cut, outer
+from tlmtool.attention._heads import empty
 from tlmtool.attention._linear import inverse_norms
-
-
-def _empty(q: Tensor) -> Tensor:
-    """As q, in memory (B, N, H, J): the order that an output projection takes."""
-    return q.new_empty(q.transpose(1, 2).shape).transpose(1, 2)
 
 
 def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
@@ -48,7 +44,7 @@ def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Ten
     """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), in memory (B, N, H, J)."""
     blocks = Blocks((q, k, v), *w.shape[1:])
     q_, k_, v_ = blocks.held
-    out, y = _empty(q), torch.empty_like(q_)
+    out, y = empty(q), torch.empty_like(q_)
     kernel, seen = torch.zeros_like(blocks.before), torch.empty_like(blocks.states)
     sums = [torch.empty_like(x) for x in (q_, k_)] if eps is not None else []
     lasts = [x.new_empty(len(x), x.shape[-1]) for x in sums]
@@ -105,7 +101,7 @@ def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
 
 @prefix.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
-    return _empty(q)
+    return empty(q)
 
 
 @prefix_kernel.register_fake

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
+from tlmtool.attention._heads import by_head
 from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms_flops
 from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
@@ -250,4 +251,4 @@ def _kernel(t: Tensors) -> Tensor:
 def _meet(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
     """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)"""
     w = _kernel(t)
-    return (v @ (w * s[:, :, None]).flatten(2, 3).mT).unflatten(-1, w.shape[1:3])
+    return by_head(v, (w * s[:, :, None]).flatten(2, 3)).unflatten(-1, w.shape[1:3])
