@@ -197,7 +197,7 @@ def test_overparam_is_exact_reloads_and_merges_back(family, tmp_path):
     model.save_pretrained(folder)
     assert run(["overparam", str(folder), "--growth", "3", "--out", str(out), "-q"]) == 0
     parameters = json.loads((out / "report.json").read_text())["parameters"]
-    assert abs(parameters["keep"] - 3) <= 0.08 * 3
+    assert abs(parameters["growth"] - 3) <= 0.08 * 3
     large, before = load(out), output(model)
     assert large.config.model_type.startswith("tlm-")
     assert (output(large) - before).abs().max() <= 1e-5 * before.abs().max()

@@ -68,7 +68,8 @@ def _costs(data: Mapping[str, Any]) -> View:
 
 
 def _roles(data: Mapping[str, Any]) -> View:
-    by_role = (data.get("parameters") or {}).get("by_role") or {}
+    parameters = data.get("parameters") or {}
+    by_role = parameters.get("by_role") or {}
     rows = [
         [
             role,
@@ -79,7 +80,8 @@ def _roles(data: Mapping[str, Any]) -> View:
         ]
         for role, part in by_role.items()
     ]
-    return View("parameters by role", ["role", "sites", "before", "after", "keep"], rows)
+    held = "growth" if "growth" in parameters else "keep"
+    return View("parameters by role", ["role", "sites", "before", "after", held], rows)
 
 
 def _sites(sites: list[Mapping[str, Any]], full: bool) -> View:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
 from tlmtool.failure import CheckFailed
+from tlmtool.figures import human
 from tlmtool.measuring.comparison import parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
@@ -33,7 +34,8 @@ def overparam(recipe: Recipe) -> Report:
             costs = Costs(empty)
             data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
             factorize(empty, plan)
-            return run.report(data | costs.and_after(empty, plan))
+            return run.report(data | _costs(costs, empty, plan))
+        run.bars.line(_told(data["step"]))
         model = run.load(recipe.model)
         data["model"] = provenance(recipe, folder, model, out)
         costs, before = Costs(model), probe(model, recipe.seed)
@@ -46,9 +48,27 @@ def overparam(recipe: Recipe) -> Report:
                 f"the larger model differs from {recipe.model} by {found['relative']:.1e} of its "
                 f"largest output, more than {found['tolerance']:g}: nothing was written"
             )
-        data |= costs.and_after(model, plan)
+        data |= _costs(costs, model, plan)
     data["peak_memory_bytes"] = memory.bytes
     return run.save(model, folder, out, data)
+
+
+def _costs(costs: Costs, model: Any, plan: Plan) -> dict[str, Any]:
+    found = costs.and_after(model, plan)
+    found["flops"]["note"] += ", each W rebuilt from its cores; tlm merge brings back the first"
+    return found
+
+
+def _told(step: dict[str, Any]) -> str:
+    """What training will cost, in one line."""
+    parameters, moments, flops = (
+        step[key]["after"] for key in ("parameters", "optimizer_bytes", "step_flops")
+    )
+    return (
+        f"predicted: {human(parameters)} parameters, {human(moments, 'B')} of moments of AdamW, "
+        f"{human(flops, 'FLOPs')} a training step, {flops / step['step_flops']['before']:.2f} times "
+        "those of the dense model"
+    )
 
 
 def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
