@@ -66,8 +66,8 @@ def _told(step: dict[str, Any]) -> str:
     )
     return (
         f"predicted: {human(parameters)} parameters, {human(moments, 'B')} of moments of AdamW, "
-        f"{human(flops, 'FLOPs')} a training step, {flops / step['step_flops']['before']:.2f} times "
-        "those of the dense model"
+        f"{human(flops, 'FLOPs')} a training step, {flops / step['step_flops']['before']:.2f} "
+        "times those of the dense model"
     )
 
 
