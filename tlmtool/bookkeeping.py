@@ -15,8 +15,8 @@ import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
+from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.outputs import named, position_limit
 from tlmtool.models import checkpoint

@@ -156,7 +156,9 @@ def _parity(data: Mapping[str, Any]) -> View:
     for key, value in parity.items():
         text = f"{value:.1e}" if isinstance(value, float) else str(value)
         rows.append([names.get(key, key.replace("_", " ")), text])
+    kept = ((data.get("recipe") or {}).get("strategy") or {}).get("no_merge")
     held = "larger against before" if data.get("step") else "merged against factorized"
+    held = "saved with its cores against trained" if kept else held
     return View(f"parity: {held}", ["", "figure"], rows)
 
 

@@ -33,7 +33,7 @@ def overparam(recipe: Recipe) -> Report:
         if recipe.output.dry_run:
             costs = Costs(empty)
             data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
-            factorize(empty, plan)
+            data["expanded"] = _expanded(empty, plan)
             return run.report(data | _costs(costs, empty, plan))
         run.bars.line(_told(data["step"]))
         model = run.load(recipe.model)
@@ -72,15 +72,18 @@ def _told(step: dict[str, Any]) -> str:
 
 
 def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
-    """Factorize; of each site its form, its growth, and the largest |dW|."""
+    """Factorize; of each site its form, its growth, and the largest |dW|, where W has values."""
     roles, found = sites(model), []
     for site, form in plan.items():
         before = dense_weight(model.base_model.get_submodule(site)).clone()
         factorize(model, {site: form})
-        off = (dense_weight(model.base_model.get_submodule(site)) - before).abs().max()
         growth = form.parameters(*before.shape) / before.numel()
         entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
-        found.append(entry | {"growth": growth, "max_abs": float(off)})
+        entry |= {"growth": growth}
+        if not before.is_meta:
+            after = dense_weight(model.base_model.get_submodule(site))
+            entry["max_abs"] = float((after - before).abs().max())
+        found.append(entry)
     return found
 
 
