@@ -458,6 +458,18 @@ def test_language_models_learn_and_keep_their_head(family, task, tmp_path):
     assert run(["finetune", str(source), "--task", wrong, "--data", str(texts), "-q"]) == 2
 
 
+def test_a_dry_run_tells_the_cost_and_writes_nothing(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = arguments(model, data, out, "--epochs", 2, *DYNAMIC, "--dry-run", "--json")
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["predicted"] and "40 steps" in found["step"]["note"] and not out.exists()
+    step = found["step"]
+    assert step["step_flops"]["after"] > step["step_flops"]["before"] > 0
+    large = sum(each["growth"] > 1.5 for each in found["expanded"])
+    assert large == len(found["expanded"]) == 12
+
+
 def test_a_tracker_logs_beside_the_checkpoint(model, data, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard")
     out = tmp_path / "out"

@@ -30,6 +30,8 @@ def finetune(recipe: Recipe) -> Report:
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
+    if recipe.output.dry_run:
+        return _predicted(recipe, folder, tokenizer)
     if recipe.study.seeds:
         return _studied(recipe, folder, tokenizer)
     out = out_folder(recipe, recipe.training.task or "distilled")
@@ -64,6 +66,15 @@ def finetune(recipe: Recipe) -> Report:
     report = run.save(job.model, folder, out, data)
     store.remove()
     return report
+
+
+def _predicted(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
+    """The cost of the training without the training."""
+    with Run(recipe) as run:
+        job = jobs.prepare(recipe, _loader(run), tokenizer)
+        model = provenance(recipe, folder, job.model, None)
+        data = {"model": model, "data": job.source, "predicted": True}
+        return run.report(data | training.forecast(recipe, job))
 
 
 def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:

@@ -10,10 +10,10 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import dense_weight
 from tlmtool.models.modeling import adopt
-from tlmtool.models.surgery import Plan, factorize, sites
+from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
-from tlmtool.training.growth import expansions, predicted
+from tlmtool.training.growth import expansions, predicted, records
 
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
@@ -33,7 +33,8 @@ def overparam(recipe: Recipe) -> Report:
         if recipe.output.dry_run:
             costs = Costs(empty)
             data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
-            data["expanded"] = _expanded(empty, plan)
+            data["expanded"] = records(empty, plan)
+            factorize(empty, plan)
             return run.report(data | _costs(costs, empty, plan))
         run.bars.line(_told(data["step"]))
         model = run.load(recipe.model)
@@ -72,18 +73,14 @@ def _told(step: dict[str, Any]) -> str:
 
 
 def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
-    """Factorize; of each site its form, its growth, and the largest |dW|, where W has values."""
-    roles, found = sites(model), []
-    for site, form in plan.items():
+    """Factorize; of each site its form, its growth, and the largest |dW|."""
+    found = records(model, plan)
+    for entry in found:
+        site = entry["site"]
         before = dense_weight(model.base_model.get_submodule(site)).clone()
-        factorize(model, {site: form})
-        growth = form.parameters(*before.shape) / before.numel()
-        entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
-        entry |= {"growth": growth}
-        if not before.is_meta:
-            after = dense_weight(model.base_model.get_submodule(site))
-            entry["max_abs"] = float((after - before).abs().max())
-        found.append(entry)
+        factorize(model, {site: plan[site]})
+        off = dense_weight(model.base_model.get_submodule(site)) - before
+        entry["max_abs"] = float(off.abs().max())
     return found
 
 

@@ -1,9 +1,12 @@
 """Fine-tuning: a job and a strategy become a trained model, and what it did."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,14 +18,18 @@ from tlmtool.compression.planning import select
 from tlmtool.failure import CheckFailed, MissingDependency, Usage
 from tlmtool.measuring.comparison import parity, probe
 from tlmtool.models import checkpoint
+from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.schema import Recipe
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
+from tlmtool.training.growth import predicted, records
 from tlmtool.training.jobs import Job
 from tlmtool.training.loop import Outcome, Trainer
+from tlmtool.training.order import length_of
 from tlmtool.training.state import Store
+from tlmtool.training.strategy import form_of
 
 LR, LR_DISTIL = 5e-5, 5e-4
 WAYS = (
@@ -66,15 +73,36 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     return made
 
 
+def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> dict[str, str]:
+    """{site: role} of what a strategy may expand; `held`: what is already."""
+    if recipe.strategy.name == "none":
+        return {}
+    roles = select(model, recipe.strategy.sites)
+    return {s: r for s, r in roles.items() if r != "embedding" and s not in held}
+
+
+def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
+    """What `run` will cost, without running it: its steps, and one step once all is expanded."""
+    used, wanted, plan = recipe.training, recipe.strategy, {}
+    lengths, counts = job.objective.lengths, Counter()
+    roles = competing(recipe, job.model, {each.site for each in lifted(job.model)})
+    for site, role in roles.items():
+        counts[role] += 1
+        if counts[role] <= wanted.N:
+            size = shape(job.model.base_model.get_submodule(site))
+            plan[site] = form_of(wanted, *size)
+    _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
+    step = predicted(job.model, plan, used.batch, ceil(fmean(lengths)))
+    step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
+    return {"step": step, "expanded": records(job.model, plan)}
+
+
 def run(
     recipe: Recipe, job: Job, accelerator: Accelerator, store: Store | None = None, **shown: Any
 ) -> Outcome:
     """Train the model of a job in place, by the recipe's strategy. `shown`: `tick`, `tell`."""
     waiting = lifted(job.model)
-    if recipe.strategy.name != "none":
-        held = {each.site for each in waiting}
-        roles = select(job.model, recipe.strategy.sites)
-        job.roles = {s: r for s, r in roles.items() if r != "embedding" and s not in held}
+    job.roles = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
         job.model,
         job.objective,

@@ -18,7 +18,7 @@ from tlmtool.training.expansion import Expansion
 from tlmtool.training.importance import Scores
 from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
-from tlmtool.training.order import batches_of, split, steps_of
+from tlmtool.training.order import length_of, split, steps_of
 from tlmtool.training.resuming import clones, restore, save
 from tlmtool.training.state import Store
 from tlmtool.training.strategy import due, second_half, select
@@ -62,12 +62,10 @@ class Trainer:
         self.store, self.tick, self.tell, self.roles = store, tick, tell, roles
         self.world = accelerator.num_processes
         self.least = self.world * training.accumulate
-        epoch = len(batches_of(objective.lengths, training.batch, self.least, seed, 0))
-        if not epoch:
-            raise Failure(
-                f"{len(objective.lengths)} examples make no batch for {self.least} micro-batches"
-            )
-        self.total = training.steps or max(1, math.ceil(training.epochs * epoch))
+        t = training
+        epoch, self.total = length_of(
+            objective.lengths, t.batch, self.least, seed, t.epochs, t.steps
+        )
         self.evaluate_every = training.evaluate_every or epoch
         self.choosing = training.keep_best or training.patience
         static = strategy.name == "static"

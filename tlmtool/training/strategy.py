@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast, broadcast_object_list
 
+from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.svd import SVD
 from tlmtool.figures import brief
 from tlmtool.models.factorized import shape
+from tlmtool.schema import Strategy
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.growth import expansion
 from tlmtool.training.importance import chosen
@@ -55,12 +57,17 @@ def select(run: Any, n: int) -> list[Expansion]:
     return [_expand(run, site) for site in found[0]]
 
 
+def form_of(wanted: Strategy, out_features: int, in_features: int) -> Decomposition:
+    """The exact form that a weight (O, I) is expanded to."""
+    if wanted.form == "svd":
+        return SVD()
+    return expansion(out_features, in_features, wanted.growth, wanted.cores)
+
+
 def _expand(run: Any, site: str) -> Expansion:
     """The cores of a site's weight, the same on every process."""
-    module, wanted = run.model.base_model.get_submodule(site), run.strategy
-    mpo = wanted.form == "mpo"
-    form = expansion(*shape(module), wanted.growth, wanted.cores) if mpo else SVD()
-    made = Expansion(site, module, form)
+    module = run.model.base_model.get_submodule(site)
+    made = Expansion(site, module, form_of(run.strategy, *shape(module)))
     if run.world > 1:
         for core in made.cores.values():
             core.data.copy_(broadcast(core.data))
