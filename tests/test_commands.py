@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.cli import run
 from tlmtool.commands import merge
-from tlmtool.measuring.comparison import held_out
+from tlmtool.data.language import held_out
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.losses import language_loss
 from tlmtool.measuring.outputs import hidden_states, relative_error

@@ -8,8 +8,10 @@ import torch
 from conftest import word_tokenizer
 
 from tlmtool.data.batching import batches
+from tlmtool.data.language import language_splits
 from tlmtool.data.tasks import choose, sentence_pairs, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.training.distilling import lesson
 
 
 def test_texts_are_lines_without_mark_and_blanks(tmp_path):
@@ -117,6 +119,80 @@ def test_wrong_pairs_are_refused_with_their_line(tmp_path, content, sentence):
     path.write_text(content)
     with pytest.raises(NotLoadable, match=sentence):
         sentence_pairs(path)
+
+
+def test_wrong_pairs_are_named_by_the_line_that_they_start_in(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text('a,b,1\n"c\nd",e\n')
+    with pytest.raises(NotLoadable, match=r"line 2 .* has 2 fields"):
+        sentence_pairs(path)
+
+
+def lines(n):
+    return "".join(f"text number {i}\n" for i in range(n))
+
+
+@pytest.mark.parametrize("dev", ["dev", "valid", "validation", "val"])
+def test_language_of_a_folder_is_its_two_files(tmp_path, dev):
+    (tmp_path / "train.txt").write_text(lines(3))
+    (tmp_path / f"{dev}.txt").write_text("other words\n")
+    train, held, source = language_splits(str(tmp_path))
+    assert (len(train), held, source) == (3, ["other words"], str(tmp_path))
+    (tmp_path / "test.txt").write_text("")
+    (tmp_path / f"{dev}.txt").write_text("")
+    with pytest.raises(NotLoadable, match=rf"{dev}\.txt is empty"):
+        language_splits(tmp_path)
+
+
+def test_language_of_a_folder_with_several_development_files_reads_one(tmp_path):
+    for name in ("train", "dev", "valid"):
+        (tmp_path / f"{name}.txt").write_text(f"words of {name}\n")
+    assert language_splits(tmp_path)[:2] == (["words of train"], ["words of dev"])
+
+
+@pytest.mark.parametrize(("there", "lacks"), [("train", "dev"), ("dev", "train")])
+def test_half_a_folder_of_language_is_refused(tmp_path, there, lacks):
+    (tmp_path / f"{there}.txt").write_text(lines(20))
+    with pytest.raises(NotLoadable, match=rf"a {there} file of texts and no {lacks}\.txt"):
+        language_splits(tmp_path)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
+def test_language_of_a_file_is_held_out_of_it_or_refused(tmp_path, n):
+    path = tmp_path / "a.txt"
+    path.write_text(lines(n))
+    if n < 8:
+        with pytest.raises(NotLoadable, match=f"has {n} texts: 8 are needed"):
+            language_splits(path)
+        return
+    train, held, source = language_splits(path)
+    assert held and len(held) <= 64 and not set(train) & set(held) and source == str(path)
+    assert len(train) + len(held) == n
+
+
+def test_language_of_nothing_is_the_shipped_text():
+    train, held, source = language_splits(None)
+    assert train and held and "comes with tlm" in source
+
+
+def test_a_lesson_is_read_by_the_same_rules(tmp_path):
+    pair = "sentence1,sentence2,score\n" + "".join(f"a {i},b {i},1\n" for i in range(3))
+    (tmp_path / "few.csv").write_text(pair)
+    with pytest.raises(NotLoadable, match=r"few\.csv has 6 texts: 8 are needed"):
+        lesson(str(tmp_path / "few.csv"), 0)
+    (tmp_path / "few.txt").write_text(lines(7))
+    with pytest.raises(NotLoadable, match=r"few\.txt has 7 texts: 8 are needed"):
+        lesson(str(tmp_path / "few.txt"), 0)
+    (tmp_path / "train.csv").write_text(pair)
+    (tmp_path / "val.csv").write_text(pair)
+    found = lesson(str(tmp_path), 0)
+    assert len(found.sentences) == 6 and len(found.pairs) == 3 and not found.held
+    for name in ("train.csv", "val.csv", "few.csv"):
+        (tmp_path / name).unlink()
+    (tmp_path / "train.txt").write_text(lines(3))
+    (tmp_path / "dev.txt").write_text(lines(200))
+    found = lesson(str(tmp_path), 0)
+    assert len(found.sentences) == 3 and 32 <= len(found.held) <= 64
 
 
 def test_batches_hold_every_text_once_longest_first():

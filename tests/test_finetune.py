@@ -3,6 +3,7 @@ merging, bad input."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,20 @@ import torch
 from accelerate import DistributedType
 from conftest import WORDS, output, pico, word_tokenizer
 from safetensors.torch import load_file
+from scipy import stats
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import tlmtool
 from tlmtool.cli import run
 from tlmtool.data.glue import GLUE
+from tlmtool.models import surgery
 from tlmtool.models.checkpoint import load
+from tlmtool.models.surgery import plan_of
 from tlmtool.recipe import TRAINED
-from tlmtool.training import growth
+from tlmtool.schema import Recipe
+from tlmtool.training import finetune, growth, study
+from tlmtool.training.loop import Trainer
+from tlmtool.training.optimizing import Optimizer
 
 FAST = ["--batch", "8", "--lr", "1e-3", "--max-length", "16", "--device", "cpu", "-q"]
 DYNAMIC = ["--strategy", "dynamic", "--N", "2", "--n", "1", "--every", "4", "--growth", "2"]
@@ -131,16 +138,121 @@ def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-5
 
 
-def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_state(model, data, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_state(
+    model, data, tmp_path, capsys
+):
+    """The first step of warm-up has rate 0, the second spoils the weights, the third finds out."""
     out = tmp_path / "out"
-    more = ("--steps", 60, "--save-every", 1, "--clip", 1e30, "--warmup", 0)
+    more = ("--steps", 60, "--save-every", 1, "--clip", 0, "--warmup", 30)
     words = arguments(model, data, out, *more)
     words[words.index("1e-3")] = "1e30"
     assert run(words) == 1
     said = capsys.readouterr().err
-    assert "the loss is" in said and "out.training" in said and not out.exists()
-    assert out.with_name("out.training").joinpath("state.pt").exists()
+    assert "the loss is nan at step 3" in said and "out.training" in said and not out.exists()
+    kept = torch.load(out.with_name("out.training") / "state.pt", weights_only=True)["state"]
+    assert kept["step"] == 1 and all(w.isfinite().all() for w in kept["model"].values())
     assert run(words) == 2 and "--resume" in capsys.readouterr().err
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--strategy", "dynamic"],
+        ["--strategy", "dynamic", "--keep-best", "--evaluate-every", "5", "--form", "svd"],
+        ["--strategy", "static", "--importance", "fisher"],
+        ["--strategy", "none", "--accumulate", "3", "--patience", "9"],
+    ],
+    ids=lambda more: " ".join(more[1:4]),
+)
+def test_every_saved_state_leads_to_the_same_weights(model, data, tmp_path, monkeypatch, more):
+    words = ("--steps", 24, *DYNAMIC, *more, "--save-every", 3)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(arguments(model, data, whole, *words)) == 0
+    learn, first = Trainer.learn, weights(whole)
+    for stop in range(3, 24, 3):
+
+        def stopping(self, *args, stop=stop):
+            if self.step == stop + 1:  # the state of `stop` has proved good
+                raise Stopped
+            return learn(self, *args)
+
+        monkeypatch.setattr(Trainer, "learn", stopping)
+        assert run(arguments(model, data, out, *words, "--overwrite")) == 1
+        monkeypatch.setattr(Trainer, "learn", learn)
+        assert run(arguments(model, data, out, *words, "--resume", "--overwrite")) == 0
+        second = weights(out)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("kind", ["taylor", "fisher", "zero-out"])
+def test_static_chooses_by_what_it_measured(model, data, tmp_path, kind):
+    out, again = tmp_path / "out", tmp_path / "again"
+    more = ["--strategy", "static", "--N", "1", "--importance", kind, "--growth", "2"]
+    assert run(arguments(model, data, out, "--steps", 8, *more)) == 0
+    assert run(arguments(out, data, again, "--steps", 4, *more)) == 0  # it has the head already
+    for folder, step in ((out, 5), (again, 1)):
+        (entry,) = json.loads((folder / "report.json").read_text())["selections"]
+        assert entry["step"] == step and min(entry["scores"].values()) > 0
+        assert len(entry["chosen"]) == 6
+
+
+def test_static_leaves_what_was_expanded_before(model, data, tmp_path):
+    large, out = tmp_path / "large", tmp_path / "out"
+    words = ["overparam", str(model), "--growth", "2", "--sites", "attention", "-q"]
+    assert run([*words, "--out", str(large)]) == 0
+    more = ["--strategy", "static", "--sites", "ffn", "--N", "1", "--growth", "2", "--no-merge"]
+    assert run(arguments(large, data, out, "--steps", 6, *more)) == 0
+    assert len(plan_of(load(out))) == 8 + 2
+
+
+def test_the_best_model_is_kept_whenever_the_run_ends(model, data, tmp_path):
+    out = tmp_path / "out"
+    more = ("--steps", 9, "--keep-best", "--evaluate-every", 4, *DYNAMIC)
+    assert run(arguments(model, data, out, *more)) == 0
+    report = json.loads((out / "report.json").read_text())
+    steps = [each["step"] for each in report["training"]["history"]]
+    assert steps == [4, 8, 9] and report["training"]["chosen_step"] in steps
+    best = max(report["training"]["history"], key=lambda each: each["score"])
+    assert report["training"]["chosen_step"] == best["step"]
+    assert "set aside" in report["training"]["watched"] and report["training"]["examples"] == 144
+    before = [s for s in report["selections"] if s["step"] <= best["step"]]
+    assert len(report["expansions"]) == 6 * len(before)
+
+
+def test_patience_ends_a_run(model, data, tmp_path):
+    out = tmp_path / "out"
+    more = ("--steps", 60, "--patience", 2, "--evaluate-every", 1, "--lr", "1e-9")
+    assert run(arguments(model, data, out, *more)) == 0
+    assert json.loads((out / "report.json").read_text())["training"]["steps"] == 3
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_every_schedule_warms_up(model, name):
+    found = AutoModel.from_pretrained(model)
+    optimizer = Optimizer(found, {}, 1.0, 0.0, name, 4, 12)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.lr)
+        optimizer.step()
+    assert rates[:5] == [0, 0.25, 0.5, 0.75, 1] and (rates[-1] == 1) == (name == "constant")
+
+
+def test_mixed_precision_saves_and_scores_the_float32_model(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ("--steps", 6, "--precision", "bf16", "--checkpointing", *DYNAMIC)
+    assert run(arguments(model, data, out, *more)) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert 0 < report["parity"]["relative"] <= 1e-5  # under autocast it would be 0, or much more
+    capsys.readouterr()
+    words = ["evaluate", str(out), "--task", "classification", "--data", str(data), "--json", "-q"]
+    assert run(words) == 0
+    score = json.loads(capsys.readouterr().out)["models"][0]["score"]
+    assert score == report["scores"]["after"]["score"]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +309,7 @@ def test_overparam_is_exact_reloads_and_merges_back(family, tmp_path):
     model.save_pretrained(folder)
     assert run(["overparam", str(folder), "--growth", "3", "--out", str(out), "-q"]) == 0
     parameters = json.loads((out / "report.json").read_text())["parameters"]
-    assert abs(parameters["keep"] - 3) <= 0.08 * 3
+    assert abs(parameters["growth"] - 3) <= 0.08 * 3
     large, before = load(out), output(model)
     assert large.config.model_type.startswith("tlm-")
     assert (output(large) - before).abs().max() <= 1e-5 * before.abs().max()
@@ -241,6 +353,70 @@ def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
     assert again["arms"] == report["arms"]
 
 
+def test_the_arms_of_a_study_are_what_they_say(model, data, tmp_path, monkeypatch):
+    """frozen does not move what was chosen, dense-matched has the measured rate; accelerate keeps
+    nothing of the runs that are over."""
+    out, seen = tmp_path / "study", []
+    prepare, free = study.prepare, finetune.Accelerator.free_memory
+
+    def noting(*args):
+        job = prepare(*args)
+        sites = {s: job.model.base_model.get_submodule(s) for s in surgery.sites(job.model)}
+        seen.append((job, {s: m.weight.detach().clone() for s, m in sites.items()}))
+        return job
+
+    monkeypatch.setattr(study, "prepare", noting)
+    words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
+    assert run([*words, "--arms", "dense,dense-matched,frozen,mpo-dynamic", "--seeds", "1"]) == 0
+    found = {
+        each["arm"]: each
+        for each in json.loads((out / "report.json").read_text())["study"]["results"]
+    }
+    chosen, ratio = found["mpo-dynamic"]["chosen"], found["mpo-dynamic"]["step_ratio"]
+    assert found["dense-matched"]["lr"] == pytest.approx(found["dense"]["lr"] * ratio)
+    moved = []
+    for job, before in seen:
+        base = job.model.base_model
+        moved.append(
+            {s for s, w in before.items() if not torch.equal(base.get_submodule(s).weight, w)}
+        )
+    assert any(not each & set(chosen) and each for each in moved)  # one arm of them: frozen
+    assert sum(bool(each & set(chosen)) for each in moved) == 3
+    accelerator = finetune.accelerator_of(Recipe("finetune", device="cpu"))
+    assert free and not accelerator._models
+
+
+def test_paired_differences_are_those_of_a_t_test():
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(6, generator=draw).tolist() for _ in range(2))
+    made, known = study.paired(first, second), stats.ttest_rel(first, second)
+    low, high = known.confidence_interval(0.95)
+    assert made["interval"] == pytest.approx([low, high])
+    assert (made["verdict"] == "differ") == (known.pvalue < 0.05)
+    assert study.paired(first[:3], second[:3])["verdict"] == "trend (3 seeds)"
+
+
+def test_a_study_that_cannot_be_is_refused(model, data, tmp_path, capsys, monkeypatch):
+    words = arguments(model, data, tmp_path / "out", "--steps", 2, "--seeds", 1)
+    assert run([*words, "--keep-best"]) == 2 and "equal steps" in capsys.readouterr().err
+    assert run([*words, "--arms", "dense-matched,mpo-dynamic"]) == 2
+    assert "expanded nothing in 2 steps: lower --every" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(words) == 2 and "in one process" in capsys.readouterr().err
+
+
+def test_the_rate_of_the_cores_is_matched_unless_told_otherwise(model, data, tmp_path):
+    ratios = {}
+    for name, more in (("matched", []), ("plain", ["--no-lr-match"])):
+        out = tmp_path / name
+        assert run(arguments(model, data, out, "--steps", 5, *DYNAMIC, *more)) == 0
+        ratios[name] = [
+            max(each["first_update"].values()) / each["step_ratio"] ** (name == "plain")
+            for each in json.loads((out / "report.json").read_text())["expansions"]
+        ]
+    assert ratios["plain"] == pytest.approx(ratios["matched"], rel=0.05)
+
+
 def test_the_tasks_of_the_schema_are_those_of_the_data():
     assert set(TRAINED) == {*GLUE, "classification", "regression", "grammar", "mlm", "clm"}
 
@@ -280,6 +456,18 @@ def test_language_models_learn_and_keep_their_head(family, task, tmp_path):
     assert report["model"]["class"].endswith(("ForMaskedLM", "ForCausalLM", "LMHeadModel"))
     wrong = "clm" if task == "mlm" else "mlm"
     assert run(["finetune", str(source), "--task", wrong, "--data", str(texts), "-q"]) == 2
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = arguments(model, data, out, "--epochs", 2, *DYNAMIC, "--dry-run", "--json")
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["predicted"] and "40 steps" in found["step"]["note"] and not out.exists()
+    step = found["step"]
+    assert step["step_flops"]["after"] > step["step_flops"]["before"] > 0
+    large = sum(each["growth"] > 1.5 for each in found["expanded"])
+    assert large == len(found["expanded"]) == 12
 
 
 def test_a_tracker_logs_beside_the_checkpoint(model, data, tmp_path, monkeypatch, capsys):

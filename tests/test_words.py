@@ -117,9 +117,10 @@ written = pytest.mark.skipif(len(README.strip()) < 9, reason="the README is not 
 def test_the_readme_shows_every_verb_and_its_commands_are_valid():
     shown = commands()
     assert {words[0] for words in shown} == set(VERBS.split())
-    for verb, model, *rest in shown:
+    for verb, *rest in shown:
         bare_flags = {s.flag for s in settings(verb).values() if s.kind is bool}
-        flags, words = {"model": model}, iter(rest)
+        flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
+        words = iter(rest)
         for word in words:
             flag = word.removeprefix("--")
             flags[flag] = True if flag in bare_flags else next(words)

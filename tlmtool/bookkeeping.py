@@ -15,8 +15,8 @@ import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
+from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.measuring.comparison import held_out
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.outputs import named, position_limit
 from tlmtool.models import checkpoint
@@ -142,7 +142,8 @@ class Costs:
                 part["before"] += size
                 part["after"] += after["sites"][site][1]
             held, left = (sum(p[k] for p in by_role.values()) for k in ("before", "after"))
-            parameters |= {"sites_before": held, "sites_after": left, "keep": left / held}
+            share = "growth" if left > held else "keep"
+            parameters |= {"sites_before": held, "sites_after": left, share: left / held}
             parameters["by_role"] = by_role
         note = f"one forward pass of {before['length']} tokens; 1 multiply-add = 2 FLOPs"
         flops = {"note": f"{note}, matrix products only"}

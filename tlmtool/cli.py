@@ -42,7 +42,7 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm profile minilm --against out/m8 --seq-len 128,512",
     ),
     "evaluate": (
-        "Score a model: language-model loss, sentence similarity, or feature error.",
+        "Score a model: language-model loss, similarity, feature error, or a task of finetune.",
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
 }
@@ -58,7 +58,7 @@ NOISY = ("transformers", "huggingface_hub", "datasets", "torch", "httpx", "filel
 
 app = typer.Typer(
     name="tlm",
-    help="Pretrained transformers as tensors: compress, measure, evaluate, merge.",
+    help="Pretrained transformers as tensors: compress, fine-tune over-parameterized, measure.",
     epilog=f"Example: {COMMANDS['compress'][1]}",
     add_completion=False,
     no_args_is_help=False,

@@ -16,7 +16,7 @@ from tlmtool.schema import Override, Recipe, settings, settings_of
 from tlmtool.schema_training import LABELLED
 from tlmtool.values import convert, show
 
-__all__ = ["Override", "Recipe", "build", "comparison", "dump", "to_dict"]
+__all__ = ["Override", "Recipe", "build", "comparison", "dump", "known_task", "to_dict"]
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
@@ -116,13 +116,20 @@ def _check_training(values: dict[str, Any]) -> None:
         values |= {"model": "minilm", "training.task": "grammar"}
     elif task is None and teacher is None:
         raise Usage("finetune needs --task, such as cola, or --teacher MODEL to learn from")
-    if task is not None and task not in TRAINED:
-        near = get_close_matches(task, TRAINED, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(TRAINED)}"
-        raise Usage(f"unknown task {show(task)}: {hint}")
+    if task is not None:
+        known_task(task, TRAINED)
     most, each = values.get("strategy.N"), values.get("strategy.n")
     if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
         raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")
+
+
+def known_task(task: str, known: tuple[str, ...]) -> str:
+    """The task; raises Usage, naming the nearest, for one that is not known."""
+    if task not in known:
+        near = get_close_matches(task, known, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise Usage(f"unknown task {show(task)}: {hint}")
+    return task
 
 
 def comparison(text: str) -> tuple[str, str, float]:

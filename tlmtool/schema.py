@@ -165,7 +165,9 @@ class Output:
     overwrite: bool = setting(
         False, "compress merge overparam finetune", "replace a folder that is not empty"
     )
-    dry_run: bool = setting(False, "compress overparam", "predict size and cost, write nothing")
+    dry_run: bool = setting(
+        False, "compress overparam finetune", "predict size and cost, write nothing"
+    )
     max_shard_size: str = setting(
         "5GB",
         "compress merge overparam finetune",

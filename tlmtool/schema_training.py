@@ -55,9 +55,7 @@ class Training:
     )
     warmup: float = setting(0.1, "finetune", "steps of warm-up, below 1 a share of all", "N", ge=0)
     decay: float = setting(0.01, "finetune", "weight decay", "RATE", "weight-decay", ge=0)
-    clip: float | None = setting(
-        1.0, "finetune", "largest norm of the gradient; null for any", "NORM", gt=0
-    )
+    clip: float = setting(1.0, "finetune", "largest norm of the gradient; 0 for any", "NORM", ge=0)
     dropout: float | None = setting(
         None, "finetune", "every dropout of the model; of itself its config's", "SHARE", ge=0, lt=1
     )
@@ -182,7 +180,8 @@ class Strategy:
     name: str = setting(
         "none",
         "finetune",
-        "none; static: half of the steps, then the top N of each role; dynamic: n more every t",
+        "none; static: half of the steps (none where the checkpoint has the task's head), then the "
+        "top N of each role; dynamic: n more every t",
         "NAME",
         "strategy",
         choices=("none", "static", "dynamic"),

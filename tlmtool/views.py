@@ -69,7 +69,8 @@ def _costs(data: Mapping[str, Any]) -> View:
 
 
 def _roles(data: Mapping[str, Any]) -> View:
-    by_role = (data.get("parameters") or {}).get("by_role") or {}
+    parameters = data.get("parameters") or {}
+    by_role = parameters.get("by_role") or {}
     rows = [
         [
             role,
@@ -80,7 +81,8 @@ def _roles(data: Mapping[str, Any]) -> View:
         ]
         for role, part in by_role.items()
     ]
-    return View("parameters by role", ["role", "sites", "before", "after", "keep"], rows)
+    held = "growth" if "growth" in parameters else "keep"
+    return View("parameters by role", ["role", "sites", "before", "after", held], rows)
 
 
 def _sites(sites: list[Mapping[str, Any]], full: bool) -> View:
@@ -155,7 +157,9 @@ def _parity(data: Mapping[str, Any]) -> View:
     for key, value in parity.items():
         text = f"{value:.1e}" if isinstance(value, float) else str(value)
         rows.append([names.get(key, key.replace("_", " ")), text])
+    kept = ((data.get("recipe") or {}).get("strategy") or {}).get("no_merge")
     held = "larger against before" if data.get("step") else "merged against factorized"
+    held = "saved with its cores against trained" if kept else held
     return View(f"parity: {held}", ["", "figure"], rows)
 
 

@@ -107,7 +107,7 @@ def _larger(expanded: list[Mapping[str, Any]], full: bool) -> View:
             str(len(group)),
             form(group[0]["decomposition"]),
             _mean(each["growth"] for each in group),
-            f"{max(each['max_abs'] for each in group):.1e}",
+            _largest(each.get("max_abs") for each in group),
         ]
         for group in groups.values()
     ]
@@ -131,13 +131,12 @@ def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
 
 def _selections(data: Mapping[str, Any]) -> View:
     """The layers chosen at each selection, by role, most important first."""
-    roles = {each["site"]: each["role"] for each in data.get("expansions") or []}
     rows = []
     for entry in data.get("selections") or []:
         by_role: dict[str, list[str]] = {}
         for site in entry["chosen"]:
             told = f"{layer(site)} ({entry['scores'][site]:.2g})"
-            by_role.setdefault(roles.get(site, ""), []).append(told)
+            by_role.setdefault(entry["roles"][site], []).append(told)
         for role, sites in by_role.items():
             rows.append([f"step {entry['step']}", role, ", ".join(sites)])
     note = f"chosen: layers, in brackets their importance{_kind(data)}"
@@ -148,9 +147,8 @@ def _kind(data: Mapping[str, Any]) -> str:
     strategy = (data.get("recipe") or {}).get("strategy") or {}
     static = strategy.get("name") == "static"
     kind = strategy.get("importance") or ("zero-out" if static else "taylor")
-    return (
-        f" ({kind}, summed over the steps since the last selection)" if not static else f" ({kind})"
-    )
+    summed = kind != "zero-out" and not static
+    return f" ({kind}{', summed over the steps since the last selection' if summed else ''})"
 
 
 def _expansions(expansions: list[Mapping[str, Any]], full: bool) -> View:
@@ -169,14 +167,21 @@ def _expansions(expansions: list[Mapping[str, Any]], full: bool) -> View:
                 form(first["decomposition"]),
                 *(_mean(each[key] for each in group) for key in ("growth", "step_ratio")),
                 f"{min(updates):.1e}" if updates else "",
+                _largest(each.get("max_abs") for each in group),
             ]
         )
-    header = ["role", "matrices", "form", "growth", "step ratio", "least update"]
+    header = ["role", "matrices", "form", "growth", "step ratio", "least update", "max |dW|"]
     note = (
         "step ratio: how far an AdamW step on the cores moves W over one on W itself, at one rate, "
-        "on the gradient at expansion; least update: the smallest norm of a core's first step"
+        "on the gradient at expansion; least update: the smallest norm of a core's first step; max "
+        "|dW|: of the expansion"
     )
     return View("over-parameterized matrices", header, rows, note)
+
+
+def _largest(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.1e}" if known else ""
 
 
 def _mean(values: Iterable[float]) -> str:

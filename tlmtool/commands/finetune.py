@@ -1,6 +1,8 @@
 """The verb finetune: Recipe -> Report."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe, to_dict
 from tlmtool.report import Report
 from tlmtool.training import finetune as training
+from tlmtool.training import jobs
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
 from tlmtool.training.study import Study
@@ -27,14 +30,16 @@ def finetune(recipe: Recipe) -> Report:
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
+    if recipe.output.dry_run:
+        return _predicted(recipe, folder, tokenizer)
     if recipe.study.seeds:
         return _studied(recipe, folder, tokenizer)
     out = out_folder(recipe, recipe.training.task or "distilled")
     accelerator = training.accelerator_of(recipe, out)
-    store = Store(out, _identity(recipe))
+    store = Store(out, _identity(recipe) | {"processes": accelerator.num_processes})
     _check_store(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
-        job = training.prepare(recipe, _loader(run), tokenizer)
+        job = jobs.prepare(recipe, _loader(run), tokenizer)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
         before, scores = count_parameters(job.model), {}
         if job.tuned:
@@ -63,11 +68,29 @@ def finetune(recipe: Recipe) -> Report:
     return report
 
 
+def _predicted(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
+    """The cost of the training without the training."""
+    with Run(recipe) as run:
+        job = jobs.prepare(recipe, _loader(run), tokenizer)
+        model = provenance(recipe, folder, job.model, None)
+        data = {"model": model, "data": job.source, "predicted": True}
+        return run.report(data | training.forecast(recipe, job))
+
+
 def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
     """The comparison of `--seeds`: results in `--out`, one file for each arm and seed."""
-    given = recipe.output.out or f"out/study-{Path(recipe.model).name}-{recipe.training.task}"
+    used = recipe.training
+    if used.keep_best or used.patience:
+        raise Usage(
+            "a study compares arms at equal steps: --keep-best and --patience do not go with it"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Usage("a study runs in one process: launch it without torchrun or accelerate")
+    given = recipe.output.out or f"out/study-{Path(recipe.model).name}-{used.task}"
     out = Path(given).expanduser()
     identity, kept = _identity(recipe), out / "study.json"
+    if recipe.output.overwrite and kept.exists():
+        shutil.rmtree(out)
     if out.exists() and not recipe.training.resume and any(out.iterdir()):
         raise Usage(f"--out {out} is not empty: --resume goes on with the study in it")
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != identity:
@@ -114,7 +137,7 @@ def _bar(run: Run) -> Callable[[int, int, float], None]:
     return lambda step, of, loss: run.bars("training", step, of, f"loss {loss:.4f}")
 
 
-def _trained(recipe: Recipe, job: training.Job, outcome: Outcome) -> dict[str, Any]:
+def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
     """The part `training` of a report."""
     used = recipe.training
     tail = outcome.losses[-50:]
@@ -131,7 +154,7 @@ def _trained(recipe: Recipe, job: training.Job, outcome: Outcome) -> dict[str, A
     }
 
 
-def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
+def _warnings(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> list[str]:
     """What a strategy was asked for and could not do."""
     wanted = recipe.strategy
     if wanted.name == "none":
@@ -140,7 +163,8 @@ def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
     most, found = max(there.values(), default=0), []
     if most < wanted.N:
         found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
-    taken = Counter(job.roles.get(each.site) for each in outcome.expansions)
+    chosen = [site for each in outcome.selections for site in each["chosen"]]
+    taken = Counter(job.roles[site] for site in chosen)
     if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
         role, n = next(iter(short.items()))
         found.append(
@@ -150,7 +174,7 @@ def _warnings(recipe: Recipe, job: training.Job, outcome: Outcome) -> list[str]:
     return found
 
 
-def _expansions(job: training.Job, outcome: Outcome) -> list[dict[str, Any]]:
+def _expansions(job: jobs.Job, outcome: Outcome) -> list[dict[str, Any]]:
     """The part `expansions` of a report: one expanded matrix each."""
     roles = sites(job.model)
     return [
@@ -160,6 +184,7 @@ def _expansions(job: training.Job, outcome: Outcome) -> list[dict[str, Any]]:
             "decomposition": each.decomposition.to_dict(),
             "growth": sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
             "step_ratio": each.ratio,
+            "max_abs": each.error,
             "first_update": each.moves,
         }
         for each in outcome.expansions

@@ -4,15 +4,16 @@ from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
 from tlmtool.failure import CheckFailed
+from tlmtool.figures import human
 from tlmtool.measuring.comparison import parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import dense_weight
 from tlmtool.models.modeling import adopt
-from tlmtool.models.surgery import Plan, factorize, sites
+from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
-from tlmtool.training.growth import expansions, predicted
+from tlmtool.training.growth import expansions, predicted, records
 
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
@@ -32,8 +33,10 @@ def overparam(recipe: Recipe) -> Report:
         if recipe.output.dry_run:
             costs = Costs(empty)
             data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
+            data["expanded"] = records(empty, plan)
             factorize(empty, plan)
-            return run.report(data | costs.and_after(empty, plan))
+            return run.report(data | _costs(costs, empty, plan))
+        run.bars.line(_told(data["step"]))
         model = run.load(recipe.model)
         data["model"] = provenance(recipe, folder, model, out)
         costs, before = Costs(model), probe(model, recipe.seed)
@@ -46,21 +49,38 @@ def overparam(recipe: Recipe) -> Report:
                 f"the larger model differs from {recipe.model} by {found['relative']:.1e} of its "
                 f"largest output, more than {found['tolerance']:g}: nothing was written"
             )
-        data |= costs.and_after(model, plan)
+        data |= _costs(costs, model, plan)
     data["peak_memory_bytes"] = memory.bytes
     return run.save(model, folder, out, data)
 
 
+def _costs(costs: Costs, model: Any, plan: Plan) -> dict[str, Any]:
+    found = costs.and_after(model, plan)
+    found["flops"]["note"] += ", each W rebuilt from its cores; tlm merge brings back the first"
+    return found
+
+
+def _told(step: dict[str, Any]) -> str:
+    """What training will cost, in one line."""
+    parameters, moments, flops = (
+        step[key]["after"] for key in ("parameters", "optimizer_bytes", "step_flops")
+    )
+    return (
+        f"predicted: {human(parameters)} parameters, {human(moments, 'B')} of moments of AdamW, "
+        f"{human(flops, 'FLOPs')} a training step, {flops / step['step_flops']['before']:.2f} "
+        "times those of the dense model"
+    )
+
+
 def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
     """Factorize; of each site its form, its growth, and the largest |dW|."""
-    roles, found = sites(model), []
-    for site, form in plan.items():
+    found = records(model, plan)
+    for entry in found:
+        site = entry["site"]
         before = dense_weight(model.base_model.get_submodule(site)).clone()
-        factorize(model, {site: form})
-        off = (dense_weight(model.base_model.get_submodule(site)) - before).abs().max()
-        growth = form.parameters(*before.shape) / before.numel()
-        entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
-        found.append(entry | {"growth": growth, "max_abs": float(off)})
+        factorize(model, {site: plan[site]})
+        off = dense_weight(model.base_model.get_submodule(site)) - before
+        entry["max_abs"] = float(off.abs().max())
     return found
 
 

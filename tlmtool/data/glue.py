@@ -8,7 +8,8 @@ from typing import Any
 class Task:
     """A task with labels. `kind`: classification or regression; `labels`: names of the classes in
     the order of their ids; `metrics`: their mean is the score. `columns`: of GLUE's own file where
-    it has no header; `texts`, `label`: names that the columns go by, GLUE's and the Hub's."""
+    it has no header; `texts`, `label`: names that the columns go by, GLUE's and the Hub's.
+    `bounds`: the least and the largest figure, where there are such."""
 
     name: str
     kind: str
@@ -17,6 +18,7 @@ class Task:
     texts: tuple[tuple[str, ...], ...] = ()
     label: tuple[str, ...] = ("label",)
     columns: tuple[str, ...] | None = None
+    bounds: tuple[float, float] | None = None
 
 
 def _classes(
@@ -53,6 +55,7 @@ _TASKS = (
         ("pearson", "spearman"),
         tuple((n,) for n in PAIR),
         ("score", "label"),
+        bounds=(0.0, 5.0),
     ),
     _classes("rte", ENTAILED, "accuracy", *PAIR),
     _classes("qnli", ENTAILED, "accuracy", "question", "sentence"),

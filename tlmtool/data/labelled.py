@@ -7,20 +7,22 @@ A GLUE task is read from a folder of GLUE's tsv files (`train.tsv`, `dev.tsv`; o
 tenth row becomes the development split, or from a data set of the Hub.
 """
 
-import math
-from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlmtool.data import grammar
 from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
-from tlmtool.data.tables import SUFFIXES, Row, rows
-from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.data.labels import class_name, class_names, turn_of
+from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, named, rows
+from tlmtool.failure import MissingDependency, NotLoadable
+from tlmtool.recipe import known_task
 from tlmtool.schema_training import LABELLED
 
-DEV = ("dev", "validation", "valid", "val", "dev_matched", "validation_matched")
 TENTH = 10
+TEXT, SECOND, LABEL = ("text", "sentence", "sentence1"), ("sentence2",), ("label", "score")
+UNSURE = ("-", "-1", -1)  # labels of mnli: the annotators did not agree
+
+Columns = tuple[str | None, str | None, str | None]  # names asked for: text, second text, label
 
 
 class Example(NamedTuple):
@@ -40,9 +42,6 @@ class Splits(NamedTuple):
     source: str
 
 
-TEXT, SECOND, LABEL = ("text", "sentence", "sentence1"), ("sentence2",), ("label", "score")
-
-
 def splits(
     task: str,
     data: str | Path | None,
@@ -55,28 +54,29 @@ def splits(
     """The training and development examples of a task. `text`, `pair`, `label`: columns; `classes`
     as in `examples`.
 
-    Raises Usage for an unknown task or column, NotLoadable for data that is missing or malformed.
+    Raises Usage for an unknown task, NotLoadable for data that is missing or malformed.
     """
-    if _known(task) == "grammar":
+    if known_task(task, LABELLED) == "grammar":
         found = [Example(sentence, None, label) for sentence, label in grammar.sentences()]
-        dev = found[TENTH - 1 :: TENTH]
-        train = [each for i, each in enumerate(found) if i % TENTH != TENTH - 1]
-        return Splits(GRAMMAR, train, dev, "an acceptability task that tlm generates by a grammar")
-    train, dev, source = _tables(task, data)
+        made = "an acceptability task that tlm generates by a grammar"
+        return Splits(GRAMMAR, *_tenth_aside(found), made)
     given = (text, pair, label)
+    train, dev, source = _tables(task, data, given)
     form = _form(task, given, train, classes)
-    made = [_examples(form, given, part) for part in (train, dev) if part]
-    if len(made) == 1:
-        whole = made[0]
-        made = [
-            [e for i, e in enumerate(whole) if i % TENTH != TENTH - 1],
-            whole[TENTH - 1 :: TENTH],
-        ]
-        source += ", every tenth row set aside for development"
-    for name, part in zip(("training", "development"), made, strict=True):
-        if not part:
-            raise NotLoadable(f"the {name} split of {source} is empty")
-    return Splits(form, *made, source)
+    learned = _examples(form, given, train)
+    if dev is not None:
+        return Splits(form, learned, _examples(form, given, dev), source)
+    if len(learned) < TENTH:
+        raise NotLoadable(
+            f"{source} holds {len(learned)} examples: {TENTH} are needed, as every tenth is set "
+            "aside for development"
+        )
+    source += ", every tenth row set aside for development"
+    return Splits(form, *_tenth_aside(learned), source)
+
+
+def _tenth_aside(whole: list[Example]) -> tuple[list[Example], list[Example]]:
+    return [e for i, e in enumerate(whole, 1) if i % TENTH], whole[TENTH - 1 :: TENTH]
 
 
 def examples(
@@ -93,60 +93,50 @@ def examples(
     `classes`: those that the model of a `classification` knows, by id; of themselves the file's.
     """
     path = Path(data).expanduser() if data is not None else None
-    if _known(task) == "grammar" or path is None or not path.is_file():
+    if known_task(task, LABELLED) == "grammar" or path is None or not path.is_file():
         found = splits(task, data, text=text, pair=pair, label=label, classes=classes)
         return found.task, found.dev
-    given, read = (text, pair, label), _rows(task, path)
+    given = (text, pair, label)
+    read = _rows(task, path, given)
     form = _form(task, given, read, classes)
     return form, _examples(form, given, read)
-
-
-def _known(task: str) -> str:
-    if task not in LABELLED:
-        near = get_close_matches(task, LABELLED, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(LABELLED)}"
-        raise Usage(f"unknown task {task!r}: {hint}")
-    return task
 
 
 # ---- files to rows
 
 
-def _tables(task: str, data: str | Path | None) -> tuple[list[Row], list[Row], str]:
-    """(training rows, development rows or none, where they came from)"""
+def _tables(
+    task: str, data: str | Path | None, given: Columns
+) -> tuple[list[Row], list[Row] | None, str]:
+    """(training rows, development rows if they lie apart, where they came from)"""
     path = Path(data).expanduser() if data is not None else None
     if path is not None and path.is_file():
-        return _rows(task, path), [], str(data)
+        return _rows(task, path, given), None, str(data)
     if path is not None and path.is_dir():
-        train, dev = _named(path, ("train",)), _named(path, DEV)
+        train, dev = named(path, TRAIN), named(path, DEV)
         if train is None or dev is None:
             lacks = "train" if train is None else "dev"
             raise NotLoadable(
                 f"{path} has no {lacks} file: one of {lacks}{f', {lacks}'.join(SUFFIXES)}"
             )
-        return _rows(task, train), _rows(task, dev), str(data)
+        return _rows(task, train, given), _rows(task, dev, given), str(data)
     if path is not None and (path.suffix or str(data).count("/") > 1):
         raise NotLoadable(f"{data} does not exist: name a folder or a file of examples")
     return _from_hub(task, str(data) if data is not None else "nyu-mll/glue")
 
 
-def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
-    files = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _rows(task: str, path: Path) -> list[Row]:
+def _rows(task: str, path: Path, given: Columns) -> list[Row]:
     """The rows of a file, those without a header by the columns that GLUE gives them."""
     form = GLUE.get(task)
     columns = form.columns if form and path.suffix.lower() == ".tsv" else None
     if task == "stsb" and path.suffix.lower() == ".csv":
         columns = (*PAIR, "score")
-    found = rows(path, columns)
-    first = set(map(str, found[0][1].values()))
-    return found[1:] if columns and set(columns) & first >= {"sentence1"} else found
+    texts = form.texts if form else ()
+    header = (asked or known[0] for asked, known in zip(given, texts, strict=False))
+    return rows(path, columns, tuple(header))
 
 
-def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row], str]:
+def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row] | None, str]:
     try:
         import datasets
     except ImportError as error:
@@ -164,92 +154,81 @@ def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row], str]:
     dev = next((split for split in DEV if split in loaded), None)
 
     def read(split: str) -> list[Row]:
+        if not len(loaded[split]):
+            raise NotLoadable(f"the split {split} of {name} is empty: it holds no row of data")
         return [(f"row {i} of {name}, {split}", dict(r)) for i, r in enumerate(loaded[split], 1)]
 
-    return read("train"), read(dev) if dev else [], f"{name} of the Hub"
+    return read("train"), read(dev) if dev else None, f"{name} of the Hub"
 
 
 # ---- rows to examples
 
 
-def _form(
-    task: str, given: tuple[str | None, ...], read: list[Row], classes: tuple[str, ...]
-) -> Task:
+def _form(task: str, given: Columns, read: list[Row], classes: tuple[str, ...]) -> Task:
     """The task; of one's own, its classes are those of the training rows."""
     if task in GLUE:
         return GLUE[task]
     if task == "regression":
         return Task(task, task, (), ("pearson", "spearman"))
-    if classes:
-        return Task(task, task, classes, ("accuracy",))
-    column = _column(read[0], given[2], LABEL, "label")
-    names = {str(row[column]).strip() for _, row in read if row[column] is not None}
-    if len(names) < 2:
-        raise NotLoadable(f"{read[0][0]} and below: {len(names)} classes in {column}, 2 are needed")
-    numbers = all(name.isdecimal() for name in names)
-    labels = sorted(names, key=int if numbers else str)
-    if numbers and int(labels[-1]) < 10_000:
-        labels = [str(i) for i in range(int(labels[-1]) + 1)]
-    return Task(task, task, tuple(labels), ("accuracy",))
+    if not classes:
+        column = _column(read, given[2], LABEL, "label")
+        labels = (class_name(where, _label(where, row, column)) for where, row in read)
+        classes = class_names(f"{_file(read)}, column {column}", labels)
+    return Task(task, task, classes, ("accuracy",))
 
 
-def _column(row: Row, asked: str | None, names: tuple[str, ...], what: str) -> str:
-    """The name of a column: as asked for, or the first known one that is there."""
-    where, there = row
-    found = next((n for n in ([asked] if asked else names) if n in there), None)
-    if found is None:
-        missed = asked or " or ".join(names)
-        raise NotLoadable(
-            f"{where.rpartition(' of ')[2]} has no column {missed}: it has {', '.join(there)}; "
-            f"--{what}-column names another"
-        )
-    return found
-
-
-def _examples(form: Task, given: tuple[str | None, ...], read: list[Row]) -> list[Example]:
+def _examples(form: Task, given: Columns, read: list[Row]) -> list[Example]:
     text, pair, label = given
     seconds: tuple[str, ...] = form.texts[1] if len(form.texts) > 1 else ()
-    first = _column(read[0], text, form.texts[0] if form.texts else TEXT, "text")
-    if not form.texts and text is None and first == PAIR[0]:
+    first = _column(read, text, form.texts[0] if form.texts else TEXT, "text")
+    if not form.texts and text is None and first == PAIR[0] and SECOND[0] in _columns(read):
         seconds = SECOND
-    second = None
-    if pair or len(form.texts) > 1 or (seconds and seconds[0] in read[0][1]):
-        second = _column(read[0], pair, seconds, "pair")
-    target = _column(read[0], label, form.label if form.name in GLUE else LABEL, "label")
-    turn = _figure if form.kind == "regression" else _class_of(form)
+    second = _column(read, pair, seconds, "pair") if pair or seconds else None
+    target = _column(read, label, form.label if form.name in GLUE else LABEL, "label")
+    turn = turn_of(form)
     made = []
     for where, row in read:
-        if form.name == "mnli" and row[target] in ("-", -1):
-            continue  # the annotators did not agree
-        texts = [row.get(first), row.get(second) if second else None]
-        if not isinstance(texts[0], str) or (second and not isinstance(texts[1], str)):
-            raise NotLoadable(f"{where}: {first if not texts[0] else second} holds no text")
-        made.append(Example(*texts, turn(where, row.get(target))))
+        if form.name == "mnli" and row.get(target) in UNSURE:
+            continue
+        other = _text(where, row, second) if second else None
+        found = turn(where, _label(where, row, target))
+        made.append(Example(_text(where, row, first), other, found))
+    if not made:
+        raise NotLoadable(f"{_file(read)} is empty: every label is '-', no agreement")
     return made
 
 
-def _figure(where: str, value: Any) -> float:
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise NotLoadable(f"{where}: the label is {str(value)[:40]!r}, not a finite number")
+def _file(read: list[Row]) -> str:
+    return read[0][0].partition(" of ")[2]
+
+
+def _columns(read: list[Row]) -> list[str]:
+    """The names of the columns that any row has."""
+    return list(dict.fromkeys(name for _, row in read for name in row))
+
+
+def _column(read: list[Row], asked: str | None, names: tuple[str, ...], what: str) -> str:
+    """The name of a column: as asked for, or the first known one that is there."""
+    there = _columns(read)
+    found = next((n for n in ([asked] if asked else names) if n in there), None)
+    if found is None:
+        missed = f"{asked}, which --{what}-column names" if asked else " or ".join(names)
+        shown = ", ".join(name[:40] for name in there[:12]) + (", ..." if there[12:] else "")
+        other = "" if asked else f"; --{what}-column names another"
+        raise NotLoadable(f"{_file(read)} has no column {missed}: it has {shown}{other}")
     return found
 
 
-def _class_of(form: Task) -> Callable[[str, Any], int]:
-    """(where, raw label) -> id: by name, or by its number."""
-    ids = {name: i for i, name in enumerate(form.labels)}
-    ids = {str(i): i for i in range(len(form.labels))} | ids
+def _text(where: str, row: dict[str, Any], column: str) -> str:
+    found = row.get(column)
+    if not isinstance(found, str):
+        but = "" if found is None else f" but {str(found)[:40]}"
+        raise NotLoadable(f"{where}: column {column} holds no text{but}")
+    return found
 
-    def turn(where: str, value: Any) -> int:
-        name = str(int(value) if isinstance(value, bool | float) else value).strip()
-        if name not in ids:
-            raise NotLoadable(
-                f"{where}: the label {name[:40]!r} is out of range: task {form.name} has "
-                f"{', '.join(form.labels[:9])}{' ...' if len(form.labels) > 9 else ''}"
-            )
-        return ids[name]
 
-    return turn
+def _label(where: str, row: dict[str, Any], column: str) -> Any:
+    found = row.get(column)
+    if found is None or (isinstance(found, str) and not found.strip()):
+        raise NotLoadable(f"{where} has no label: column {column} is empty")
+    return found

@@ -7,65 +7,101 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tlmtool.data.tasks import read_text
+from tlmtool.data.text import read_text
 from tlmtool.failure import MissingDependency, NotLoadable
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+TRAIN = ("train",)
+DEV = ("dev", "validation", "valid", "val", "dev_matched", "validation_matched")
 Row = tuple[str, dict[str, Any]]  # ("line 12 of train.tsv", {column: value})
 
 
-def rows(path: Path, columns: tuple[str, ...] | None = None) -> list[Row]:
-    """The rows of a file, by its suffix; `columns` are those of a csv or tsv without a header.
+def named(
+    folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...] = SUFFIXES
+) -> Path | None:
+    """The first file of a folder that has one of these names with one of these suffixes."""
+    files = (folder / f"{name}{suffix}" for name in names for suffix in suffixes)
+    return next((file for file in files if file.is_file()), None)
+
+
+def rows(
+    path: Path, columns: tuple[str, ...] | None = None, header: tuple[str, ...] = ()
+) -> list[Row]:
+    """The rows of a file, by its suffix. `columns`: those of a csv or tsv whose first line is no
+    header; it is one where it holds every name in `header`.
 
     In a tsv quotes are text, in a csv they quote. Blank lines do not count. Raises NotLoadable,
     with the line, for a row with too few fields, or too many; for quotes that do not close; for
-    what is not JSON; for a file without rows.
+    what is not JSON; for a column named twice; for a file without rows.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise NotLoadable(f"{path} is no table: it should end in {', '.join(SUFFIXES)}")
     read = {".jsonl": _jsonl, ".parquet": _parquet}.get(suffix)
-    found = list(read(path) if read else _delimited(path, columns))
+    found = list(read(path) if read else _delimited(path, columns, header))
     if not found:
-        raise NotLoadable(f"{path} is empty: it holds no row")
+        raise NotLoadable(f"{path} is empty: it holds no row of data")
     return found
 
 
-def _delimited(path: Path, columns: tuple[str, ...] | None) -> Iterator[Row]:
-    tabs = path.suffix.lower() == ".tsv"
+def records(text: str, name: str, tabs: bool) -> Iterator[tuple[str, list[str]]]:
+    """(place, fields) of each line of csv that is not blank; of tsv with `tabs`, where quotes are
+    text. `name` is that of the file; raises NotLoadable with the line."""
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=not tabs, **form)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=not tabs, **form)
     start = 1
     try:
         for fields in reader:
-            where, start = f"line {start} of {path}", reader.line_num + 1
-            if not any(field.strip() for field in fields):
-                continue
-            if columns is None:
-                columns = tuple(field.strip() for field in fields)
-                continue
-            if len(fields) < len(columns) or (len(fields) > len(columns) and not tabs):
-                raise NotLoadable(
-                    f"{where} has {len(fields)} fields, {len(columns)} are expected "
-                    f"({', '.join(columns)})"
-                )
-            yield where, dict(zip(columns, fields, strict=False))
+            where, start = f"line {start} of {name}", reader.line_num + 1
+            if any(field.strip() for field in fields):
+                yield where, fields
     except csv.Error as error:
-        why = "a quote does not close" if "unexpected end" in str(error) else str(error)
-        raise NotLoadable(f"line {start} of {path} is not csv: {why}") from error
+        why = str(error)
+        if "unexpected end" in why:
+            why = "a quote does not close"
+        elif "expected after" in why:
+            why = "text follows a closing quote (within quotes, write a quote twice)"
+        raise NotLoadable(f"line {start} of {name} is not csv: {why}") from error
+
+
+def _delimited(
+    path: Path, columns: tuple[str, ...] | None, header: tuple[str, ...]
+) -> Iterator[Row]:
+    tabs, names = path.suffix.lower() == ".tsv", None
+    for where, fields in records(read_text(path), str(path), tabs):
+        if names is None:
+            first = tuple(field.strip() for field in fields)
+            if columns is None or set(header) <= set(first):
+                names = _once(where, first)
+                continue
+            names = columns
+        if len(fields) < len(names) or (len(fields) > len(names) and not tabs):
+            raise NotLoadable(
+                f"{where} has {len(fields)} fields, {len(names)} are expected ({', '.join(names)})"
+            )
+        yield where, dict(zip(names, fields, strict=False))
+
+
+def _once(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise NotLoadable(f"{where} names column {twice} {names.count(twice)} times: once is meant")
+    return names
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
+        where = f"line {number} of {path}"
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise NotLoadable(f"line {number} of {path} is not JSON: {error}") from error
+            why = getattr(error, "msg", str(error))
+            raise NotLoadable(f"{where} is not JSON, one object a line: {why}") from error
         if not isinstance(value, dict):
-            raise NotLoadable(f"line {number} of {path} is no JSON object")
-        yield f"line {number} of {path}", value
+            raise NotLoadable(f"{where} is no JSON object: it should be one object a line")
+        yield where, value
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -76,8 +112,11 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"{path} is parquet: the package `pyarrow` is needed (pip install pyarrow)"
         ) from error
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
     except (ArrowException, OSError) as error:
-        raise NotLoadable(f"{path} cannot be read as parquet: {error}") from error
+        why = str(error).split("\n")[0]
+        raise NotLoadable(f"{path} cannot be read as parquet: {why}") from error
+    _once(str(path), tuple(table.column_names))
     for number, row in enumerate(table.to_pylist(), 1):
         yield f"row {number} of {path}", row

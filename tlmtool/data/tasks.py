@@ -1,14 +1,14 @@
 """Reading data: a file or data set becomes texts or sentence pairs."""
 
-import csv
 import importlib.resources
-import io
 import math
 import random
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tlmtool.data.tables import records
+from tlmtool.data.text import decoded, read_text
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
 Item = TypeVar("Item")
@@ -40,7 +40,7 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
         shipped = importlib.resources.files("tlmtool.data").joinpath("calibration.txt")
         name, lines = (
             "the shipped calibration text",
-            _decode(shipped.read_bytes(), "calibration.txt").split("\n"),
+            decoded(shipped.read_bytes(), "calibration.txt").split("\n"),
         )
     elif Path(source).expanduser().is_file():
         name, lines = str(source), read_text(Path(source).expanduser()).split("\n")
@@ -55,33 +55,6 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
             f"{name} holds one word ({found[0][:40]!r}): two or more are needed, one text a line"
         )
     return choose(found, samples, seed)
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, a byte order mark dropped; raises NotLoadable where there is none."""
-    if path.is_dir():
-        raise NotLoadable(f"{path} is a directory, not a text file: name a file in it")
-    if not path.exists():
-        raise NotLoadable(f"{path} does not exist: name a text file")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise NotLoadable(f"{path} cannot be read: {error.strerror}") from error
-    return _decode(raw, str(path))
-
-
-def _decode(raw: bytes, name: str) -> str:
-    """UTF-8 text without byte order mark, with plain line ends; raises NotLoadable for others."""
-    if b"\0" in raw:
-        raise NotLoadable(
-            f"{name} is binary (a NUL byte at {raw.index(0)}): it should be UTF-8 text"
-        )
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise NotLoadable(
-            f"{name} is not UTF-8 text (byte {raw[error.start]:#04x} at {error.start}): convert it"
-        ) from error
 
 
 def _dataset(source: str) -> list[str]:
@@ -121,26 +94,17 @@ def sentence_pairs(path: str | Path) -> list[Pair]:
     A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order among
     others; without one there are exactly these three. Raises NotLoadable with the line's number.
     """
-    text = read_text(Path(path).expanduser())
-    first = text.lstrip("\n").split("\n", 1)[0]
-    tabs = Path(path).suffix.lower() == ".tsv" or "\t" in first
-    form: dict[str, Any] = (
-        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    )
-    rows = csv.reader(io.StringIO(text, newline=""), **form)
+    path = Path(path).expanduser()
+    text = read_text(path)
+    tabs = path.suffix.lower() == ".tsv" or "\t" in text.lstrip("\n").split("\n", 1)[0]
     pairs: list[Pair] = []
     columns: list[int] | None = None
-    try:
-        for fields in rows:
-            if not any(field.strip() for field in fields):
+    for where, fields in records(text, str(path), tabs):
+        if columns is None:
+            columns, header = _columns(fields, where)
+            if header:
                 continue
-            if columns is None:
-                columns, header = _columns(fields, f"line {rows.line_num} of {path}")
-                if header:
-                    continue
-            pairs.append(_pair(fields, columns, f"line {rows.line_num} of {path}"))
-    except csv.Error as error:
-        raise NotLoadable(f"line {rows.line_num} of {path} is not csv: {error}") from error
+        pairs.append(_pair(fields, columns, where))
     if len(pairs) < 2:
         raise NotLoadable(f"{path} holds {len(pairs)} sentence pairs; at least 2 are needed")
     return pairs

@@ -16,14 +16,7 @@ from tlmtool.measuring.outputs import (
     relative_error,
 )
 
-HELD = 64  # texts that measure the quality, and so do not calibrate
 TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized model in float32
-
-
-def held_out(texts: list[str]) -> tuple[list[str], list[str]]:
-    """(texts to calibrate on, texts to measure on): every 8th is held out, at most 64, evenly."""
-    every = max(8, -(-len(texts) // HELD))
-    return [t for i, t in enumerate(texts) if i % every != every - 1], texts[every - 1 :: every]
 
 
 class Quality:

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from tlmtool.data.tasks import Pair, sentence_pairs, texts
-from tlmtool.failure import Failure
-from tlmtool.measuring.comparison import HELD, held_out
+from tlmtool.data.language import HELD, apart, language_splits
+from tlmtool.data.tables import DEV, TRAIN, named
+from tlmtool.data.tasks import Pair, sentence_pairs
 from tlmtool.measuring.evaluation import evaluate
 
 TABLES = (".csv", ".tsv")
-TRAIN, DEV = ("train",), ("dev", "validation", "valid", "val")
 
 
 class Lesson(NamedTuple):
@@ -31,29 +30,22 @@ class Lesson(NamedTuple):
 
 def lesson(data: str | None, seed: int) -> Lesson:
     """Of a file of texts, one a line; of a csv or tsv of sentence pairs, whose scores are not
-    read; or of a folder of such with a train and a development set."""
+    read; or of a folder of such with a train and a development set. Raises NotLoadable where
+    nothing is left to measure on."""
     path = Path(data).expanduser() if data else None
-    if path and path.is_dir() and (train := _named(path, TRAIN)):
-        dev = _named(path, DEV)
+    if path and path.is_dir() and (train := named(path, TRAIN, TABLES)):
+        dev = named(path, DEV, TABLES)
         pairs = sentence_pairs(dev) if dev else []
         return _of_pairs(sentence_pairs(train), pairs, str(data))
     if path and path.is_file() and path.suffix.lower() in TABLES:
         return _of_pairs(sentence_pairs(path), [], str(data))
-    rest, held = held_out(texts(data, None, seed))
-    if not held:
-        raise Failure(f"{data} has {len(rest)} texts: 8 are needed, one of which measures")
-    return Lesson(rest, held, [], data or "the text that comes with tlm")
-
-
-def _named(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The table of a folder with one of these names."""
-    files = (folder / f"{name}{suffix}" for name in names for suffix in TABLES)
-    return next((file for file in files if file.is_file()), None)
+    rest, held, source = language_splits(data)
+    return Lesson(rest, held[:: -(-len(held) // HELD)], [], source)
 
 
 def _of_pairs(train: list[Pair], pairs: list[Pair], source: str) -> Lesson:
     found = _sentences(train)
-    rest, held = (found, []) if pairs else held_out(found)
+    rest, held = (found, []) if pairs else apart(found, source)
     return Lesson(rest, held, pairs, source)
 
 

@@ -23,7 +23,8 @@ class Expansion:
     """The cores of one weight of a model, and W = reconstruct(cores) kept equal to them.
 
     `ratio`: how far an Adam step on the cores moves W over how far one on W does, both at one rate,
-    on the gradient met at expansion; `moves`: {core: norm of its first update}.
+    on the gradient met at expansion; `moves`: {core: norm of its first update}; `error`: max |dW|
+    of the expansion.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Expansion:
         self.site, self.decomposition = site, decomposition
         self.turned = isinstance(module, Conv1D)
         self.weight: nn.Parameter = module.weight
+        self.error = 0.0
         if cores is None:
             before = dense_weight(module)
             cores = decomposition.decompose(before)

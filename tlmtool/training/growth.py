@@ -13,7 +13,7 @@ from tlmtool.measuring.counting import count_parameters, forward_flops
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
-from tlmtool.models.surgery import Plan, factorize
+from tlmtool.models.surgery import Plan, factorize, sites
 
 CLOSE = 0.02  # of the growth: candidates as near as this compete by cost
 USEFUL = 0.08  # as near as this a weight is not padded
@@ -156,6 +156,16 @@ def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dic
         "optimizer_bytes": {"before": 8 * parameters, "after": 8 * (parameters + more)},
         "step_flops": {"before": flops, "after": flops + rebuilt},
     }
+
+
+def records(model: Any, plan: Plan) -> list[dict[str, Any]]:
+    """{"site", "role", "decomposition", "growth"} of each site of a plan of a dense model."""
+    roles, found = sites(model), []
+    for site, form in plan.items():
+        o, i = shape(model.base_model.get_submodule(site))
+        entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
+        found.append(entry | {"growth": form.parameters(o, i) / (o * i)})
+    return found
 
 
 def _sizes(o: int, i: int) -> Iterable[tuple[int, int]]:

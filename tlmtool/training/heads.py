@@ -19,8 +19,10 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
     """
     kind, saved = base_type(config["model_type"]), str((config.get("architectures") or [""])[0])
     if isinstance(task, str):
+        if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            raise Usage(f"task {task} does not fit {model}: a {kind} has an encoder and a decoder")
         masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        if masked != (task == "mlm") or kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        if masked != (task == "mlm"):
             reads = "both ways (mlm)" if masked else "from left to right (clm)"
             raise Usage(f"task {task} does not fit {model}: a {kind} reads {reads}")
         name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"

@@ -8,22 +8,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Failure
-from tlmtool.figures import brief
-from tlmtool.models.factorized import Factorized, shape
+from tlmtool.models.factorized import Factorized
 from tlmtool.schema import Strategy, Training
 from tlmtool.training.expansion import Expansion
-from tlmtool.training.growth import expansion
-from tlmtool.training.importance import Scores, chosen
+from tlmtool.training.importance import Scores
 from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
-from tlmtool.training.order import batches_of, split, steps_of
+from tlmtool.training.order import length_of, split, steps_of
 from tlmtool.training.resuming import clones, restore, save
 from tlmtool.training.state import Store
+from tlmtool.training.strategy import due, second_half, select
 
 Tick = Callable[[int, int, float], None]  # (step, of how many, loss)
 
@@ -64,13 +62,12 @@ class Trainer:
         self.store, self.tick, self.tell, self.roles = store, tick, tell, roles
         self.world = accelerator.num_processes
         self.least = self.world * training.accumulate
-        epoch = len(batches_of(objective.lengths, training.batch, self.least, seed, 0))
-        if not epoch:
-            raise Failure(
-                f"{len(objective.lengths)} examples make no batch for {self.least} micro-batches"
-            )
-        self.total = training.steps or max(1, math.ceil(training.epochs * epoch))
+        t = training
+        epoch, self.total = length_of(
+            objective.lengths, t.batch, self.least, seed, t.epochs, t.steps
+        )
         self.evaluate_every = training.evaluate_every or epoch
+        self.choosing = training.keep_best or training.patience
         static = strategy.name == "static"
         self.halfway = (0 if tuned else self.total // 2) if static else None
         self.step, self.outcome = 0, Outcome()
@@ -120,13 +117,15 @@ class Trainer:
         loss = self.backward(epoch, places)
         if not math.isfinite(loss):
             raise Failure(self._not_finite(loss))
+        if self.store and self.accelerator.is_main_process:
+            self.store.keep()  # the state before this step has a finite loss
         dynamic = self.strategy.name == "dynamic"
-        if dynamic:
+        if dynamic or (self.halfway and self.step < self.halfway):
             self.scores.add()
         if self.training.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
-        if dynamic and self.due():
-            self.waiting += self.select(self.strategy.n)
+        if dynamic and due(self):
+            self.waiting += select(self, self.strategy.n)
         project = self.strategy.moments == "project"
         for each in self.waiting:
             self.optimizer.take(each, not self.strategy.no_lr_match, project)
@@ -142,50 +141,11 @@ class Trainer:
         if sorted(held) != sorted(id(p) for p in trainable(self.model, self.optimizer.expansions)):
             raise AssertionError("the optimizer does not hold exactly what is to be trained")
 
-    def due(self) -> bool:
-        """Whether this step selects: every t-th, while a group may have more, but not the last."""
-        every = self.strategy.every
-        return (self.step + 1) % every == 0 and self.step + 1 < self.total
-
-    # ---- the strategy
-
-    def select(self, n: int) -> list[Expansion]:
-        """Expand the `n` most important matrices of each group; decided by the first process."""
-        if self.scores.kind == "zero-out":
-            self.scores.zero_out(self._sampled_loss)
-        taken = {each.site for each in [*self.optimizer.expansions, *self.waiting]}
-        scores = {s: v for s, v in self.scores.values.items() if s in self.roles}
-        found = [chosen(scores, self.roles, taken, n, self.strategy.N)]
-        broadcast_object_list(found)
-        self.scores.clear()
-        if found[0]:
-            entry = {"step": self.step + 1, "chosen": found[0], "scores": scores}
-            self.outcome.selections.append(entry)
-            self.tell(f"step {self.step + 1}: over-parameterizing {brief(found[0], self.roles)}")
-        return [self.expand(site) for site in found[0]]
-
-    def expand(self, site: str) -> Expansion:
-        """The cores of a site's weight, the same on every process."""
-        module = self.model.base_model.get_submodule(site)
-        mpo = self.strategy.form == "mpo"
-        size = (*shape(module), self.strategy.growth, self.strategy.cores)
-        form = expansion(*size) if mpo else SVD()
-        made = Expansion(site, module, form)
-        if self.world > 1:
-            for core in made.cores.values():
-                core.data.copy_(broadcast(core.data))
-            made.rebuild()
-        return made
-
-    @torch.no_grad()
-    def _sampled_loss(self) -> float:
-        """The mean loss on a fixed batch of 256 training examples, in evaluation mode."""
-        places = batches_of(self.objective.lengths, 256, 1, self.seed, -1)[0]
-        parts = [self.objective.part(each, 0) for each in split(places, 8) if each]
-        self.model.eval()
-        losses = [float(self.objective.loss(self.model, self.model, each)) for each in parts]
-        self.model.train(self.objective.dropout)
-        return sum(losses) / max(1, sum(map(self.objective.count, parts)))
+    def start_again(self) -> None:
+        """An optimizer for the steps that are left; what is expanded already stays so."""
+        before, self.optimizer = self.optimizer, self._optimizer(self.total - self.step)
+        for each in before.expansions:
+            self.optimizer.swap(each, before.group_of(each)[1]["ratio"])
 
     # ---- the run
 
@@ -202,15 +162,15 @@ class Trainer:
             if self.step >= self.total:
                 break
             if self.step == self.halfway and not self.outcome.selections:
-                self.optimizer = self._optimizer(self.total - self.step)
-                self.waiting += self.select(self.strategy.N)
+                second_half(self)
             loss = self.learn(epoch, places)
             self.step += 1
             self.outcome.losses.append(loss)
             self.accelerator.log({"loss": loss, "lr": self.optimizer.lr}, self.step)
             if self.tick:
                 self.tick(self.step, self.total, loss)
-            over = self.step % self.evaluate_every == 0 and self.evaluate()
+            ends = self.choosing and self.step == self.total
+            over = (ends or self.step % self.evaluate_every == 0) and self.evaluate()
             if over or self.step == self.total:
                 break
             if self.store and self.step % self.training.save_every == 0:

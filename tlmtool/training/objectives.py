@@ -12,7 +12,7 @@ from tlmtool.data.batching import Batch, encode, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
-from tlmtool.measuring.outputs import inputs_of, position_limit
+from tlmtool.measuring.outputs import inputs_of, position_limit, shifted, takes
 from tlmtool.measuring.predictions import predictions
 
 Progress = Callable[[int, int], None]
@@ -45,9 +45,13 @@ class Objective:
         """The summed loss of a batch, float32. `own`: the model, `model`: what wraps it."""
         raise NotImplementedError
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        """{"score": ..., and what it is made of} on the examples held for that."""
+    def scored(self, model: nn.Module, examples: list) -> dict[str, float]:
+        """{"score": ..., and what it is made of} on examples."""
         raise NotImplementedError
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The score on the examples that are watched."""
+        return self.scored(model, self.watched)
 
 
 class Labelled(Objective):
@@ -79,9 +83,9 @@ class Labelled(Objective):
             return mse_loss(logits[:, 0], labels, reduction="sum")
         return cross_entropy(logits, labels, reduction="sum")
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        found = predictions(model, self.tokenizer, self.task, self.watched, self.max_length)
-        labels = np.array([each.label for each in self.watched])
+    def scored(self, model: nn.Module, examples: list[Example]) -> dict[str, float]:
+        found = predictions(model, self.tokenizer, self.task, examples, self.max_length)
+        labels = np.array([each.label for each in examples])
         return scored(self.task.metrics, found, labels)
 
 
@@ -126,9 +130,9 @@ class Language(Objective):
             ids, logits, wanted = ids[:, 1:], logits[:, :-1], wanted[:, 1:]
         return cross_entropy(logits[wanted].float(), ids[wanted], reduction="sum")
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    def scored(self, model: nn.Module, examples: list[str]) -> dict[str, float]:
         settings = {"max_length": self.max_length, "seed": self.seed}
-        return {"score": language_loss(model, self.tokenizer, self.watched, **settings).mean}
+        return {"score": language_loss(model, self.tokenizer, examples, **settings).mean}
 
 
 class Distilled(Objective):
@@ -160,6 +164,7 @@ class Distilled(Objective):
         self.lengths, self.temperature, self.score = inner.lengths, temperature, score
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
+        self.shifts = not labelled and takes(model, "decoder_input_ids")
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
             self.dropout = True
@@ -168,21 +173,27 @@ class Distilled(Objective):
         return self.inner.part(places, epoch)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        inputs = inputs_of(own, part)
+        inputs, taught = inputs_of(own, part), inputs_of(self.teacher, part)
+        if self.shifts:
+            ids = shifted(own, inputs["input_ids"])
+            inputs, taught = ({**x, "decoder_input_ids": ids} for x in (inputs, taught))
         with torch.no_grad():
-            true = self.teacher(**inputs_of(self.teacher, part), output_hidden_states=True)
+            true = self.teacher(**taught, output_hidden_states=True)
         found = model(**inputs, output_hidden_states=True)
         mask = inputs["attention_mask"][..., None].float()  # (B, N, 1)
         states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
         pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
         loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
-        if (logits := getattr(found, "logits", None)) is not None:
-            loss = loss + self._divergence(logits.float(), true.logits.float(), mask)
+        logits, taught = (getattr(each, "logits", None) for each in (found, true))
+        if logits is not None and taught is not None:
+            loss = loss + self._divergence(logits.float(), taught.float(), mask)
         if self.labelled:
             loss = loss + self.inner.of(logits.float(), part)
         return loss
 
     def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
+        if found.shape[-1] == 1:  # a figure, not classes
+            return (found - true).square().sum()
         t = self.temperature
         each = kl_div(log_softmax(found / t, -1), softmax(true / t, -1), reduction="none").sum(-1)
         if each.ndim == 2:  # of each token

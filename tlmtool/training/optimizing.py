@@ -14,6 +14,7 @@ from tlmtool.models.factorized import Factorized
 from tlmtool.training.expansion import Expansion, State
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+WARMED = {"constant": "constant_with_warmup"}  # transformers' names
 
 
 class Optimizer:
@@ -47,7 +48,7 @@ class Optimizer:
         groups = [group for group in groups if group["params"]]
         fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
         self.adam = torch.optim.AdamW(groups, lr, BETAS, EPSILON, decay, fused=fused)
-        self.schedule = get_scheduler(schedule, self.adam, warmup, steps)
+        self.schedule = get_scheduler(WARMED.get(schedule, schedule), self.adam, warmup, steps)
         self.expansions: list[Expansion] = []
 
     @property
@@ -142,7 +143,8 @@ class Optimizer:
         """Raises KeyError for the state of a parameter that is not here."""
         here = {self.names[id(p)]: p for p in self.parameters()}
         for name, state in kept["adam"].items():
-            self.adam.state[here[name]] = state
+            p = here[name]
+            self.adam.state[p] = {key: value.to(p.device) for key, value in state.items()}
         self.schedule.load_state_dict(kept["schedule"])
         for group, (rate, first) in zip(self.adam.param_groups, kept["rates"], strict=True):
             group["lr"], group["initial_lr"] = rate, first

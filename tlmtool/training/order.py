@@ -1,8 +1,11 @@
 """Which examples each step sees: a pure function of seed and epoch, so that a run can go on."""
 
+import math
 import random
 from collections.abc import Iterator
 from itertools import pairwise
+
+from tlmtool.failure import Failure
 
 BUCKET = 50  # batches whose examples are sorted by length together
 
@@ -39,6 +42,16 @@ def steps_of(
         done += len(found)
         start = max(start, done)
         epoch += 1
+
+
+def length_of(
+    lengths: list[int], batch: int, least: int, seed: int, epochs: float, steps: int | None
+) -> tuple[int, int]:
+    """(steps of an epoch, steps in all). Raises Failure where the examples make no batch."""
+    epoch = len(batches_of(lengths, batch, least, seed, 0))
+    if not epoch:
+        raise Failure(f"{len(lengths)} examples make no batch for {least} micro-batches")
+    return epoch, steps or max(1, math.ceil(epochs * epoch))
 
 
 def split(places: list[int], parts: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ from tlmtool.progress import Bars
 from tlmtool.schema import Recipe, Training
 from tlmtool.training import finetune
 from tlmtool.training.distilling import lesson, measure_of
+from tlmtool.training.jobs import Job, freeze
 from tlmtool.training.objectives import Distilled, Objective
 
 
@@ -21,7 +22,8 @@ class Recovery:
         training = Training(
             steps=wanted.steps, lr=wanted.lr, batch=wanted.batch, max_length=length, train="factors"
         )
-        self.recipe = Recipe("finetune", recipe.model, seed=recipe.seed, training=training)
+        common = {"seed": recipe.seed, "device": recipe.device}
+        self.recipe = Recipe("finetune", recipe.model, training=training, **common)
         self.lesson = lesson(wanted.data, 0)
         self.teacher = copy.deepcopy(model)
         self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
@@ -35,9 +37,10 @@ class Recovery:
         objective = Distilled(model, self.teacher, plain, score, 2.0, False)
         objective.name, objective.better = name, better
         held = {p: p.requires_grad for p in model.parameters()}
-        job = finetune.Job(model, objective, objective.measure, self.lesson.source)
-        finetune.freeze(self.recipe, job)
-        compressed = score(model)
+        job = Job(model, objective, objective.measure, self.lesson.source, tuned=True)
+        freeze(self.recipe, job)
+        compressed, dtype = score(model), model.dtype
+        model.float()  # which AdamW needs
         outcome = finetune.run(
             self.recipe,
             job,
@@ -45,7 +48,7 @@ class Recovery:
             tick=lambda step, of, loss: self.bars("recovering", step, of, f"loss {loss:.4f}"),
             tell=self.bars.line,
         )
-        model.eval()
+        model.to(dtype).eval()
         for parameter, kept in held.items():
             parameter.requires_grad_(kept)
         return {

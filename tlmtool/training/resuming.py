@@ -22,7 +22,12 @@ def save(run: Any) -> None:
         return
     kept = [
         {"site": e.site, "form": e.decomposition.to_dict(), "cores": clones(e.cores)}
-        | {"ratio": e.ratio, "moves": e.moves, "rate": run.optimizer.group_of(e)[1]["ratio"]}
+        | {
+            "ratio": e.ratio,
+            "moves": e.moves,
+            "error": e.error,
+            "rate": run.optimizer.group_of(e)[1]["ratio"],
+        }
         for e in run.optimizer.expansions
     ]
     outcome = {k: v for k, v in vars(run.outcome).items() if k != "expansions"}
@@ -52,7 +57,7 @@ def restore(run: Any, kept: dict[str, Any]) -> None:
         cores = {name: core.to(device) for name, core in each["cores"].items()}
         made = Expansion(each["site"], module, from_dict(each["form"]), cores)
         run.optimizer.swap(made, each["rate"])
-        made.ratio, made.moves = each["ratio"], each["moves"]
+        made.ratio, made.moves, made.error = each["ratio"], each["moves"], each["error"]
     run.optimizer.load(kept["optimizer"])
     for name, value in kept["outcome"].items():
         setattr(run.outcome, name, value)

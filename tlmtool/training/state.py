@@ -8,7 +8,7 @@ import torch
 
 from tlmtool.failure import NotLoadable, Usage
 
-NAME = "state.pt"
+NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
 
 
 class Store:
@@ -19,18 +19,23 @@ class Store:
 
     def __init__(self, out: Path, identity: dict[str, Any]):
         self.folder = out.with_name(f"{out.name}.training")
-        self.identity = identity
+        self.identity, self.waiting = identity, False
 
     @property
     def there(self) -> bool:
         return (self.folder / NAME).exists()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replaces the last state once this one is whole."""
+        """Written beside the last state, which it replaces at `keep`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f".{NAME}.unfinished"
-        torch.save({"identity": self.identity, "state": state}, unfinished)
-        os.replace(unfinished, self.folder / NAME)
+        torch.save({"identity": self.identity, "state": state}, self.folder / UNFINISHED)
+        self.waiting = True
+
+    def keep(self) -> None:
+        """The state saved last turned out good: it replaces the one before."""
+        if self.waiting:
+            os.replace(self.folder / UNFINISHED, self.folder / NAME)
+            self.waiting = False
 
     def load(self) -> dict[str, Any]:
         """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
@@ -52,7 +57,7 @@ class Store:
 
     def remove(self) -> None:
         """Gone: the run has ended well, or starts again."""
-        for name in (NAME, f".{NAME}.unfinished"):
+        for name in (NAME, UNFINISHED):
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -12,9 +12,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from tlmtool.failure import Failure, NotLoadable
+from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
+from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Outcome
 
 LEVEL, ENOUGH = 0.95, 5  # of an interval; seeds below which it is called a trend
@@ -81,6 +82,11 @@ class Study:
         other = NEEDS.get(arm)
         training = replace(self.recipe.training, lr=self.lr)
         learned = self._one(other, seed) if other else None
+        if learned and "chosen" not in learned:
+            raise Usage(
+                f"{arm} follows {other}, which expanded nothing in {learned['steps']} steps: lower "
+                "--every"
+            )
         name = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}.get(arm, "none")
         if arm == "dense-matched":
             training = replace(training, lr=self.lr * learned["step_ratio"])
@@ -106,7 +112,7 @@ class Study:
             except ValueError:
                 raise NotLoadable(f"{file} is no result of a study: remove it") from None
         self.tell(f"study: {name}")
-        job = finetune.prepare(recipe, self.load, self.tokenizer)
+        job = prepare(recipe, self.load, self.tokenizer)
         for site in frozen:
             job.model.base_model.get_submodule(site).weight.requires_grad_(False)
         outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)

@@ -1,0 +1,48 @@
+"""Texts to learn language on, and those held out or laid beside them to measure it."""
+
+from pathlib import Path
+
+from tlmtool.data.tables import DEV, TRAIN, named
+from tlmtool.data.tasks import texts
+from tlmtool.failure import NotLoadable
+
+HELD = 64  # texts that measure, and so are not learned on
+EIGHTH = 8
+PLAIN = (".txt",)
+
+
+def language_splits(data: str | Path | None) -> tuple[list[str], list[str], str]:
+    """(training texts, development texts, where they came from): of a folder with `train.txt` and
+    `dev.txt` (or `validation`, `valid`, `val`), or of what `texts` reads, some of it held out.
+
+    Raises NotLoadable for a folder with one of the two, and for too few texts to hold one out.
+    """
+    source = str(data) if data is not None else "the text that comes with tlm"
+    folder = Path(data).expanduser() if data is not None else None
+    if folder and folder.is_dir():
+        train, dev = named(folder, TRAIN, PLAIN), named(folder, DEV, PLAIN)
+        if train and dev:
+            return texts(train), texts(dev), source
+        if train or dev:
+            there, lacks = ("train", "dev") if train else ("dev", "train")
+            raise NotLoadable(
+                f"{folder} has a {there} file of texts and no {lacks}.txt: it needs both, or name "
+                "one file, of which a part is held out"
+            )
+    return *apart(texts(data), source), source
+
+
+def held_out(texts: list[str]) -> tuple[list[str], list[str]]:
+    """(texts to learn on, texts to measure on): every 8th is held out, at most 64, evenly."""
+    every = max(EIGHTH, -(-len(texts) // HELD))
+    return [t for i, t in enumerate(texts) if i % every != every - 1], texts[every - 1 :: every]
+
+
+def apart(texts: list[str], source: str) -> tuple[list[str], list[str]]:
+    """`held_out`; raises NotLoadable where that leaves nothing to measure on."""
+    if len(texts) < EIGHTH:
+        raise NotLoadable(
+            f"{source} has {len(texts)} texts: {EIGHTH} are needed, one of which is held out to "
+            "measure"
+        )
+    return held_out(texts)

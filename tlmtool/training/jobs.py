@@ -1,0 +1,172 @@
+"""What is to be trained: a model with the head that its task needs, examples, and an objective."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from tlmtool.data import labelled
+from tlmtool.data.language import HELD, language_splits
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.outputs import position_limit
+from tlmtool.models import checkpoint
+from tlmtool.models.attending import mixing
+from tlmtool.models.surgery import factorized
+from tlmtool.schema import Recipe
+from tlmtool.training.distilling import Lesson, lesson, measure_of
+from tlmtool.training.heads import LANGUAGE, dropouts, head_of
+from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
+
+SET_ASIDE = 10  # every tenth training example, where choices are made on some
+
+
+@dataclass
+class Job:
+    """A model and what it is to be trained for. `dev`: scores it as the report will."""
+
+    model: nn.Module
+    objective: Objective
+    dev: Callable[[nn.Module], dict[str, float]]
+    source: str
+    notes: dict[str, Any] = field(default_factory=dict)
+    tuned: bool = False  # the checkpoint has the task's head already
+    roles: dict[str, str] = field(default_factory=dict)  # {site: role} of what may be expanded
+
+
+def prepare(recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any) -> Job:
+    """The model with the head that the task needs, and the examples; `load(name, **more)`."""
+    if recipe.distillation.teacher:
+        job = _distilled(recipe, load, tokenizer)
+    elif recipe.training.task in LANGUAGE:
+        job = _language(recipe, load, tokenizer)
+    else:
+        job = _labelled(recipe, load, tokenizer)
+    freeze(recipe, job)
+    if recipe.training.checkpointing:
+        job.model.gradient_checkpointing_enable()
+    return job
+
+
+def freeze(recipe: Recipe, job: Job) -> None:
+    """Everything but the factors, converted attention and a new head, where only these move."""
+    if recipe.training.train == "factors":
+        held = {id(f) for _, m in factorized(job.model) for f in m.factors.values()}
+        held |= {id(p) for module in mixing(job.model) for p in module.parameters()}
+        if not held:
+            raise Usage(f"{recipe.model} holds no factors to train: give --train all")
+        if not job.tuned:  # a head that is new
+            own = {id(p) for p in job.model.base_model.parameters()}
+            held |= {id(p) for p in job.model.parameters()} - own
+        for parameter in job.model.parameters():
+            parameter.requires_grad_(id(parameter) in held)
+
+
+def _head(recipe: Recipe, load: Callable, task: Any) -> tuple[nn.Module, bool]:
+    """The model with the task's head, and whether the checkpoint had it."""
+    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    head, changes, has = head_of(checkpoint.read_config(folder), recipe.model, task)
+    if (share := recipe.training.dropout) is not None:
+        changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
+    torch.manual_seed(recipe.seed)  # a new head
+    return load(recipe.model, head=head, changes=changes), has
+
+
+def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
+    """(examples to train on, examples to watch, note): choices are never made on the dev split."""
+    if not (recipe.training.keep_best or recipe.training.patience):
+        return train, dev, "the development split"
+    if len(train) < SET_ASIDE:
+        raise NotLoadable(
+            f"{recipe.training.data} has {len(train)} training examples: choosing the best model "
+            f"needs {SET_ASIDE}, one of which is set aside"
+        )
+    rest = [each for i, each in enumerate(train) if i % SET_ASIDE != SET_ASIDE - 1]
+    return rest, train[SET_ASIDE - 1 :: SET_ASIDE], "a tenth of train, set aside for choosing"
+
+
+def _labelled(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+    given = recipe.training
+    columns = {"text": given.text, "pair": given.pair, "label": given.label}
+    found = labelled.splits(given.task, given.data, **columns)
+    model, has = _head(recipe, load, found.task)
+    _pad(model, tokenizer)
+    train, watched, where = _aside(recipe, found.train, found.dev)
+    objective = Labelled(model, tokenizer, found.task, train, watched, given.max_length)
+    return _job(model, objective, train, found.dev, where, found.source, has)
+
+
+def _language(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+    given = recipe.training
+    train, dev, source = language_splits(given.data)
+    model, has = _head(recipe, load, given.task)
+    train, watched, where = _aside(recipe, train, dev)
+    objective = Language(model, tokenizer, train, watched, given.max_length, recipe.seed)
+    return _job(model, objective, train, dev, where, source, has)
+
+
+def _job(
+    model: nn.Module,
+    objective: Any,
+    train: list,
+    dev: list,
+    where: str,
+    source: str,
+    has: bool,
+) -> Job:
+    notes = {"examples": len(train), "dev": len(dev), "watched": where}
+    return Job(model, objective, partial(objective.scored, examples=dev), source, notes, has)
+
+
+def _distilled(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+    given, wanted = recipe.training, recipe.distillation
+    if given.task in LANGUAGE:
+        raise Usage(f"--teacher goes with a labelled task or none, not with {given.task}")
+    teacher = load(wanted.teacher)
+    length = min(given.max_length, position_limit(teacher) or given.max_length)
+    recipe = replace(recipe, training=replace(given, max_length=length))
+    if given.task:
+        job = _labelled(recipe, load, tokenizer)
+        _check_teacher(recipe, teacher, job.model, tokenizer)
+        kinds = (type(each).__name__.removeprefix("Tlm") for each in (teacher, job.model))
+        sizes = (teacher.config.num_labels, job.model.config.num_labels)
+        if len({*kinds}) > 1 or len({*sizes}) > 1:
+            raise Usage(f"the teacher {wanted.teacher} has no head for task {given.task}")
+        plain, score, labels = job.objective, None, True
+    else:
+        model, found = load(recipe.model), lesson(given.data, 0)
+        _check_teacher(recipe, teacher, model, tokenizer)
+        train, aside, where = _aside(recipe, found.sentences, [])
+        name, better, score = measure_of(found, teacher, tokenizer, length)
+        plain = Objective(model, tokenizer, train, None, length)
+        notes = {"examples": len(train), "dev": len(found.pairs or found.held)}
+        job = Job(model, plain, lambda m: {"score": score(m)}, found.source, notes, True)
+        if aside:  # choices are made on sentences alone
+            watched = Lesson(train, aside[:: max(1, len(aside) // HELD)][:HELD], [], where)
+            _, better, score = measure_of(watched, teacher, tokenizer, length)
+            notes |= {"watched": f"{where}: feature error, lower is better"}
+        labels = False
+    job.objective = Distilled(job.model, teacher, plain, score, wanted.temperature, labels)
+    if not labels:
+        job.objective.name, job.objective.better = name, better
+    return job
+
+
+def _check_teacher(recipe: Recipe, teacher: nn.Module, model: nn.Module, tokenizer: Any) -> None:
+    """Raises Usage where the hidden states of the two cannot be compared."""
+    name = recipe.distillation.teacher
+    widths = [each.config.get_text_config().hidden_size for each in (teacher, model)]
+    if len({*widths}) > 1:
+        raise Usage(f"the teacher {name} has width {widths[0]}, {recipe.model} {widths[1]}")
+    own = checkpoint.load_tokenizer(checkpoint.resolve(name))
+    if own is not None and own.get_vocab() != tokenizer.get_vocab():
+        raise Usage(f"the teacher {name} reads other tokens than {recipe.model}")
+
+
+def _pad(model: nn.Module, tokenizer: Any) -> None:
+    """A classifier that looks for the last token needs to know which one pads."""
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
