@@ -11,6 +11,7 @@ from conftest import CAUSAL, CONFIGS, WORDS, auto, inputs, output, pico, word_to
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
+from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Usage
 from tlmtool.models.attending import attend, attention_sites, converted
 from tlmtool.models.checkpoint import load
@@ -50,8 +51,6 @@ def test_a_model_re_loads_exactly(family, kernel, tmp_path):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
 def test_factors_and_kernels_stand_in_one_plan(family, tmp_path):
-    from tlmtool.decompositions.svd import SVD
-
     model = made(family, "dimensionwise", layers=slice(0, 1))
     rest = [s for s, role in sites(model).items() if role in ("query", "qkv", "up")]
     factorize(model, dict.fromkeys(rest, SVD(rank=4)))
@@ -59,6 +58,19 @@ def test_factors_and_kernels_stand_in_one_plan(family, tmp_path):
     again = auto(family, "lm").from_pretrained(tmp_path).eval()
     assert len(plan_of(again)) == 1 + len(rest)
     assert torch.equal(output(again), output(model))
+
+
+def test_merging_factors_leaves_the_kernels(tmp_path):
+    model = made("bert", "dimensionwise", layers=slice(0, 1))
+    before = output(model)
+    factorize(model, {"encoder.layer.1.output.dense": SVD()})
+    for name in ("factors", "merged"):
+        adopt(model).save_pretrained(tmp_path / name)
+        words = ["merge", str(tmp_path / name), "--out", str(tmp_path / "merged"), "-q"]
+        assert run([*words, "--overwrite"]) == (0 if name == "factors" else 2)
+        model = load(tmp_path / "merged")
+        assert len(plan_of(model)) == 1
+        assert (output(model) - before).abs().max() <= 1e-5 * before.abs().max()
 
 
 @torch.no_grad()

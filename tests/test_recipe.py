@@ -113,7 +113,11 @@ def test_dump_is_read_back_as_the_same_recipe(file):
         ({"keep": "nan"}, "--keep must be a number above 0 and below 1, got 'nan'"),
         ({"energy": "1.01"}, "--energy must be a number above 0 and at most 1, got 1.01"),
         ({"rank": "8", "keep": "0.5"}, "--rank and --keep exclude each other: give one budget"),
-        ({}, "compress needs one budget: --rank R, --keep SHARE or --energy SHARE (or --attention NAME)"),
+        (
+            {},
+            "compress needs one budget: --rank R, --keep SHARE or --energy SHARE (or --attention "
+            "NAME)",
+        ),
         (
             {"keep": ".5", "blocks": "2"},
             "--blocks goes with --rank: give the rank of a block term too",

@@ -9,6 +9,7 @@ from tlmtool.failure import CheckFailed, Usage
 from tlmtool.measuring.comparison import parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
+from tlmtool.models.attending import converted
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
@@ -26,7 +27,8 @@ def merge(recipe: Recipe) -> Report:
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         model = run.load(recipe.model, "auto")
         if not any(factorized(model)):
-            raise Usage(f"{recipe.model} holds no factors: there is nothing to merge")
+            kernels = ", and its attention has no dense form" if any(converted(model)) else ""
+            raise Usage(f"{recipe.model} holds no factors{kernels}: there is nothing to merge")
         data = {"model": provenance(recipe, folder, model, out)}
         costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
         with run.stage("merge"):

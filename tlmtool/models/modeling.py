@@ -12,6 +12,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
+from tlmtool.models.attending import converted
 from tlmtool.models.surgery import merge as _merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 
@@ -117,8 +118,12 @@ def adopt(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Factors -> dense, in place, and back to the plain transformers class; returns the model."""
+    """Factors -> dense, in place, and back to the plain transformers class; returns the model.
+
+    With kernels in place of softmax attention it stays of our type: they have no dense form."""
     _merge_modules(model)
+    if any(converted(model)):
+        return adopt(model)
     for part in [m for m in model.modules() if isinstance(m, PreTrainedModel)]:
         for ours in (part, part.config):  # a part may be of our type too, or have a config that is
             if type(ours).__module__ == __name__:
