@@ -27,8 +27,8 @@ from tlmtool.training.expansion import Expansion, merge
 from tlmtool.training.growth import expansion
 from tlmtool.training.optimizing import Optimizer
 
-GROWTHS = ((1.25, None), (3.0, None), (3.0, 5), (3.0, 19), (6.0, None))
-MICRO, LENGTH = 8, 128
+GROWTHS = ((1.25, None), (3.0, 3), (3.0, None), (3.0, 19), (6.0, None))
+MICRO, LENGTH, TURNS = 8, 128, 3
 
 
 def base(setup: Setup) -> Any:
@@ -100,7 +100,7 @@ def step(setup: Setup) -> Iterator[Result]:
             met = grown / sum(e.weight.numel() for e in made)
             more = sum(e.decomposition.rebuild_flops(*e.weight.shape) for e in made)
             predicted = 1 + 3 * more / base_flops
-            seconds, _ = turns([None], {"ours": ours, "dense": dense}, 5, setup.device)
+            seconds, _ = turns([None], {"ours": ours, "dense": dense}, TURNS, setup.device)
             mine, theirs = (median(s) for s in seconds.values())
             case = f"{MICRO * micros} x {LENGTH}, growth {met:.2f} {named(made[0].decomposition)}"
             ratio, data = mine / theirs, {"seconds": seconds, "predicted": predicted}
@@ -129,7 +129,7 @@ class Chained(nn.Module):
 
 def papers(setup: Setup) -> Iterator[Result]:
     """a step of 4 micro-batches against rebuilding by tensordot from left to right in each"""
-    for growth, cores in ((3.0, None), (3.0, 5)):
+    for growth, cores in ((3.0, None), (3.0, 3)):
         ours, model, made = trained(setup, growth, cores, 4)
         peer = base(setup)
         for each in made:
@@ -141,7 +141,7 @@ def papers(setup: Setup) -> Iterator[Result]:
         with torch.no_grad():
             apart = float((model(**inputs)[0] - peer(**inputs)[0]).abs().max())
         assert apart < 1e-3, f"the peer computes something else: {apart}"
-        seconds, _ = turns([None], {"ours": ours, "papers": theirs}, 5, setup.device)
+        seconds, _ = turns([None], {"ours": ours, "papers": theirs}, TURNS, setup.device)
         mine, other = (median(s) for s in seconds.values())
         case = f"32 x {LENGTH}, growth {growth:g} {named(made[0].decomposition)}"
         ratio, of = other / mine, "papers / ours"

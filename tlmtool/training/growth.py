@@ -15,8 +15,7 @@ from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize, sites
 
-CLOSE = 0.02  # of the growth: candidates as near as this compete by cost
-USEFUL = 0.08  # as near as this a weight is not padded
+CLOSE = 0.08  # of the growth: candidates as near as this compete by cost; others are padded
 PADDED = 9  # sizes tried for a weight whose own divisors do not serve
 
 
@@ -58,8 +57,8 @@ def expansion(out_features: int, in_features: int, growth: float, cores: int | N
 
     Two end factors (i1, j1), (i2, j2) and k unit cores (R, R) between them, R = min(i1 j1, i2 j2):
     O I + (k + 1) R^2 parameters, and (k + 1) R^3 multiply-adds to rebuild. `cores` is k + 2;
-    without it, the cheapest within 2 % of the growth. Where the divisors of O and I bring nothing
-    within 8 %, the weight is padded. Raises Usage for a growth of at most 1, or above k + 2.
+    without it, the cheapest within 8 % of the growth. Where the divisors of O and I bring nothing
+    as near, the weight is padded. Raises Usage for a growth of at most 1, or above k + 2.
     """
     if growth <= 1:
         raise Usage(f"growth {growth:g} makes nothing larger: it must be above 1")
@@ -82,8 +81,6 @@ def expansion(out_features: int, in_features: int, growth: float, cores: int | N
             nearest = min(close, key=lambda c: (c.cost, off(c), c.skew))
             break
         nearest = min([nearest or found[0], *found], key=lambda c: (off(c), c.skew))
-        if off(nearest) <= USEFUL:
-            break
     o, i, a, b, k = nearest
     crop = None if (o, i) == (out_features, in_features) else (out_features, in_features)
     units = (1,) * k
@@ -113,7 +110,7 @@ def expansions(
     plan = {site: expansion(o, i, growth, cores) for site, (o, i) in shapes.items()}
     met = sum(form.parameters(*shapes[site]) for site, form in plan.items())
     wanted, got = (to_params, total - dense + met) if to_params else (growth * dense, met)
-    if abs(got - wanted) > USEFUL * wanted:
+    if abs(got - wanted) > CLOSE * wanted:
         raise Usage(
             f"the shapes give {got:,.0f} parameters, not within 8 % of {wanted:,.0f}: give another "
             "number of --cores"
