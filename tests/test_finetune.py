@@ -26,7 +26,6 @@ from tlmtool.models import surgery
 from tlmtool.models.checkpoint import load
 from tlmtool.models.surgery import plan_of
 from tlmtool.recipe import TRAINED
-from tlmtool.schema import Recipe
 from tlmtool.training import finetune, growth, study
 from tlmtool.training.loop import Trainer
 from tlmtool.training.optimizing import Optimizer
@@ -357,7 +356,13 @@ def test_the_arms_of_a_study_are_what_they_say(model, data, tmp_path, monkeypatc
     """frozen does not move what was chosen, dense-matched has the measured rate; accelerate keeps
     nothing of the runs that are over."""
     out, seen = tmp_path / "study", []
-    prepare, free = study.prepare, finetune.Accelerator.free_memory
+    prepare, accelerators, made_of = study.prepare, [], finetune.accelerator_of
+
+    def kept(*args):
+        accelerators.append(made_of(*args))
+        return accelerators[-1]
+
+    monkeypatch.setattr(finetune, "accelerator_of", kept)
 
     def noting(*args):
         job = prepare(*args)
@@ -382,8 +387,7 @@ def test_the_arms_of_a_study_are_what_they_say(model, data, tmp_path, monkeypatc
         )
     assert any(not each & set(chosen) and each for each in moved)  # one arm of them: frozen
     assert sum(bool(each & set(chosen)) for each in moved) == 3
-    accelerator = finetune.accelerator_of(Recipe("finetune", device="cpu"))
-    assert free and not accelerator._models
+    assert len(accelerators) == 1 and not accelerators[0]._models
 
 
 def test_paired_differences_are_those_of_a_t_test():
