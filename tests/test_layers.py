@@ -22,7 +22,7 @@ ORDER = """
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | views | views_training views_attention | figures | progress
-    | recipe | values | schema | schema_training schema_attention | setting | failure
+    | recipe | sources | values | schema | schema_training schema_attention | setting | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

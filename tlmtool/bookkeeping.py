@@ -76,7 +76,8 @@ class Run(AbstractContextManager):
 
         def texts(folder: Path) -> dict[str, str]:
             self.seconds["save"] = time.perf_counter() - started
-            data["bytes"] = {"before": weight_bytes(source), "after": weight_bytes(folder)}
+            before = weight_bytes(source) if self.recipe.model else None
+            data["bytes"] = {"before": before, "after": weight_bytes(folder)}
             made.append(self.report(data))
             return {
                 "report.json": made[0].to_json() + "\n",
@@ -157,18 +158,23 @@ class Costs:
 def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> dict[str, Any]:
     """The part `model` of a report: which files, of what type, and what they were made from."""
     config, front = checkpoint.read_config(folder), _front_matter(folder)
+    common = {
+        "type": config["model_type"],
+        "class": type(model).__name__,
+        "out": None if out is None else str(out),
+    }
+    if recipe.model is None:
+        return {"id": f"a new {folder.name}"} | common
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
     named = checkpoint.MINILM if recipe.model == "minilm" else named
     return {
         "id": recipe.model,
-        "type": config["model_type"],
-        "class": type(model).__name__,
         "sha256": {f.name: checkpoint.sha256(f) for f in checkpoint.weight_files(folder)},
-        "out": None if out is None else str(out),
         "base_model": base if isinstance(base, str) else named,
         "license": front.get("license"),
+        **common,
     }
 
 
@@ -209,7 +215,8 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
 
 def out_folder(recipe: Recipe, suffix: str) -> Path:
     """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken."""
-    named = recipe.output.out or f"out/{Path(recipe.model).name or 'model'}-{suffix}"
+    model = recipe.model or recipe.fresh.from_config
+    named = recipe.output.out or f"out/{Path(model).name or 'model'}-{suffix}"
     out = Path(named).expanduser()
     if not recipe.output.dry_run:
         check_out(out, recipe.output.overwrite)

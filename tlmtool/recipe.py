@@ -11,20 +11,18 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from tlmtool.failure import NotLoadable, Usage
-from tlmtool.schema import Override, Recipe, settings, settings_of
+from tlmtool.failure import Usage
+from tlmtool.schema import Override, Recipe, settings
 from tlmtool.schema_training import LABELLED
+from tlmtool.sources import FREE, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
 __all__ = ["Override", "Recipe", "build", "comparison", "dump", "known_task", "to_dict"]
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
-LARGEST_FILE = 2**20
 TRAINED = (*LABELLED, "mlm", "clm")
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
-
-Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
 
 
 def build(
@@ -40,17 +38,20 @@ def build(
     replaces any budget given at a weaker place. Raises Usage, or NotLoadable for a missing file.
     """
     layers = [
-        _from_file(verb, recipe_file) if recipe_file is not None else {},
-        _from_sets(verb, sets),
-        _from_flags(verb, flags or {}),
+        from_file(verb, recipe_file) if recipe_file is not None else {},
+        from_sets(verb, sets),
+        from_flags(verb, flags or {}),
     ]
     values: dict[str, Any] = {}
+    free: dict[str, Any] = {}
     known = settings(verb)
     for layer in layers:
         checked = {
             path: convert(known[path].kind, known[path].rules, name, raw)
             for path, (name, raw) in layer.items()
+            if not path.startswith(FREE)
         }
+        free |= {path: raw for path, (_, raw) in layer.items() if path.startswith(FREE)}
         budget = [path for path in BUDGETS if checked.get(path) is not None]
         if len(budget) > 1:
             names = [layer[path][0] for path in budget]
@@ -59,6 +60,8 @@ def build(
             weaker = set(BUDGETS) | (set() if budget == ["compression.rank"] else {BLOCKS})
             values = {path: value for path, value in values.items() if path not in weaker}
         values |= checked
+    if verb == "finetune":
+        _check_fresh(values, free)
     _check(verb, values)
     sections: dict[str, Any] = {
         entry.name: entry.type(**_within(values, f"{entry.name}."))
@@ -66,7 +69,7 @@ def build(
         if is_dataclass(entry.type)
     }
     top = {path: value for path, value in values.items() if "." not in path}
-    return Recipe(verb=verb, **top, **sections)
+    return Recipe(verb=verb, config=_within(free, FREE), **top, **sections)
 
 
 def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -81,16 +84,16 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         sizes = [values.get(f"overparam.{key}") for key in ("growth", "to_params")]
         if sum(size is not None for size in sizes) != 1:
             raise Usage("overparam needs one size: --growth G or --to-params N")
-    if values.get("model") is None:
+    if values.get("model") is None and values.get("fresh.from_config") is None:
         raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
+    kind = values.get("attention.kind")
+    lone = [path for path in values if path.startswith("attention.") and kind is None]
+    if lone and values[lone[0]] is not None:
+        raise Usage(f"{lone[0]} says how --attention NAME is to be: give that too")
     if verb == "compress":
-        kind = values.get("attention.kind")
         if all(values.get(path) is None for path in BUDGETS) and kind is None:
             budgets = "--rank R, --keep SHARE or --energy SHARE"
             raise Usage(f"compress needs one budget: {budgets} (or --attention NAME)")
-        lone = [path for path in values if path.startswith("attention.") and kind is None]
-        if lone and values[lone[0]] is not None:
-            raise Usage(f"{lone[0]} says how --attention NAME is to be: give that too")
         if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
             raise Usage("--blocks goes with --rank: give the rank of a block term too")
         if (values.get("recovery.data") is None) != (values.get("recovery.steps") is None):
@@ -109,10 +112,25 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         comparison(test)
 
 
+def _check_fresh(values: dict[str, Any], free: Iterable[str]) -> None:
+    """A model is either there or built; what says how to build one goes with building one."""
+    if values.get("fresh.from_config") is not None:
+        if values.get("model") is not None:
+            raise Usage("MODEL and --from-config exclude each other: train one, or a new one")
+        if values.get("distillation.teacher") is not None:
+            raise Usage("--teacher teaches a MODEL: it does not go with --from-config")
+        return
+    building = ("attention.", "fresh.")
+    lone = [*free, *(p for p in values if p.startswith(building) and values[p] is not None)]
+    if lone:
+        raise Usage(f"{lone[0]} says how a new model is built: it goes with --from-config FAMILY")
+
+
 def _check_training(values: dict[str, Any]) -> None:
     """What holds between the settings of a training; without MODEL and task it is the demo's."""
     task, teacher = values.get("training.task"), values.get("distillation.teacher")
-    if values.get("model") is None and task is None and teacher is None:
+    new = values.get("fresh.from_config") is not None
+    if values.get("model") is None and task is None and teacher is None and not new:
         values |= {"model": "minilm", "training.task": "grammar"}
     elif task is None and teacher is None:
         raise Usage("finetune needs --task, such as cola, or --teacher MODEL to learn from")
@@ -156,7 +174,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
         if value is not None and value != []:
             section, _, leaf = path.rpartition(".")
             (tree.setdefault(section, {}) if section else tree)[leaf] = value
-    return tree
+    return tree | ({"config": dict(recipe.config)} if recipe.config else {})
 
 
 def _plain(entry: Any) -> dict[str, Any]:
@@ -169,114 +187,3 @@ def dump(recipe: Recipe, file: str = "recipe.yaml") -> str:
 
     text = yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
     return f"# tlm {recipe.verb} --recipe {file}\n{text}"
-
-
-# ---- where values come from
-
-
-def _from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
-    known = {s.flag: s.path for s in settings(verb).values() if s.flag} | {"model": "model"}
-    layer = {}
-    for flag, raw in flags.items():
-        name = flag.replace("_", "-")
-        if name not in known:
-            raise Usage(f"{verb} has no flag --{name}{_nearest(name, known, '--')}")
-        if raw is not None:
-            layer[known[name]] = ("MODEL" if name == "model" else f"--{name}", raw)
-    return layer
-
-
-def _from_sets(verb: str, sets: Iterable[str]) -> Layer:
-    layer = {}
-    for text in sets:
-        path, equals, raw = text.partition("=")
-        path, raw = path.strip(), raw.strip()
-        if not equals:
-            raise Usage(f"--set takes key=value such as compression.rank=8, got {show(text)}")
-        _known(verb, path, "in --set")
-        if path == "compression.overrides":
-            raise Usage("compression.overrides is a list of sections: write it in a recipe file")
-        layer[path] = (path, None if raw == "null" else raw)
-    return layer
-
-
-def _from_file(verb: str, file: str | Path) -> Layer:
-    layer: Layer = {}
-    sections = [entry.name for entry in fields(Recipe) if is_dataclass(entry.type)]
-    for key, value in _read(file).items():
-        if key == "verb":
-            if value != verb:
-                raise Usage(f"recipe {file} is for the verb {show(value)}, not for {verb}")
-        elif key not in sections:
-            _known(verb, key, f"in recipe {file}")
-            layer[key] = (key, value)
-        elif isinstance(value, dict):
-            for leaf, inner in value.items():
-                _known(verb, f"{key}.{leaf}", f"in recipe {file}")
-                layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
-        elif value is not None:
-            raise Usage(f"{key} in recipe {file} must be a section of keys, got {show(value)}")
-    return layer
-
-
-def _read(file: str | Path) -> dict[Any, Any]:
-    """The mapping in a YAML file, by `safe_load`, explicit tags refused."""
-    import yaml
-
-    try:
-        with open(file, "rb") as stream:
-            text = stream.read(LARGEST_FILE + 1).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise NotLoadable(f"recipe {file} does not exist") from None
-    except IsADirectoryError:
-        raise NotLoadable(f"recipe {file} is a directory: name a YAML file") from None
-    except OSError as error:
-        raise NotLoadable(f"recipe {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Usage(f"recipe {file} is binary: it should be YAML, text in UTF-8") from None
-    try:
-        if len(text) > LARGEST_FILE:
-            raise Usage(f"recipe {file} is larger than 1 MiB: it should be a page of YAML")
-        if tag := next((t for t in yaml.scan(text) if isinstance(t, yaml.TagToken)), None):
-            line = tag.start_mark.line + 1
-            raise Usage(f"recipe {file}, line {line}: YAML tags such as {tag.value[1]} are refused")
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", "broken")
-        raise Usage(f"recipe {file}{where} is not valid YAML: {problem}") from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, Usage):
-            raise
-        deep = isinstance(error, RecursionError)
-        why = "it nests too deep" if deep else show(str(error))
-        raise Usage(f"recipe {file} is not valid YAML: {why}") from None
-    if not isinstance(data, dict):
-        found = "empty" if data is None else f"a {type(data).__name__}"
-        raise Usage(f"recipe {file} is {found}: it should hold keys such as model and compression")
-    return data
-
-
-def _known(verb: str, path: Any, where: str) -> None:
-    """Raises Usage for a key that the verb does not read, naming the nearest."""
-    if path in settings(verb):
-        return
-    others = {s.path: s.verbs for s in settings_of(Recipe)}
-    if path in others:
-        raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
-    shown = path if isinstance(path, str) and path.isprintable() else show(path)
-    sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
-    hint = _nearest(str(path), [*settings(verb), *sections], others=sorted(sections))
-    raise Usage(f"unknown key {shown} {where}{hint}")
-
-
-def _nearest(
-    word: str, known: Iterable[str], dashes: str = "", others: list[str] | None = None
-) -> str:
-    """'; did you mean X?', or a list of known words; a bare key finds the section that holds it."""
-    names = list(known)
-    leaves = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    if close := leaves or get_close_matches(word, names, 1, 0.5):
-        return f"; did you mean {dashes}{close[0]}?"
-    return f"; known are {', '.join(dashes + name for name in others or names)}"

@@ -4,14 +4,17 @@ The flags of `tlm`, the keys of `--set` and of a YAML recipe, and their checks a
 Only the standard library is imported here, so that `tlm --help` stays fast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tlmtool.schema_attention import Attending
 from tlmtool.schema_training import (
     LABELLED,
     Distillation,
+    Fresh,
     Growth,
     Recovery,
     Strategy,
@@ -211,6 +214,8 @@ class Recipe:
     overparam: Growth = field(default_factory=Growth)
     attention: Attending = field(default_factory=Attending)
     recovery: Recovery = field(default_factory=Recovery)
+    fresh: Fresh = field(default_factory=Fresh)
+    config: Mapping[str, Any] = field(default_factory=dict)  # keys of a new model's config.json
     training: Training = field(default_factory=Training)
     distillation: Distillation = field(default_factory=Distillation)
     strategy: Strategy = field(default_factory=Strategy)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tlmtool.setting import setting
 
+BUILD = "compress finetune"  # the verbs that put kernels into a model
+
 
 @lru_cache
 def attentions() -> tuple[str, ...]:
@@ -21,52 +23,54 @@ class Attending:
 
     kind: str | None = setting(
         None,
-        "compress",
+        BUILD,
         "mix tokens by dimensionwise or multilinear instead of softmax attention",
         "NAME",
         "attention",
         choices=attentions,
     )
     rank: int | None = setting(
-        None, "compress", "R of a block (multilinear), or of W (dimensionwise)", "R",
+        None, BUILD, "R of a block (multilinear), or of W (dimensionwise)", "R",
         "attention-rank", ge=1,
     )  # fmt: skip
     blocks: int | None = setting(
-        None, "compress", "blocks of multilinear, each with projections of its own", "P",
+        None, BUILD, "blocks of multilinear, each with projections of its own", "P",
         "attention-blocks", ge=1,
     )  # fmt: skip
     w_o: str | None = setting(
-        None, "compress", "output map of multilinear: full (one length), decay or conv", "NAME",
+        None, BUILD, "output map of multilinear: full (one length), decay or conv", "NAME",
         "w-o", choices=("full", "decay", "conv"),
     )  # fmt: skip
     core: str | None = setting(
-        None, "compress", "core of multilinear: diagonal or full", "NAME",
+        None, BUILD, "core of multilinear: diagonal or full", "NAME",
         choices=("diagonal", "full"),
     )  # fmt: skip
     kernel: int | None = setting(
-        None, "compress", "offsets that conv looks at", "K", "attention-kernel", ge=1
+        None, BUILD, "offsets that conv looks at", "K", "attention-kernel", ge=1
     )
-    terms: int | None = setting(None, "compress", "decays of each side of decay", "S", ge=1)
+    terms: int | None = setting(None, BUILD, "decays of each side of decay", "S", ge=1)
     length: int | None = setting(
-        None, "compress", "the one sequence length of full", "N", "attention-length", ge=1
+        None, BUILD, "the one sequence length of full", "N", "attention-length", ge=1
     )
-    kernels: int | None = setting(
-        None, "compress", "kernels W of a head of dimensionwise", "c", ge=1
-    )
+    kernels: int | None = setting(None, BUILD, "kernels W of a head of dimensionwise", "c", ge=1)
     f: str | None = setting(
-        None, "compress", "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
+        None, BUILD, "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
         choices=("cosine", "scale", "softmax"),
     )  # fmt: skip
     mixer: int | None = setting(
-        None, "compress", "tokens of dimensionwise's local convolution; 0 for none", "w", ge=0
+        None,
+        BUILD,
+        "tokens of dimensionwise's local convolution; 0 for none",
+        "w",
+        ge=0,
     )
     layers: str | None = setting(
         None,
-        "compress",
-        "layers that are converted, such as 3-5 or 0,2,4; of themselves all",
+        BUILD,
+        "which get it, such as 3-5 or 0,2,4, or of one side: encoder, decoder:0-1; else all",
         "LAYERS",
-        pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",
-        what="layers such as 3-5 or 0,2,4",
+        pattern=r"^((encoder|decoder)|((encoder|decoder):)?\d+(-\d+)?(,\d+(-\d+)?)*)$",
+        what="layers such as 3-5 or 0,2,4, of both sides or as encoder:0-1",
     )
     max_loss_increase: float | None = setting(
         None,

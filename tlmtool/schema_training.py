@@ -43,6 +43,11 @@ class Training:
         1, "finetune", "micro-batches that a step's batch is cut into", "N", ge=1
     )
     max_length: int = setting(128, "finetune", "tokens of a text used at most", "N", ge=8)
+    pack: bool = setting(
+        False,
+        "finetune evaluate",
+        "mlm, clm: read the text in full blocks of max-length, not line by line",
+    )
     lr: float | None = setting(
         None, "finetune", "rate of AdamW; of itself 5e-5, or 5e-4 where a teacher is", "RATE", gt=0
     )
@@ -89,6 +94,28 @@ class Training:
     resume: bool = setting(False, "finetune", "go on where a killed run was saved")
     tracker: str | None = setting(
         None, "finetune", "also log to tensorboard, beside --out", "NAME", choices=("tensorboard",)
+    )
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A new model of random weights, instead of a MODEL; keys of its config.json by
+    `--set config.KEY=VALUE`."""
+
+    from_config: str | None = setting(
+        None,
+        "finetune",
+        "train new weights instead: a family such as bert, gpt2, marian, or a config.json",
+        "FAMILY|PATH",
+    )
+    tokenizer: str | None = setting(
+        None, "finetune", "of the new model; of itself trained on the data", "PATH|ID"
+    )
+    tokens: str = setting(
+        "bpe", "finetune", "of a trained tokenizer: bpe or word", "KIND", choices=("bpe", "word")
+    )
+    vocabulary: int = setting(
+        8000, "finetune", "of a trained tokenizer, at most", "V", "vocab-size", ge=300
     )
 
 

@@ -32,6 +32,7 @@ def evaluate(recipe: Recipe) -> Report:
                 max_length=wanted.max_length,
                 seed=recipe.seed,
                 samples=wanted.samples,
+                pack=recipe.training.pack,
                 columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
                 progress=run.bars.of("evaluating"),
                 **others,

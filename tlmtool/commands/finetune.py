@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tlmtool.bookkeeping import Run, out_folder, provenance
@@ -17,7 +18,7 @@ from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe, to_dict
 from tlmtool.report import Report
 from tlmtool.training import finetune as training
-from tlmtool.training import jobs
+from tlmtool.training import fresh, jobs
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
 from tlmtool.training.study import Study
@@ -26,7 +27,16 @@ from tlmtool.training.study import Study
 def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or to give a teacher's hidden states, and write it."""
     recipe = training.resolved(recipe)
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    if not recipe.fresh.from_config:
+        return _trained_from(recipe, checkpoint.resolve(recipe.model, recipe.revision))
+    with TemporaryDirectory() as made:  # what is drawn needs no folder of weights
+        folder = Path(made) / fresh.name_of(recipe)
+        fresh.write(recipe, folder)
+        return _trained_from(recipe, folder)
+
+
+def _trained_from(recipe: Recipe, folder: Path) -> Report:
+    """`finetune` of what lies in a folder: a checkpoint, or config and tokenizer of a new model."""
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
@@ -39,7 +49,7 @@ def finetune(recipe: Recipe) -> Report:
     store = Store(out, _identity(recipe) | {"processes": accelerator.num_processes})
     _check_store(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
-        job = jobs.prepare(recipe, _loader(run), tokenizer)
+        job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
         before, scores = count_parameters(job.model), {}
         if job.tuned:
@@ -71,7 +81,7 @@ def finetune(recipe: Recipe) -> Report:
 def _predicted(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
     """The cost of the training without the training."""
     with Run(recipe) as run:
-        job = jobs.prepare(recipe, _loader(run), tokenizer)
+        job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         model = provenance(recipe, folder, job.model, None)
         data = {"model": model, "data": job.source, "predicted": True}
         return run.report(data | training.forecast(recipe, job))
@@ -86,7 +96,7 @@ def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Usage("a study runs in one process: launch it without torchrun or accelerate")
-    given = recipe.output.out or f"out/study-{Path(recipe.model).name}-{used.task}"
+    given = recipe.output.out or f"out/study-{folder.name}-{used.task}"
     out = Path(given).expanduser()
     identity, kept = _identity(recipe), out / "study.json"
     if recipe.output.overwrite and kept.exists():
@@ -98,10 +108,12 @@ def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
     out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
     with Run(recipe) as run:
-        study = Study(recipe, out, _loader(run), tokenizer, run.bars.line, _bar(run))
+        load = _loader(run, folder)
+        study = Study(recipe, out, load, tokenizer, folder, run.bars.line, _bar(run))
         with run.stage("study"):
             found = study.run()
-    report = run.report({"model": {"id": recipe.model, "out": str(out)}, "study": found})
+    model = {"id": recipe.model or f"a new {folder.name}", "out": str(out)}
+    report = run.report({"model": model, "study": found})
     (out / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
     return report
 
@@ -109,10 +121,10 @@ def _studied(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was killed."""
     kept = to_dict(recipe)
-    sections = ("training", "distillation", "strategy", "study")
+    sections = ("training", "distillation", "strategy", "study", "fresh", "config", "attention")
     same = {f"{s}.{k}": v for s in sections for k, v in kept.get(s, {}).items()}
     free = ("training.resume", "training.save_every", "training.tracker", "study.seeds")
-    top = {key: kept[key] for key in ("model", "seed", "dtype")}
+    top = {key: kept.get(key) for key in ("model", "seed", "dtype")}
     return top | {k: v for k, v in same.items() if k not in free}
 
 
@@ -127,9 +139,12 @@ def _check_store(recipe: Recipe, store: Store) -> None:
         store.remove()
 
 
-def _loader(run: Run) -> Callable[..., Any]:
-    """`run.load` in float32, which AdamW needs, unless a dtype is asked for."""
-    asked = run.recipe.dtype
+def _loader(run: Run, folder: Path) -> Callable[..., Any]:
+    """`run.load` in float32, which AdamW needs, unless a dtype is asked for; for a new model what
+    draws it."""
+    asked, recipe = run.recipe.dtype, run.recipe
+    if recipe.fresh.from_config:
+        return lambda _, head, changes: fresh.build(recipe, folder, head, changes)
     return lambda name, **more: run.load(name, "float32" if asked == "auto" else asked, **more)
 
 

@@ -31,7 +31,8 @@ def kernel_of(wanted: Attending) -> Attention:
 
 
 def chosen(model: Any, layers: str | None) -> list[str]:
-    """The attention modules of the layers ('3-5', '0,2'), of every stack; all without layers.
+    """The attention modules of the layers ('3-5', '0,2'), of every stack or of one ('encoder',
+    'decoder:0-1'); all without layers.
 
     Raises Usage for a family that keeps softmax attention, or a layer that is not there.
     """
@@ -41,14 +42,18 @@ def chosen(model: Any, layers: str | None) -> list[str]:
         raise Usage(str(error)) from None
     if layers is None:
         return found
-    of = {path: next(int(p) for p in path.split(".") if p.isdigit()) for path in found}
+    side, _, numbers = layers.rpartition(":") if layers[-1].isdigit() else (layers, "", "")
+    here = [path for path in found if not side or f".{path}".startswith(f".{side}.")]
+    if not here or (side and len(here) == len(found)):
+        raise Usage(f"--layers {layers}: this model has no encoder beside a decoder")
+    of = {path: next(int(p) for p in path.split(".") if p.isdigit()) for path in here}
     last, wanted = max(of.values()), set()
-    for part in layers.split(","):
+    for part in numbers.split(",") if numbers else [f"0-{last}"]:
         first, _, end = part.partition("-")
         wanted |= set(range(int(first), int(end or first) + 1))
     if not wanted or max(wanted) > last:
         raise Usage(f"--layers {layers} is out of range: the layers of this model are 0-{last}")
-    return [path for path in found if of[path] in wanted]
+    return [path for path in here if of[path] in wanted]
 
 
 def affordable(

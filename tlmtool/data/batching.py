@@ -51,6 +51,21 @@ def encode(
     )
 
 
+def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:
+    """What `encode` gives, of blocks of `max_length` tokens: the texts one after the other, each
+    ended by the tokenizer's end (or separating) token. What does not fill the last block is left
+    out, unless it is the only one."""
+    known = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    end = [next((token for token in known if token is not None), None)]
+    end = end if end[0] is not None else []
+    each = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    stream = [token for ids in each["input_ids"] for token in [*ids, *end]]
+    whole = max(len(stream) // max_length * max_length, min(len(stream), max_length))
+    blocks = [stream[at : at + max_length] for at in range(0, whole, max_length)]
+    special = [[int(token in end) for token in block] for block in blocks]
+    return {"input_ids": blocks, "special_tokens_mask": special}
+
+
 def pad(tokenizer: Any, encoded: dict[str, list[list[int]]], indices: list[int]) -> Batch:
     """These rows of what `encode` gave, padded on the right whatever the tokenizer says; one
     without a padding token pads with its end token. The attention mask (B, N) is right in either
@@ -78,13 +93,18 @@ def batches(
     max_length: int | None = 128,
     seconds: list[str] | None = None,
 ) -> Iterator[Batch]:
-    """The texts as batches of at most `batch`, longest first (the first shows if memory suffices),
-    cut as `encode` does and padded as `pad` does."""
+    """The texts as batches, cut as `encode` does, in the order and form of `in_batches`."""
+    yield from in_batches(tokenizer, encode(tokenizer, texts, seconds, max_length), batch)
+
+
+def in_batches(
+    tokenizer: Any, encoded: dict[str, list[list[int]]], batch: int = 32
+) -> Iterator[Batch]:
+    """Encoded texts, at most `batch` at a time, padded as `pad` does, longest first (the first
+    shows if memory suffices)."""
     if batch < 1:
         raise Usage(f"batch is {batch}; at least 1 is needed")
-    encoded = encode(tokenizer, texts, seconds, max_length)
-    order = sorted(
-        range(len(texts)), key=lambda i: -len(encoded["input_ids"][i])
-    )  # stable: a run repeats
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # stable: a run repeats
     for start in range(0, len(order), batch):
         yield pad(tokenizer, encoded, order[start : start + batch])

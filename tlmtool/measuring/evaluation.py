@@ -51,12 +51,14 @@ def evaluate(
     seed: int = 0,
     samples: int | None = None,
     columns: dict[str, str | None] | None = None,
+    pack: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score of a model on texts or sentence pairs, and its paired difference from a baseline's.
 
     `data` is a path or the examples themselves; `against` the model whose features are the truth;
-    `columns` names those of a labelled task: {"text", "pair", "label"}.
+    `columns` names those of a labelled task: {"text", "pair", "label"}; `pack`: a language-model
+    loss of full blocks, not of lines.
     `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples.
     `progress` is called with (done, total) texts. Raises Usage for a task that the model has no
     head for, Failure for a score that is not finite.
@@ -73,6 +75,7 @@ def evaluate(
     tick = counted(progress, len(examples) * len(everyone) * (2 if task == "similarity" else 1))
     settings = {"batch": batch, "max_length": max_length, "tick": tick}
     more: list[dict[str, Any]] = [{} for _ in models]
+    held = len(examples)
     if form:
         labels = np.array([each.label for each in examples])
         said = [predictions(each, tokenizer, form, examples, **settings) for each in models]
@@ -84,12 +87,14 @@ def evaluate(
     elif task == "features":
         statistics = features(models, against, tokenizer, examples, settings)
     else:
-        losses = [language_loss(m, tokenizer, examples, seed=seed, **settings) for m in models]
+        settings |= {"seed": seed, "pack": pack}
+        losses = [language_loss(m, tokenizer, examples, **settings) for m in models]
+        held = len(losses[0].sums)
         statistics = [loss.statistic for loss in losses]
         more = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
     metric = " and ".join(form.metrics) if form else TASKS[task]
     found = [
-        _scored(metric, each, statistic, len(examples)) | extra
+        _scored(metric, each, statistic, held) | extra
         for each, statistic, extra in zip(models, statistics, more, strict=True)
     ]
     result = {
@@ -101,7 +106,7 @@ def evaluate(
         "models": found[:1],
     }
     if baseline is not None:
-        interval = paired_interval(statistics[0], statistics[1], len(examples), seed)
+        interval = paired_interval(statistics[0], statistics[1], held, seed)
         result["baseline"] = found[1] | {
             "difference": found[0]["score"] - found[1]["score"],
             "interval": list(interval),

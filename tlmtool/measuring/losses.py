@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tlmtool.data.batching import Batch, batches
+from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.outputs import Tick, evaluating, inputs_of, named, position_limit, shifted
 
@@ -63,9 +63,11 @@ def language_loss(
     batch: int = 32,
     max_length: int = 128,
     seed: int = 0,
+    pack: bool = False,
     tick: Tick | None = None,
 ) -> Loss:
-    """The loss of the model's own objective on each text; masks depend on seed and tokenizer only.
+    """The loss of the model's own objective on each text (with `pack` on each full block of
+    `max_length` tokens of them); masks depend on seed and tokenizer only.
 
     Raises Usage for a model without a language-model head Failure for a loss that is not finite.
     """
@@ -81,9 +83,15 @@ def language_loss(
     max_length = min(max_length, position_limit(model) or max_length)
     vocabulary = model.config.get_text_config().vocab_size
     batch = max(1, min(batch, LOGITS // (max_length * vocabulary)))
-    sums, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
+    encoded = (
+        packed(tokenizer, texts, max_length)
+        if pack
+        else encode(tokenizer, texts, max_length=max_length)
+    )
+    held = len(encoded["input_ids"])
+    sums, counts = np.zeros(held), np.zeros(held, int)
     with evaluating(model):
-        for part in batches(tokenizer, texts, batch, max_length):
+        for part in in_batches(tokenizer, encoded, batch):
             sums[part.indices], counts[part.indices] = _text_losses(
                 model, tokenizer, part, objective, seed
             )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,14 +38,19 @@ class Job:
     roles: dict[str, str] = field(default_factory=dict)  # {site: role} of what may be expanded
 
 
-def prepare(recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any) -> Job:
-    """The model with the head that the task needs, and the examples; `load(name, **more)`."""
+def prepare(
+    recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any, source: Path | None = None
+) -> Job:
+    """The model with the head that the task needs, and the examples; `load(name, **more)`.
+
+    `source`: the folder of its config.json, found by the recipe's MODEL where none is given."""
+    source = source or checkpoint.resolve(recipe.model, recipe.revision)
     if recipe.distillation.teacher:
-        job = _distilled(recipe, load, tokenizer)
+        job = _distilled(recipe, load, tokenizer, source)
     elif recipe.training.task in LANGUAGE:
-        job = _language(recipe, load, tokenizer)
+        job = _language(recipe, load, tokenizer, source)
     else:
-        job = _labelled(recipe, load, tokenizer)
+        job = _labelled(recipe, load, tokenizer, source)
     freeze(recipe, job)
     if recipe.training.checkpointing:
         job.model.gradient_checkpointing_enable()
@@ -65,10 +71,10 @@ def freeze(recipe: Recipe, job: Job) -> None:
             parameter.requires_grad_(id(parameter) in held)
 
 
-def _head(recipe: Recipe, load: Callable, task: Any) -> tuple[nn.Module, bool]:
+def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.Module, bool]:
     """The model with the task's head, and whether the checkpoint had it."""
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
-    head, changes, has = head_of(checkpoint.read_config(folder), recipe.model, task)
+    named = recipe.model or f"a new {folder.name}"
+    head, changes, has = head_of(checkpoint.read_config(folder), named, task)
     if (share := recipe.training.dropout) is not None:
         changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
@@ -88,40 +94,40 @@ def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
     return rest, train[SET_ASIDE - 1 :: SET_ASIDE], "a tenth of train, set aside for choosing"
 
 
-def _labelled(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given = recipe.training
     columns = {"text": given.text, "pair": given.pair, "label": given.label}
     found = labelled.splits(given.task, given.data, **columns)
-    model, has = _head(recipe, load, found.task)
+    model, has = _head(recipe, load, found.task, source)
     _pad(model, tokenizer)
     train, watched, where = _aside(recipe, found.train, found.dev)
     objective = Labelled(model, tokenizer, found.task, train, watched, given.max_length)
-    return _job(model, objective, train, found.dev, where, found.source, has)
+    return _job(model, objective, found.dev, where, found.source, has)
 
 
-def _language(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given = recipe.training
-    train, dev, source = language_splits(given.data)
-    model, has = _head(recipe, load, given.task)
+    train, dev, place = language_splits(given.data)
+    model, has = _head(recipe, load, given.task, source)
     train, watched, where = _aside(recipe, train, dev)
-    objective = Language(model, tokenizer, train, watched, given.max_length, recipe.seed)
-    return _job(model, objective, train, dev, where, source, has)
+    settings = (given.max_length, recipe.seed, given.pack)
+    objective = Language(model, tokenizer, train, watched, *settings)
+    return _job(model, objective, dev, where, place, has)
 
 
 def _job(
     model: nn.Module,
     objective: Any,
-    train: list,
     dev: list,
     where: str,
     source: str,
     has: bool,
 ) -> Job:
-    notes = {"examples": len(train), "dev": len(dev), "watched": where}
+    notes = {"examples": len(objective.lengths), "dev": len(dev), "watched": where}
     return Job(model, objective, partial(objective.scored, examples=dev), source, notes, has)
 
 
-def _distilled(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
+def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given, wanted = recipe.training, recipe.distillation
     if given.task in LANGUAGE:
         raise Usage(f"--teacher goes with a labelled task or none, not with {given.task}")
@@ -129,7 +135,7 @@ def _distilled(recipe: Recipe, load: Callable, tokenizer: Any) -> Job:
     length = min(given.max_length, position_limit(teacher) or given.max_length)
     recipe = replace(recipe, training=replace(given, max_length=length))
     if given.task:
-        job = _labelled(recipe, load, tokenizer)
+        job = _labelled(recipe, load, tokenizer, source)
         _check_teacher(recipe, teacher, job.model, tokenizer)
         kinds = (type(each).__name__.removeprefix("Tlm") for each in (teacher, job.model))
         sizes = (teacher.config.num_labels, job.model.config.num_labels)

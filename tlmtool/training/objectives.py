@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
 
-from tlmtool.data.batching import Batch, encode, pad
+from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
@@ -26,11 +26,20 @@ class Objective:
     dropout = True  # whether it learns under the model's dropout
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, texts: list[str], seconds: Any, max_length: int
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        texts: list[str],
+        seconds: Any,
+        max_length: int,
+        pack: bool = False,
     ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, position_limit(model) or max_length)
-        self.encoded = encode(tokenizer, texts, seconds, self.max_length)
+        if pack:
+            self.encoded = packed(tokenizer, texts, self.max_length)
+        else:
+            self.encoded = encode(tokenizer, texts, seconds, self.max_length)
         self.lengths = [len(ids) for ids in self.encoded["input_ids"]]
 
     def part(self, places: list[int], epoch: int) -> Any:
@@ -90,7 +99,8 @@ class Labelled(Objective):
 
 
 class Language(Objective):
-    """The language-model loss of a model's own head: `mlm` or `clm`, a line of text an example."""
+    """The language-model loss of a model's own head: `mlm` or `clm`; a line of text is an example,
+    or with `pack` a full block of tokens."""
 
     better = "lower"
     name = "loss"
@@ -103,9 +113,11 @@ class Language(Objective):
         watched: list[str],
         max_length: int,
         seed: int,
+        pack: bool = False,
     ):
-        super().__init__(model, tokenizer, train, None, max_length)
+        super().__init__(model, tokenizer, train, None, max_length, pack)
         self.kind, self.watched, self.seed = objective_of(model), watched, seed
+        self.pack = pack
 
     def part(self, places: list[int], epoch: int) -> tuple[Batch, Tensor, Tensor]:
         """(batch, what is read (B, N), which tokens are predicted (B, N))"""
@@ -131,7 +143,7 @@ class Language(Objective):
         return cross_entropy(logits[wanted].float(), ids[wanted], reduction="sum")
 
     def scored(self, model: nn.Module, examples: list[str]) -> dict[str, float]:
-        settings = {"max_length": self.max_length, "seed": self.seed}
+        settings = {"max_length": self.max_length, "seed": self.seed, "pack": self.pack}
         return {"score": language_loss(model, self.tokenizer, examples, **settings).mean}
 
 

@@ -27,7 +27,9 @@ Load = Callable[..., Any]
 
 
 class Study:
-    """Runs the arms of a recipe, each result a file in `folder`, so that a killed study goes on."""
+    """Runs the arms of a recipe, each result a file in `folder`, so that a killed study goes on.
+
+    `load`, `tokenizer`, `source`: as `prepare` takes them."""
 
     def __init__(
         self,
@@ -35,11 +37,12 @@ class Study:
         folder: Path,
         load: Load,
         tokenizer: Any,
+        source: Path | None,
         tell: Callable,
         bar: Callable,
     ):
         self.recipe, self.folder, self.load = recipe, folder, load
-        self.tokenizer, self.tell, self.bar = tokenizer, tell, bar
+        self.tokenizer, self.source, self.tell, self.bar = tokenizer, source, tell, bar
         self.accelerator = finetune.accelerator_of(recipe)
 
     def run(self) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class Study:
             except ValueError:
                 raise NotLoadable(f"{file} is no result of a study: remove it") from None
         self.tell(f"study: {name}")
-        job = prepare(recipe, self.load, self.tokenizer)
+        job = prepare(recipe, self.load, self.tokenizer, self.source)
         for site in frozen:
             job.model.base_model.get_submodule(site).weight.requires_grad_(False)
         outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)

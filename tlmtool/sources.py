@@ -1,0 +1,148 @@
+"""Where the values of a recipe come from: flags, `--set`, a YAML file. Not checked yet, but for
+their keys; whatever is wrong is one sentence: a Usage.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.schema import Recipe, settings, settings_of
+from tlmtool.values import show
+
+LARGEST_FILE = 2**20
+FREE = "config."  # keys of config.json: checked by the family that is built,
+FROM = "fresh.from_config"  # so read where this is
+
+Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
+
+
+def from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
+    """What was given by flags."""
+    known = {s.flag: s.path for s in settings(verb).values() if s.flag} | {"model": "model"}
+    layer = {}
+    for flag, raw in flags.items():
+        name = flag.replace("_", "-")
+        if name not in known:
+            raise Usage(f"{verb} has no flag --{name}{_nearest(name, known, '--')}")
+        if raw is not None:
+            layer[known[name]] = ("MODEL" if name == "model" else f"--{name}", raw)
+    return layer
+
+
+def from_sets(verb: str, sets: Iterable[str]) -> Layer:
+    """What was given by `--set key=value`."""
+    layer = {}
+    for text in sets:
+        path, equals, raw = text.partition("=")
+        path, raw = path.strip(), raw.strip()
+        if not equals:
+            raise Usage(f"--set takes key=value such as compression.rank=8, got {show(text)}")
+        if path.startswith(FREE) and path != FREE:
+            _known(verb, FROM, "in --set")
+            layer[path] = (path, _plain_value(raw))
+            continue
+        _known(verb, path, "in --set")
+        if path == "compression.overrides":
+            raise Usage("compression.overrides is a list of sections: write it in a recipe file")
+        layer[path] = (path, None if raw == "null" else raw)
+    return layer
+
+
+def from_file(verb: str, file: str | Path) -> Layer:
+    """What a recipe file says."""
+    layer: Layer = {}
+    sections = [entry.name for entry in fields(Recipe) if is_dataclass(entry.type)] + [FREE[:-1]]
+    for key, value in _read(file).items():
+        if key == "verb":
+            if value != verb:
+                raise Usage(f"recipe {file} is for the verb {show(value)}, not for {verb}")
+        elif key not in sections:
+            _known(verb, key, f"in recipe {file}")
+            layer[key] = (key, value)
+        elif isinstance(value, dict):
+            for leaf, inner in value.items():
+                if key == FREE[:-1]:
+                    _known(verb, FROM, f"in recipe {file}")
+                    layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
+                    continue
+                _known(verb, f"{key}.{leaf}", f"in recipe {file}")
+                layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
+        elif value is not None:
+            raise Usage(f"{key} in recipe {file} must be a section of keys, got {show(value)}")
+    return layer
+
+
+def _plain_value(raw: str) -> Any:
+    """The number, boolean, list or text that YAML reads in it."""
+    import yaml
+
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return raw
+
+
+def _read(file: str | Path) -> dict[Any, Any]:
+    """The mapping in a YAML file, by `safe_load`, explicit tags refused."""
+    import yaml
+
+    try:
+        with open(file, "rb") as stream:
+            text = stream.read(LARGEST_FILE + 1).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotLoadable(f"recipe {file} does not exist") from None
+    except IsADirectoryError:
+        raise NotLoadable(f"recipe {file} is a directory: name a YAML file") from None
+    except OSError as error:
+        raise NotLoadable(f"recipe {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Usage(f"recipe {file} is binary: it should be YAML, text in UTF-8") from None
+    try:
+        if len(text) > LARGEST_FILE:
+            raise Usage(f"recipe {file} is larger than 1 MiB: it should be a page of YAML")
+        if tag := next((t for t in yaml.scan(text) if isinstance(t, yaml.TagToken)), None):
+            line = tag.start_mark.line + 1
+            raise Usage(f"recipe {file}, line {line}: YAML tags such as {tag.value[1]} are refused")
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "broken")
+        raise Usage(f"recipe {file}{where} is not valid YAML: {problem}") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, Usage):
+            raise
+        deep = isinstance(error, RecursionError)
+        why = "it nests too deep" if deep else show(str(error))
+        raise Usage(f"recipe {file} is not valid YAML: {why}") from None
+    if not isinstance(data, dict):
+        found = "empty" if data is None else f"a {type(data).__name__}"
+        raise Usage(f"recipe {file} is {found}: it should hold keys such as model and compression")
+    return data
+
+
+def _known(verb: str, path: Any, where: str) -> None:
+    """Raises Usage for a key that the verb does not read, naming the nearest."""
+    if path in settings(verb):
+        return
+    others = {s.path: s.verbs for s in settings_of(Recipe)}
+    if path in others:
+        raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
+    shown = path if isinstance(path, str) and path.isprintable() else show(path)
+    sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
+    hint = _nearest(str(path), [*settings(verb), *sections], others=sorted(sections))
+    raise Usage(f"unknown key {shown} {where}{hint}")
+
+
+def _nearest(
+    word: str, known: Iterable[str], dashes: str = "", others: list[str] | None = None
+) -> str:
+    """'; did you mean X?', or a list of known words; a bare key finds the section that holds it."""
+    names = list(known)
+    leaves = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if close := leaves or get_close_matches(word, names, 1, 0.5):
+        return f"; did you mean {dashes}{close[0]}?"
+    return f"; known are {', '.join(dashes + name for name in others or names)}"
