@@ -105,7 +105,7 @@ class Fresh:
     from_config: str | None = setting(
         None,
         "finetune",
-        "train new weights instead: a family such as bert, gpt2, marian, or a config.json",
+        "train new weights instead: of a family (its model_type), or of a config.json",
         "FAMILY|PATH",
     )
     tokenizer: str | None = setting(
