@@ -15,6 +15,7 @@ import yaml
 import tlmtool
 from tlmtool.decompositions import NAMES, named
 from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.pipeline import stages_of
 from tlmtool.recipe import build
 from tlmtool.schema import VERBS, settings, settings_of
 
@@ -93,6 +94,10 @@ def test_a_recipe_opens_with_its_command_and_is_valid(file):
     """And is named <verb>-<model>-<what>.yaml."""
     first = file.read_text().splitlines()[0]
     verb, model, _ = file.stem.split("-")
+    if verb == "run":
+        assert first == f"# tlm run recipes/{file.name}"
+        assert stages_of(file, Path("out"))[0].recipe.model == model
+        return
     assert first == f"# tlm {verb} --recipe recipes/{file.name}"
     made = build(verb, recipe_file=file)
     assert made.model.replace("-", "_") == model and made.output.out

@@ -5,13 +5,10 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 
 import contextlib
 import errno
-import logging
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +16,7 @@ import typer
 from tlmtool.failure import Failure
 from tlmtool.flags import command
 from tlmtool.schema import decompositions
+from tlmtool.terminal import console, show, told
 
 COMMANDS = {  # verb: (what it does, an example)
     "compress": (
@@ -46,16 +44,6 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
 }
-QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-THREADS = {"GOMP_SPINCOUNT": "2000"}  # waiting threads soon sleep: 4x faster on a busy machine
-NOISY = ("transformers", "huggingface_hub", "datasets", "torch", "httpx", "filelock", "accelerate")
-
 app = typer.Typer(
     name="tlm",
     help="Pretrained transformers as tensors: compress, fine-tune over-parameterized, measure.",
@@ -142,77 +130,17 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     control = {name: given.pop(name) for name in ("recipe", "sets", "as_json", "quiet", "verbose")}
     verbose = bool(control["verbose"])
     flags = {name: value for name, value in given.items() if value is not False}
-    try:
-        with _calm(verbose, bool(control["quiet"])), contextlib.redirect_stdout(sys.stderr):
-            from tlmtool import recipe as recipes
-            from tlmtool.commands import perform as report_of
+    with told(verbose, bool(control["quiet"])):
+        from tlmtool import recipe as recipes
+        from tlmtool.commands import perform as report_of
 
-            recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
-            report = report_of(recipe)
-    except (Failure, BrokenPipeError):
-        raise
-    except Exception as error:
-        if verbose:
-            traceback.print_exc()
-        raise _explained(error) from error
+        recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
+        report = report_of(recipe)
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes one speaks
-    if control["as_json"]:
-        sys.stdout.write(report.to_json() + "\n")
-    else:
-        report.table(_console(), full=verbose)
-    sys.stdout.flush()
+    show(report, bool(control["as_json"]), verbose)
     if recipe.output.fail_if:
         report.check(recipe.output.fail_if)
-
-
-def _explained(error: Exception) -> Exception:
-    """The failure to show for an exception that no command turned into a sentence."""
-    if "No space left on device" in str(error):  # safetensors raises its own type
-        return OSError(errno.ENOSPC, "No space left on device", getattr(error, "filename", None))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failure("out of memory: try a smaller batch or length, or another --device")
-    if isinstance(error, OSError) and error.filename:
-        return error
-    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return Failure(f"internal error: {what} (please report; -v shows the traceback)")
-
-
-@contextlib.contextmanager
-def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
-    """Our log on stderr (-q: warnings only, -v: everything); third parties silent unless -v."""
-    own = logging.getLogger("tlmtool")
-    handler = logging.StreamHandler(sys.stderr)
-    own.addHandler(handler)
-    own.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    own.propagate = False
-    for name, value in (THREADS if verbose else THREADS | QUIET).items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.simplefilter("ignore")
-            for name in NOISY:
-                logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            own.removeHandler(handler)
-            own.propagate = True
-
-
-def _console() -> Any:
-    """Standard output, at most 100 columns; without escape codes in a pipe or with NO_COLOR."""
-    from rich.console import Console
-
-    plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
-    found = Console(color_system=None if plain else "auto", highlight=False, emoji=False)
-    return Console(
-        width=100 if not sys.stdout.isatty() else min(100, found.width),
-        color_system=None if plain else "auto",
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
 
 
 def _version(asked: bool) -> None:
@@ -224,6 +152,48 @@ def _version(asked: bool) -> None:
         except PackageNotFoundError:
             typer.echo("tlm (not installed)")
         raise typer.Exit
+
+
+def _pipeline(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML with a list of stages")],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="folder of the stages' results (default out/FILE's name)"),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="a key of a stage's recipe"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", metavar=" ", help="go on where a killed run was")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar=" ", help="replace earlier results")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=" ", help="print one JSON object")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", metavar=" ", help="no progress")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", metavar=" ", help="all rows, all logs")
+    ] = False,
+) -> None:
+    """Stages one after another, each a recipe of its own, each on what the one before it wrote."""
+    with told(verbose, quiet):
+        from tlmtool import pipeline
+
+        stages = pipeline.stages_of(file, Path(out or f"out/{Path(file).stem}"), sets or ())
+        done, reports = [], pipeline.run(stages, resume, overwrite)
+    for _ in stages:
+        with told(verbose, quiet):
+            done.append(next(reports))
+        stage, report = done[-1]
+        if not as_json:
+            console().print(f"\nstage {stage.name}", style="bold")
+            show(report, False, verbose)
+        if stage.recipe.output.fail_if:
+            report.check(stage.recipe.output.fail_if)
+    show(pipeline.summary(done), as_json, verbose)
 
 
 @app.callback()
@@ -239,3 +209,6 @@ for _verb, (_, _example) in COMMANDS.items():
     _forms = ["Forms:", *(f"[bold]{n}[/] {t}" for n, t in decompositions().items())]
     _epilog = [f"Example: {_example}", *(_forms if _verb == "compress" else [])]
     app.command(_verb, epilog="\n\n".join(_epilog))(command(_verb, COMMANDS[_verb][0], perform))
+app.command("run", epilog="Example: tlm run recipes/run-minilm-combined.yaml --out out/combined")(
+    _pipeline
+)

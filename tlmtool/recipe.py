@@ -14,10 +14,10 @@ from typing import Any
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
 from tlmtool.schema_training import LABELLED
-from tlmtool.sources import FREE, from_file, from_flags, from_sets
+from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
-__all__ = ["Override", "Recipe", "build", "comparison", "dump", "known_task", "to_dict"]
+__all__ = ["Override", "Recipe", "build", "built", "comparison", "dump", "known_task", "to_dict"]
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
@@ -42,6 +42,11 @@ def build(
         from_sets(verb, sets),
         from_flags(verb, flags or {}),
     ]
+    return built(verb, layers)
+
+
+def built(verb: str, layers: list[Layer]) -> Recipe:
+    """The checked recipe out of what was given at several places, the weakest first."""
     values: dict[str, Any] = {}
     free: dict[str, Any] = {}
     known = settings(verb)

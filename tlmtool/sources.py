@@ -53,25 +53,30 @@ def from_sets(verb: str, sets: Iterable[str]) -> Layer:
 
 def from_file(verb: str, file: str | Path) -> Layer:
     """What a recipe file says."""
+    return from_mapping(verb, read(file), f"recipe {file}")
+
+
+def from_mapping(verb: str, given: Mapping[Any, Any], where: str) -> Layer:
+    """What a recipe says, as YAML gives it; `where` it stands, in words."""
     layer: Layer = {}
     sections = [entry.name for entry in fields(Recipe) if is_dataclass(entry.type)] + [FREE[:-1]]
-    for key, value in _read(file).items():
+    for key, value in given.items():
         if key == "verb":
             if value != verb:
-                raise Usage(f"recipe {file} is for the verb {show(value)}, not for {verb}")
+                raise Usage(f"{where} is for the verb {show(value)}, not for {verb}")
         elif key not in sections:
-            _known(verb, key, f"in recipe {file}")
+            _known(verb, key, f"in {where}")
             layer[key] = (key, value)
         elif isinstance(value, dict):
             for leaf, inner in value.items():
                 if key == FREE[:-1]:
-                    _known(verb, FROM, f"in recipe {file}")
+                    _known(verb, FROM, f"in {where}")
                     layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
                     continue
-                _known(verb, f"{key}.{leaf}", f"in recipe {file}")
+                _known(verb, f"{key}.{leaf}", f"in {where}")
                 layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
         elif value is not None:
-            raise Usage(f"{key} in recipe {file} must be a section of keys, got {show(value)}")
+            raise Usage(f"{key} in {where} must be a section of keys, got {show(value)}")
     return layer
 
 
@@ -85,7 +90,7 @@ def _plain_value(raw: str) -> Any:
         return raw
 
 
-def _read(file: str | Path) -> dict[Any, Any]:
+def read(file: str | Path) -> dict[Any, Any]:
     """The mapping in a YAML file, by `safe_load`, explicit tags refused."""
     import yaml
 

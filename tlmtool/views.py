@@ -26,6 +26,8 @@ ERRORS_NOTE = (
 
 def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report, whichever parts it has; `full`: every site on a row of its own."""
+    if data.get("stages"):
+        return [_stages(data["stages"])]
     found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
     found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
     found += [*attention_views(data), _profile(data.get("models") or [])]
@@ -33,6 +35,32 @@ def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     found = trained + found if data.get("scores") else found + trained
     mark = " (predicted)" if data.get("predicted") else ""
     return [_narrowed(view._replace(title=view.title + mark)) for view in found if view.rows]
+
+
+def _stages(stages: Iterable[Mapping[str, Any]]) -> View:
+    """A row for each stage of a pipeline: its size after, its score, its time."""
+    rows = []
+    for each in stages:
+        size = (each.get("parameters") or {}).get("after")
+        quality, scores = each.get("quality") or {}, each.get("scores") or {}
+        recovery, models = each.get("recovery") or {}, each.get("models") or [{}]
+        name, value = next(
+            (
+                (name, value)
+                for name, value in (
+                    (scores.get("name"), (scores.get("after") or {}).get("score")),
+                    (recovery.get("metric"), recovery.get("recovered")),
+                    (each.get("metric"), models[0].get("score")),
+                    (quality.get("name"), quality.get("after")),
+                )
+                if value is not None
+            ),
+            ("", None),
+        )
+        seconds = sum((each.get("seconds") or {}).values())
+        cells = [human(size), str(name).replace("_", " "), figure(value, 4), f"{seconds:.0f} s"]
+        rows.append([each["name"], each["verb"], *cells])
+    return View("stages", ["", "verb", "parameters", "metric", "score", "time"], rows, "")
 
 
 def _narrowed(view: View) -> View:

@@ -1,0 +1,109 @@
+"""`tlm run`: stages one after another, references between them, resuming, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import WORDS, pico, word_tokenizer
+
+from tlmtool.cli import run
+from tlmtool.models.checkpoint import load
+from tlmtool.pipeline import stages_of
+
+SMALL = {"samples": 16}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pico") / "model"
+    pico("bert", "lm").save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def file(model, tmp_path) -> Path:
+    lines = [f"{' '.join(WORDS[i:] + WORDS[:i])}" for i in range(len(WORDS))] * 4
+    (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n")
+    data = str(tmp_path / "texts.txt")
+    stages = [
+        {
+            "name": "smaller",
+            "verb": "compress",
+            "model": str(model),
+            "compression": {"rank": 4},
+            "calibration": {"text": data},
+        },
+        {
+            "name": "tune",
+            "verb": "finetune",
+            "training": {"task": "mlm", "data": data, "steps": 2, "batch": 4},
+        },
+        {
+            "name": "score",
+            "verb": "evaluate",
+            "evaluation": {"task": "mlm", "data": data, "baseline": "@smaller"},
+        },
+    ]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    return tmp_path / "p.yaml"
+
+
+def test_stages_follow_each_other_and_are_not_done_twice(file, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", str(file), "--out", str(out), "-q"]
+    assert run([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in report["stages"]] == ["smaller", "tune", "score"]
+    assert report["stages"][1]["model"]["id"] == str(out / "smaller")
+    assert "baseline" in report["stages"][2]
+    assert load(out / "tune").num_parameters() == load(out / "smaller").num_parameters()
+    made = (out / "smaller" / "model.safetensors").stat().st_mtime_ns
+    (out / "score" / "report.json").unlink()
+    (out / "score").rmdir()
+    assert run(words) == 2 and "--resume" in capsys.readouterr().err
+    assert run([*words, "--resume"]) == 0
+    shown = capsys.readouterr().out
+    assert "stage score" in shown and (out / "score" / "report.json").exists()
+    assert (out / "smaller" / "model.safetensors").stat().st_mtime_ns == made
+    assert run([*words, "--resume", "--set", "tune.training.steps=3"]) == 2
+    assert "another recipe" in capsys.readouterr().err
+    assert run([*words, "--overwrite", "--set", "tune.training.steps=3"]) == 0
+    assert (out / "smaller" / "model.safetensors").stat().st_mtime_ns != made
+
+
+def test_a_check_that_fails_ends_the_run(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    checked = ["--set", "smaller.output.fail_if=loss>0"]
+    assert run(["run", str(file), "--out", str(out), "-q", *checked]) == 3
+    assert (out / "smaller").exists() and not (out / "tune").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s.clear(), "is no pipeline"),
+        (lambda s: s[1].pop("name"), "stage 2"),
+        (lambda s: s[1].update(name="smaller"), "stage 2"),
+        (lambda s: s[1].update(verb="train"), "needs a verb"),
+        (lambda s: s[0].pop("model"), "needs a MODEL"),
+        (lambda s: s[2]["evaluation"].update(baseline="@other"), "@other names no earlier stage"),
+        (lambda s: s[1].update(output={"out": "x"}), "output.out"),
+        (lambda s: s[1]["training"].update(step=2), "training.steps"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_runs(change, says, file, tmp_path, capsys):
+    tree = yaml.safe_load(file.read_text())
+    change(tree["stages"])
+    file.write_text(yaml.safe_dump(tree))
+    assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error and not (tmp_path / "out").exists()
+
+
+def test_a_set_names_its_stage(file, tmp_path, capsys):
+    stages = stages_of(file, tmp_path / "out", ["tune.training.lr=0.5"])
+    assert stages[1].recipe.training.lr == 0.5
+    assert run(["run", str(file), "--set", "training.lr=0.5"]) == 2
+    assert "it begins with a stage" in capsys.readouterr().err
