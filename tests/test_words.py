@@ -100,7 +100,7 @@ def test_a_recipe_opens_with_its_command_and_is_valid(file):
         return
     assert first == f"# tlm {verb} --recipe recipes/{file.name}"
     made = build(verb, recipe_file=file)
-    assert made.model.replace("-", "_") == model and made.output.out
+    assert (made.model or made.fresh.from_config).replace("-", "_") == model and made.output.out
     assert yaml.safe_load(file.read_text())["verb"] == verb
 
 
@@ -125,11 +125,14 @@ def test_the_readme_shows_every_verb_and_its_commands_are_valid():
     for verb, *rest in shown:
         bare_flags = {s.flag for s in settings(verb).values() if s.kind is bool}
         flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
-        words = iter(rest)
+        words, sets = iter(rest), []
         for word in words:
             flag = word.removeprefix("--")
-            flags[flag] = True if flag in bare_flags else next(words)
-        build(verb, flags)
+            if flag == "set":
+                sets.append(next(words))
+            else:
+                flags[flag] = True if flag in bare_flags else next(words)
+        build(verb, flags, sets)
 
 
 @written

@@ -196,7 +196,22 @@ class Recovery:
     data: str | None = setting(
         None, "compress", "texts or sentence pairs to teach on; its dev pairs score", "PATH", "data"
     )
-    lr: float = setting(5e-4, "compress", "rate of the teaching", "RATE", "recover-lr", gt=0)
+    lr: float | None = setting(
+        None,
+        "compress",
+        "rate of the teaching; of itself 5e-4 for factors, 2e-4 for all",
+        "RATE",
+        "recover-lr",
+        gt=0,
+    )
+    train: str | None = setting(
+        None,
+        "compress",
+        "what it moves: factors, or all (of itself so where attention is converted)",
+        "WHAT",
+        "recover-train",
+        choices=("all", "factors"),
+    )
     batch: int = setting(32, "compress", "texts of a step", "N", "recover-batch", ge=1)
 
 

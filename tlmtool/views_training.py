@@ -45,10 +45,11 @@ def _recovery(recovery: Mapping[str, Any]) -> View:
     if not recovery:
         return View("", [], [])
     kinds = ("dense", "compressed", "recovered")
+    what = "all weights" if recovery.get("trained") == "all" else "factors only"
     rows = [[kind, figure(recovery[kind], 4)] for kind in kinds]
     note = (
         f"{recovery['steps']:,} steps of distilling the dense model on {recovery['sentences']:,} "
-        f"sentences of {recovery['data']}, factors only; {recovery['metric']} of "
+        f"sentences of {recovery['data']}, {what}; {recovery['metric']} of "
         f"{recovery['scored_on']}, {recovery['better']} is better"
     )
     return View("recovery", ["", recovery["metric"]], rows, note)

@@ -1,4 +1,4 @@
-"""`compress --recover`: the dense model teaches the compressed one, its factors only."""
+"""`compress --recover`: the dense model teaches the compressed one."""
 
 import copy
 from typing import Any
@@ -12,6 +12,8 @@ from tlmtool.training.distilling import lesson, measure_of
 from tlmtool.training.jobs import Job, freeze
 from tlmtool.training.objectives import Distilled, Objective
 
+RATES = {"factors": 5e-4, "all": 2e-4}  # of what is trained
+
 
 class Recovery:
     """Holds a copy of the dense model, its score, and the sentences to learn on."""
@@ -19,9 +21,9 @@ class Recovery:
     def __init__(self, recipe: Recipe, model: nn.Module, tokenizer: Any, bars: Bars):
         wanted, length = recipe.recovery, recipe.calibration.max_length
         self.bars, self.tokenizer = bars, tokenizer
-        training = Training(
-            steps=wanted.steps, lr=wanted.lr, batch=wanted.batch, max_length=length, train="factors"
-        )
+        train = wanted.train or ("all" if recipe.attention.kind else "factors")
+        settings = {"steps": wanted.steps, "batch": wanted.batch, "max_length": length}
+        training = Training(lr=wanted.lr or RATES[train], train=train, **settings)
         common = {"seed": recipe.seed, "device": recipe.device}
         self.recipe = Recipe("finetune", recipe.model, training=training, **common)
         self.lesson = lesson(wanted.data, 0)
@@ -30,7 +32,7 @@ class Recovery:
         self.dense = self.measured[2](model)
 
     def run(self, model: nn.Module) -> dict[str, Any]:
-        """Train the factors in place; the part `recovery` of a report."""
+        """Train the model in place; the part `recovery` of a report."""
         name, better, score = self.measured
         length = self.recipe.training.max_length
         plain = Objective(model, self.tokenizer, self.lesson.sentences, None, length)
@@ -58,6 +60,8 @@ class Recovery:
             "compressed": compressed,
             "recovered": score(model),
             "steps": outcome.steps,
+            "trained": self.recipe.training.train,
+            "lr": self.recipe.training.lr,
             "sentences": len(self.lesson.sentences),
             "scored_on": f"{len(self.lesson.pairs or self.lesson.held):,} "
             + ("development pairs" if self.lesson.pairs else "texts held out"),
