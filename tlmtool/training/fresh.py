@@ -64,24 +64,27 @@ def config_of(recipe: Recipe) -> Any:
     """The config of a family, or of a file or folder, with what `config.KEY` sets."""
     named, given = recipe.fresh.from_config, dict(recipe.config)
     path = Path(named).expanduser()
-    if path.exists():
-        base = AutoConfig.from_pretrained(path)
-        kept = base.to_dict()
+    kind, kept = named, {}
+    if path.is_dir() or path.name == "config.json":
+        kept = checkpoint.read_config(path if path.is_dir() else path.parent)
         kind = kept["model_type"]
-    else:
-        kind, kept = named, {}
+        if kind not in ARCHITECTURES:
+            raise Usage(
+                f"--from-config {named} is of type {kind}: it takes a plain family's config"
+            )
     if kind not in ARCHITECTURES:
         near = get_close_matches(kind, ARCHITECTURES, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(ARCHITECTURES)}"
         raise Usage(f"--from-config {named} is no family and no config.json here: {hint}")
     cls = CONFIG_MAPPING[kind]
-    known = {**cls().to_dict(), **dict.fromkeys(cls.attribute_map)}
+    usual = cls()
+    known = {*usual.to_dict(), *cls.attribute_map}
     for key, value in given.items():
         if key not in known:
-            near = get_close_matches(key, known, 1, 0.5)
+            near = get_close_matches(str(key), known, 1, 0.5)
             hint = f"; did you mean config.{near[0]}?" if near else ""
             raise Usage(f"a {kind} has no config.{key}{hint}")
-        before = getattr(cls(), key)
+        before = getattr(usual, key)
         numbers = isinstance(before, float) and isinstance(value, int)
         if before is not None and not isinstance(value, type(before)) and not numbers:
             raise Usage(f"config.{key} is {value!r}, not of type {type(before).__name__}")
