@@ -212,6 +212,7 @@ def test_a_picture_shows_each_kernel_with_its_exponent(tmp_path):
         assert len(re.findall(rf"<!-- {name} +\$N\^", text)) == 3  # of three legends
     assert "FLOPs (counted)" in text and "length N (tokens)" in text
     assert "forward, both ways, batch 1, 2 heads of width 4" in text
+    assert "by processor time instead of the clock: softmax $N^{" in text
     assert plots._mathematical(1.9999) == "$N^{2.00}$" and plots._mathematical(None) == ""
 
 

@@ -44,14 +44,24 @@ def complexity(found: Mapping[str, Any], file: Path) -> None:
     figure.suptitle("Cost of attention kernels alone, as the text grows", fontsize=15)
     for axes, key in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
         _panel(axes, found, key)
+    fits = "markers: what was counted or measured; lines, and exponents in the legend: power laws"
+    fits += " fitted to all lengths"
+    known = any(p is not None for e in found["kernels"].values() for p in e["exponents"].values())
     caption = (
         f"{called(found)}; time: median of {found['runs']} runs in turns",
-        "markers: what was counted or measured; lines, and exponents in the legend: power laws "
-        "fitted to all lengths",
+        fits if known else "",
+        _processor(found),
         forms(found),
     )
-    figure.supxlabel("\n".join(caption), fontsize=9, color="#444444")
+    figure.supxlabel("\n".join(filter(None, caption)), fontsize=9, color="#444444")
     _write(figure, file)
+
+
+def _processor(found: Mapping[str, Any]) -> str:
+    """The exponents that waiting for other work does not move, where there are such."""
+    each = {name: one["exponents"].get("processor_time") for name, one in found["kernels"].items()}
+    fitted = [f"{name} {_mathematical(p)}" for name, p in each.items() if p is not None]
+    return f"time, by processor time instead of the clock: {', '.join(fitted)}" if fitted else ""
 
 
 def _panel(axes: Any, found: Mapping[str, Any], key: str) -> None:
@@ -74,6 +84,7 @@ def _panel(axes: Any, found: Mapping[str, Any], key: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="length N (tokens)", title=quantity.title)
     axes.xaxis.set_major_locator(FixedLocator(sorted(lengths)))
     axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    axes.tick_params("x", rotation=45 if len(lengths) > 6 else 0)
     axes.minorticks_off()
     if values:
         few = max(values) < 100 * min(values)
