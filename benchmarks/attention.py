@@ -8,14 +8,9 @@ Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N,
 in the order that the output projection takes. Batch 1.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from math import log
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from side_by_side import Result, Setup, main, timed, turns  # before torch: sets threads up
 
@@ -23,18 +18,17 @@ from side_by_side import Result, Setup, main, timed, turns  # before torch: sets
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 
 from tlmtool.attention.base import Attention
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
+from tlmtool.measuring.complexity import exponent
+from tlmtool.measuring.passes import Work, one_pass, peak
 
 HEADS, WIDTH = 8, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 RUNS = 5  # of a forward pass
 NAIVE = 1 << 29  # bytes that the largest tensors of a reference may take; it takes seconds then
-
-Work = Callable[[Any], Any]
 
 
 def lengths(setup: Setup) -> tuple[int, ...]:
@@ -53,20 +47,6 @@ def learned(kernel: Attention, setup: Setup, backward: bool) -> dict[str, Tensor
     return {n: x.to(setup.device).requires_grad_(backward) for n, x in made.items()}
 
 
-def work_of(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) -> Work:
-    """One pass of `call`, with the gradients of all leaves or without a graph."""
-
-    def forward(_: Any = None) -> Tensor:
-        with torch.no_grad():
-            return call()
-
-    def both(_: Any = None) -> Any:
-        out = call()
-        return torch.autograd.grad(out, leaves, torch.ones_like(out))
-
-    return both if backward else forward
-
-
 def against_softmax(
     setup: Setup, kernel: Attention, causal: bool, length: int, backward: bool
 ) -> dict[str, Work]:
@@ -78,12 +58,12 @@ def against_softmax(
 
     leaves = [*qkv, *t.values()]
     works = {
-        kernel.name: work_of(lambda: kernel.apply(*qkv, t, causal=causal), leaves, backward),
-        "sdpa": work_of(sdpa, qkv, backward),
+        kernel.name: one_pass(lambda: kernel.apply(*qkv, t, causal=causal), leaves, backward),
+        "sdpa": one_pass(sdpa, qkv, backward),
     }
     copies = 8 if backward else 3  # of an N x D x D tensor of each head
     if copies * 4 * HEADS * length * WIDTH**2 <= NAIVE:
-        naive = work_of(lambda: kernel.naive(*qkv, t, causal=causal), leaves, backward)
+        naive = one_pass(lambda: kernel.naive(*qkv, t, causal=causal), leaves, backward)
         works["naive"] = naive
     return works
 
@@ -105,42 +85,6 @@ def compared(
                 pair = {kernel.name: works[kernel.name], "naive": naive}
                 seconds, _ = turns([None], pair, 1, setup.device)
                 yield timed("  its reference", seconds, None, gain=True)
-
-
-def peak(work: Work, device: str) -> int:
-    """Bytes allotted at once by `work` beyond what was there before, its result included.
-
-    On a CPU the profiler records each allotment and release by the allocator, those inside
-    operators too, which a mode that looks at tensors does not see.
-    """
-    work(None)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work(None)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work(None)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
-    events = [e for e in events if e.get("name") == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda e: e["ts"]):
-        now += event["args"]["Bytes"]
-        most = max(most, now)
-    return most
-
-
-def exponent(xs: list[float], ys: list[float]) -> float:
-    """p of the power law y = a x^p that fits best, in the logarithms."""
-    xs, ys = [log(x) for x in xs], [log(y) for y in ys]
-    middle, level = sum(xs) / len(xs), sum(ys) / len(ys)
-    rise = sum((x - middle) * (y - level) for x, y in zip(xs, ys, strict=True))
-    return rise / sum((x - middle) ** 2 for x in xs)
 
 
 # --- dimension-wise ------------------------------------------------------------------------------
@@ -189,7 +133,7 @@ def full(setup: Setup) -> Iterator[Result]:
         qkv = [torch.randn(1, 1, n, rank, **where) for _ in range(3)]
         t = {k: x.to(setup.device) for k, x in kernel.initial(1, rank, features).items()}
         works = {
-            name: work_of(partial(way, *qkv, t, causal=sees == "causal"), [], False)
+            name: one_pass(partial(way, *qkv, t, causal=sees == "causal"), [], False)
             for name, way in (("full", kernel.apply), ("naive", kernel.naive))
         }
         stated = core == "diagonal" and sees == "both ways"
@@ -214,8 +158,8 @@ def relative(setup: Setup) -> Iterator[Result]:
                 ours = partial(kernel.apply, *qkv, t, causal=causal)
                 sdpa = partial(scaled_dot_product_attention, *qkv, is_causal=causal)
                 works = {
-                    kernel.w_o: work_of(ours, [*qkv, *t.values()], backward),
-                    "sdpa": work_of(sdpa, qkv, backward),
+                    kernel.w_o: one_pass(ours, [*qkv, *t.values()], backward),
+                    "sdpa": one_pass(sdpa, qkv, backward),
                 }
                 runs = 3 if setup.quick or backward or n > 2048 else RUNS
                 seconds, _ = turns([None], works, runs, setup.device)

@@ -16,7 +16,7 @@ from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
 from tlmtool.report import Report
 from tlmtool.schema import settings
 
-HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy")
+HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy", "matplotlib")
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def commands(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("args", [["--help"], ["compress", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["compress", "--help"], ["profile", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(args):
     code = (
         f"import sys; from tlmtool.cli import run; code = run({args!r})\n"
@@ -127,6 +129,7 @@ def test_wrong_usage_exits_2(commands, capsys, args, says):
             "out/m8: Permission denied",
         ),
         (MemoryError(), 1, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1, "out of memory"),
         (ZeroDivisionError("a\nb"), 1, "internal error: ZeroDivisionError: a (please report"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

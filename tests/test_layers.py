@@ -21,8 +21,10 @@ ORDER = """
     | models.states | models.factorized | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention | report | card | views | views_training views_attention | figures | progress
-    | recipe | sources | values | schema | schema_training schema_attention | setting | failure
+    | attention | report | card | plots | views | views_training views_complexity
+    | views_attention | figures | progress
+    | recipe | sources | values | schema | schema_training schema_profiling | schema_attention
+    | setting | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

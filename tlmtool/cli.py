@@ -36,7 +36,8 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm finetune minilm --task cola --data cola/ --strategy dynamic --N 6 --n 2",
     ),
     "profile": (
-        "Count parameters by role, FLOPs, bytes, and measure memory and latency.",
+        "Count parameters by role, FLOPs, bytes, and measure memory and latency; or those of "
+        "attention kernels alone as the length grows.",
         "tlm profile minilm --against out/m8 --seq-len 128,512",
     ),
     "evaluate": (

@@ -21,6 +21,7 @@ __all__ = ["Override", "Recipe", "build", "built", "comparison", "dump", "known_
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
+OF_KERNELS = ("heads", "head_width", "causal", "backward", "plot")  # what --attention alone reads
 TRAINED = (*LABELLED, "mlm", "clm")
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 
@@ -89,9 +90,11 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         sizes = [values.get(f"overparam.{key}") for key in ("growth", "to_params")]
         if sum(size is not None for size in sizes) != 1:
             raise Usage("overparam needs one size: --growth G or --to-params N")
-    if values.get("model") is None and values.get("fresh.from_config") is None:
+    if verb == "profile":
+        _check_profile(values)
+    elif values.get("model") is None and values.get("fresh.from_config") is None:
         raise Usage(f"{verb} needs a MODEL: a folder, a Hub id, or minilm")
-    kind = values.get("attention.kind")
+    kind = values.get("attention.kind") or values.get("profiling.attention")
     lone = [path for path in values if path.startswith("attention.") and kind is None]
     if lone and values[lone[0]] is not None:
         raise Usage(f"{lone[0]} says how --attention NAME is to be: give that too")
@@ -144,6 +147,31 @@ def _check_training(values: dict[str, Any]) -> None:
     most, each = values.get("strategy.N"), values.get("strategy.n")
     if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
         raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")
+
+
+def _check_profile(values: dict[str, Any]) -> None:
+    """Raises Usage where a profile mixes kernels alone with models, or is given neither."""
+
+    def flag(key: str) -> str:
+        return f"--{key.replace('_', '-')}"
+
+    def given(key: str) -> bool:
+        return bool(values.get(f"profiling.{key}"))
+
+    model = values.get("model") is not None
+    if not given("attention"):
+        lone = [flag(key) for key in OF_KERNELS if given(key)]
+        lone += [p for p, v in values.items() if p.startswith("attention.") and v is not None]
+        if lone:
+            raise Usage(f"{lone[0]} is about kernels alone: name them too, by --attention NAMES")
+        if not model:
+            raise Usage(
+                "profile needs a MODEL (a folder, a Hub id, or minilm), or --attention NAMES"
+            )
+    elif given("against"):
+        raise Usage("--attention measures kernels alone, --against a second model: give one")
+    elif model and (taken := [flag(key) for key in ("heads", "head_width") if given(key)]):
+        raise Usage(f"{taken[0]} is MODEL's with --attention: leave out one of the two")
 
 
 def known_task(task: str, known: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from tlmtool.failure import CheckFailed, Usage
 from tlmtool.figures import TEXT_COLUMNS, View, figure, human
 from tlmtool.recipe import comparison
 from tlmtool.views import views
+from tlmtool.views_complexity import called, forms
 
 SCHEMA_VERSION = 1
 OPERATORS = {
@@ -76,6 +77,8 @@ class Report:
             "data": str(data.get("data") or ""),
             "allocation": str((data.get("allocation") or {}).get("loss") or ""),
             "difference": _difference(data.get("baseline") or {}),
+            "measured": called(data.get("complexity") or {}),
+            "kernels": forms(data.get("complexity") or {}),
             "note": str(data.get("note") or ""),
             "seconds": ", ".join(
                 f"{key} {figure(value, 1)}" for key, value in (data.get("seconds") or {}).items()

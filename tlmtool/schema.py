@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.schema_attention import Attending
+from tlmtool.schema_profiling import Profiling
 from tlmtool.schema_training import (
     LABELLED,
     Distillation,
@@ -145,17 +146,6 @@ class Evaluation:
     batch: int = setting(32, "evaluate", "texts in a batch", "N", ge=1)
     samples: int | None = setting(None, "evaluate", "examples used at most; all", "N", ge=1)
     max_length: int = setting(128, "evaluate", "tokens of a text used at most", "N", ge=8)
-
-
-@dataclass(frozen=True)
-class Profiling:
-    """What a model costs, alone or beside another."""
-
-    seq_len: tuple[int, ...] = setting((128,), "profile", "lengths, by comma", "N,N", ge=1)
-    batch: int = setting(1, "profile", "texts in a batch", "N", ge=1)
-    latency: bool = setting(False, "profile", "also time the forward pass")
-    runs: int = setting(7, "profile", "timed runs of --latency", "N", ge=1)
-    against: str | None = setting(None, "profile", "a second model, side by side", "MODEL")
 
 
 @dataclass(frozen=True)

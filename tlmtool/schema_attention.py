@@ -7,6 +7,7 @@ from pathlib import Path
 from tlmtool.setting import setting
 
 BUILD = "compress finetune"  # the verbs that put kernels into a model
+CHOICE = f"{BUILD} profile"  # and the one that measures them alone
 
 
 @lru_cache
@@ -30,36 +31,36 @@ class Attending:
         choices=attentions,
     )
     rank: int | None = setting(
-        None, BUILD, "R of a block (multilinear), or of W (dimensionwise)", "R",
+        None, CHOICE, "R of a block (multilinear), or of W (dimensionwise)", "R",
         "attention-rank", ge=1,
     )  # fmt: skip
     blocks: int | None = setting(
-        None, BUILD, "blocks of multilinear, each with projections of its own", "P",
+        None, CHOICE, "blocks of multilinear, each with projections of its own", "P",
         "attention-blocks", ge=1,
     )  # fmt: skip
     w_o: str | None = setting(
-        None, BUILD, "output map of multilinear: full (one length), decay or conv", "NAME",
+        None, CHOICE, "output map of multilinear: full (one length), decay or conv", "NAME",
         "w-o", choices=("full", "decay", "conv"),
     )  # fmt: skip
     core: str | None = setting(
-        None, BUILD, "core of multilinear: diagonal or full", "NAME",
+        None, CHOICE, "core of multilinear: diagonal or full", "NAME",
         choices=("diagonal", "full"),
     )  # fmt: skip
     kernel: int | None = setting(
-        None, BUILD, "offsets that conv looks at", "K", "attention-kernel", ge=1
+        None, CHOICE, "offsets that conv looks at", "K", "attention-kernel", ge=1
     )
-    terms: int | None = setting(None, BUILD, "decays of each side of decay", "S", ge=1)
+    terms: int | None = setting(None, CHOICE, "decays of each side of decay", "S", ge=1)
     length: int | None = setting(
-        None, BUILD, "the one sequence length of full", "N", "attention-length", ge=1
+        None, CHOICE, "the one sequence length of full", "N", "attention-length", ge=1
     )
-    kernels: int | None = setting(None, BUILD, "kernels W of a head of dimensionwise", "c", ge=1)
+    kernels: int | None = setting(None, CHOICE, "kernels W of a head of dimensionwise", "c", ge=1)
     f: str | None = setting(
-        None, BUILD, "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
+        None, CHOICE, "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
         choices=("cosine", "scale", "softmax"),
     )  # fmt: skip
     mixer: int | None = setting(
         None,
-        BUILD,
+        CHOICE,
         "tokens of dimensionwise's local convolution; 0 for none",
         "w",
         ge=0,

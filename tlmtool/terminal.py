@@ -23,6 +23,7 @@ QUIET = {  # third parties, unless -v and unless the user's environment says oth
 }
 THREADS = {"GOMP_SPINCOUNT": "2000"}  # waiting threads soon sleep: 4x faster on a busy machine
 NOISY = ("transformers", "huggingface_hub", "datasets", "torch", "httpx", "filelock", "accelerate")
+NOISY += ("matplotlib",)
 
 
 def show(report: Any, as_json: bool, verbose: bool) -> None:
@@ -52,7 +53,8 @@ def _explained(error: Exception) -> Exception:
     """The failure to show for an exception that no command turned into a sentence."""
     if "No space left on device" in str(error):  # safetensors raises its own type
         return OSError(errno.ENOSPC, "No space left on device", getattr(error, "filename", None))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if full or "can't allocate memory" in str(error):  # torch on a CPU
         return Failure("out of memory: try a smaller batch or length, or another --device")
     if isinstance(error, OSError) and error.filename:
         return error

@@ -7,6 +7,7 @@ from typing import Any
 
 from tlmtool.figures import View, figure, form, human, share
 from tlmtool.views_attention import attention_views
+from tlmtool.views_complexity import complexity_views
 from tlmtool.views_training import training_views
 
 MANY_SITES = 16  # above it the sites are shown by role
@@ -30,7 +31,7 @@ def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
         return [_stages(data["stages"])]
     found = [_costs(data), _roles(data), _sites(data.get("sites") or [], full)]
     found += [_dense(data.get("left_dense") or [], full), _parity(data), _scores(data)]
-    found += [*attention_views(data), _profile(data.get("models") or [])]
+    found += [*attention_views(data), _profile(data.get("models") or []), *complexity_views(data)]
     trained = training_views(data, full)
     found = trained + found if data.get("scores") else found + trained
     mark = " (predicted)" if data.get("predicted") else ""

@@ -3,10 +3,9 @@
 import ctypes
 import gc
 import re
-import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,47 +21,27 @@ from tlmtool.measuring.counting import (
     parameters_by_role,
 )
 from tlmtool.measuring.outputs import evaluating
+from tlmtool.measuring.passes import in_turns, synchronize
 
 NOTE = (
     "forward pass; 1 multiply-add = 2 FLOPs, matrix products only, counted on the meta device; "
     "peak memory: of one forward pass, above the loaded weights"
 )
-WARM_UP = 2
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @torch.no_grad()
 def forward_latency(
     models: dict[str, nn.Module], seq_len: int, batch: int = 1, runs: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of a forward pass, {id: {"median", "min", "max", "runs"}}.
-
-    The models take turns (A B A B ...) in one process after a warm-up, so that what else the
-    machine does meets them alike.
-    """
-    if runs < 1:
-        raise Usage(f"runs is {runs}; at least 1 is needed")
-    times: dict[str, list[float]] = {name: [] for name in models}
-    inputs = {name: example_of(model, seq_len, batch) for name, model in models.items()}
-    for turn in range(-WARM_UP, runs):
+    """Milliseconds of a forward pass, {id: {"median", "min", "max", "runs"}}, in turns."""
+    works, device = {}, "cpu"
+    with ExitStack() as stack:
         for name, model in models.items():
-            device = inputs[name]["input_ids"].device
-            with evaluating(model):
-                _synchronize(device)
-                start = time.perf_counter()
-                model(**inputs[name])
-                _synchronize(device)
-                elapsed = 1000 * (time.perf_counter() - start)
-            if turn >= 0:
-                times[name].append(elapsed)
-    return {
-        name: {"median": median(ms), "min": min(ms), "max": max(ms), "runs": runs}
-        for name, ms in times.items()
-    }
+            inputs = example_of(model, seq_len, batch)
+            device = inputs["input_ids"].device
+            works[name] = partial(model, **inputs)
+            stack.enter_context(evaluating(model))
+        return in_turns(works, runs, device)
 
 
 class PeakMemory:
@@ -78,7 +57,7 @@ class PeakMemory:
     def __enter__(self) -> "PeakMemory":
         gc.collect()
         if self.device.type == "cuda":
-            _synchronize(self.device)
+            synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self.start: int | None = torch.cuda.memory_allocated(self.device)
         else:
@@ -87,7 +66,7 @@ class PeakMemory:
 
     def __exit__(self, *_: Any) -> None:
         if self.device.type == "cuda":
-            _synchronize(self.device)
+            synchronize(self.device)
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
         elif self.start is not None:
             self.bytes = max(0, _status("VmHWM") - self.start)

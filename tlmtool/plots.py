@@ -1,0 +1,125 @@
+"""Pictures of reports, by matplotlib (the extra `plots`), written whole or not at all."""
+
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from tlmtool.failure import MissingDependency, Usage
+from tlmtool.views_complexity import QUANTITIES, called, forms, power
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
+MARKERS = "os^Dvp"
+UNITS = {  # of an axis, and what one of a run's is in it
+    "flops": ("FLOPs", 1),
+    "time": ("s", 1e-3),
+    "memory": ("B", 1),
+}
+
+
+def ready(name: str) -> Path:
+    """The file that a picture goes to, refused before any work where none could be written."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingDependency(
+            "--plot needs the plots extra: pip install 'tlmtool[plots]'"
+        ) from None
+    file = Path(name).expanduser()
+    if file.is_dir():
+        raise Usage(f"--plot {file} is a folder: name a file in it")
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise Usage(f"--plot {file} cannot be made: {above} is no folder that can be written to")
+    return file
+
+
+def complexity(found: Mapping[str, Any], file: Path) -> None:
+    """Draws the part `complexity` of a report: FLOPs, time and memory against N, both axes in
+    logarithms, and the power law fitted to each kernel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    figure.suptitle("Cost of attention kernels alone, as the text grows", fontsize=15)
+    for axes, key in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
+        _panel(axes, found, key)
+    fits = "markers: what was counted or measured; lines, and exponents in the legend: power laws"
+    fits += " fitted to all lengths"
+    known = any(p is not None for e in found["kernels"].values() for p in e["exponents"].values())
+    caption = (
+        f"{called(found)}; time: median of {found['runs']} runs in turns",
+        fits if known else "",
+        _processor(found),
+        forms(found),
+    )
+    figure.supxlabel("\n".join(filter(None, caption)), fontsize=9, color="#444444")
+    _write(figure, file)
+
+
+def _processor(found: Mapping[str, Any]) -> str:
+    """The exponents that waiting for other work does not move, where there are such."""
+    each = {name: one["exponents"].get("processor_time") for name, one in found["kernels"].items()}
+    fitted = [f"{name} {_mathematical(p)}" for name, p in each.items() if p is not None]
+    return f"time, by processor time instead of the clock: {', '.join(fitted)}" if fitted else ""
+
+
+def _panel(axes: Any, found: Mapping[str, Any], key: str) -> None:
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator
+
+    quantity, (unit, scale) = QUANTITIES[key], UNITS[key]
+    lengths: set[int] = set()
+    values: list[float] = []
+    for place, (name, each) in enumerate(found["kernels"].items()):
+        runs = [(r["seq_len"], scale * quantity.of(r)) for r in each["runs"] if quantity.of(r)]
+        if not runs:
+            continue
+        style = {"color": COLOURS[place % 6], "marker": MARKERS[place % 6], "markersize": 7}
+        label = f"{name}  {_mathematical(each['exponents'].get(key))}".strip()
+        ns, ys = zip(*runs, strict=True)
+        axes.plot(ns, ys, linestyle="none", label=label, **style)
+        _fitted(axes, ns, ys, each["exponents"].get(key), style["color"])
+        lengths.update(ns)
+        values += ys
+    axes.set(xscale="log", yscale="log", xlabel="length N (tokens)", title=quantity.title)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(lengths)))
+    axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    axes.tick_params("x", rotation=45 if len(lengths) > 6 else 0)
+    axes.minorticks_off()
+    if values:
+        few = max(values) < 100 * min(values)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axes.yaxis.set_major_formatter(EngFormatter(unit))
+        axes.set_ylim(top=max(values) * (max(values) / min(values)) ** 0.3 * 1.5)  # for the legend
+        axes.legend(loc="upper left", frameon=False)
+    axes.grid(True, color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _fitted(axes: Any, ns: tuple, ys: tuple, exponent: float | None, colour: str) -> None:
+    """The line of the power law through the middle of the points, in logarithms."""
+    import numpy as np
+
+    if exponent is None:
+        return
+    middle, level = (np.exp(np.log(x).mean()) for x in (ns, ys))
+    ends = np.array([min(ns), max(ns)])
+    axes.plot(ends, level * (ends / middle) ** exponent, color=colour, linewidth=1.4, alpha=0.75)
+
+
+def _mathematical(exponent: float | None) -> str:
+    """'N^1.98' as matplotlib sets it."""
+    return power(exponent).replace("^", "^{").join(("$", "}$")) if exponent is not None else ""
+
+
+def _write(figure: Any, file: Path) -> None:
+    """As a sibling first, which is then renamed."""
+    content = BytesIO()
+    figure.savefig(content, format=file.suffix[1:].lower(), dpi=150)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_bytes(content.getvalue())
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
