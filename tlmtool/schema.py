@@ -123,9 +123,9 @@ class Evaluation:
     task: str | None = setting(
         None,
         "evaluate",
-        "mlm, clm, similarity, features, or a task of finetune",
+        "mlm, clm, similarity, features, translation, or a labelled task of finetune",
         "TASK",
-        choices=("mlm", "clm", "similarity", "features", *LABELLED),
+        choices=("mlm", "clm", "similarity", "features", "translation", *LABELLED),
     )
     data: str | None = setting(
         None,

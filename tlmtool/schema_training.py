@@ -17,11 +17,31 @@ class Training:
     task: str | None = setting(
         None,
         "finetune",
-        "cola sst2 mrpc stsb rte qnli qqp mnli, classification, regression, mlm, clm, grammar",
+        "cola sst2 mrpc stsb rte qnli qqp mnli, classification, regression, mlm, clm, translation, "
+        "grammar",
         "TASK",
     )
     data: str | None = setting(
         None, "finetune", "a GLUE folder, a file or folder of examples or texts", "PATH|DATASET"
+    )
+    languages: str | None = setting(
+        None,
+        "finetune evaluate",
+        "of translation: source and target, such as en-de for files train.en and train.de",
+        "PAIR",
+        pattern=r"^[^\s/-]+-[^\s/-]+$",
+        what="a pair of languages such as en-de",
+    )
+    beams: int = setting(
+        4,
+        "finetune evaluate",
+        "of translation: hypotheses that the search keeps; it is for BLEU, measured at the end, "
+        "not for the loss on the way",
+        "N",
+        ge=1,
+    )
+    label_smoothing: float = setting(
+        0.0, "finetune", "of translation: share of a label spread over all", "SHARE", ge=0, lt=1
     )
     text: str | None = setting(
         None, "finetune evaluate", "column of the text", "COLUMN", "text-column"

@@ -33,6 +33,8 @@ def evaluate(recipe: Recipe) -> Report:
                 seed=recipe.seed,
                 samples=wanted.samples,
                 columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
+                languages=recipe.training.languages,
+                beams=recipe.training.beams,
                 progress=run.bars.of("evaluating"),
                 **others,
             )

@@ -19,10 +19,15 @@ Progress = Callable[[int, int], None]
 
 
 class Objective:
-    """Examples to train on. `lengths`: tokens of each; the rest is said by its kinds."""
+    """Examples to train on. `lengths`: tokens of each, of so many `sequences` together; the rest is
+    said by its kinds. `name`, `better`: of what is watched; `final`: of what is scored at the end,
+    where that is something else."""
 
     better = "higher"
     name = "score"
+    final: tuple[str, str] | None = None
+    sequences = 1
+    progress: Progress | None = None  # told (done, of how many) by a score that takes long
     dropout = True  # whether it learns under the model's dropout
 
     def __init__(
