@@ -422,7 +422,8 @@ def test_the_rate_of_the_cores_is_matched_unless_told_otherwise(model, data, tmp
 
 
 def test_the_tasks_of_the_schema_are_those_of_the_data():
-    assert set(TRAINED) == {*GLUE, "classification", "regression", "grammar", "mlm", "clm"}
+    own = {"classification", "regression", "grammar", "mlm", "clm", "translation"}
+    assert set(TRAINED) == {*GLUE, *own}
 
 
 def test_what_was_trained_is_scored_by_evaluate(model, data, tmp_path, capsys):

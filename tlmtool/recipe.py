@@ -22,7 +22,9 @@ __all__ = ["Override", "Recipe", "build", "built", "comparison", "dump", "known_
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
 OF_KERNELS = ("heads", "head_width", "causal", "backward", "plot")  # what --attention alone reads
-TRAINED = (*LABELLED, "mlm", "clm")
+TRANSLATION = "translation"
+TRAINED = (*LABELLED, "mlm", "clm", TRANSLATION)
+OF_TRANSLATION = ("languages", "beams", "label_smoothing")
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 
 
@@ -116,6 +118,12 @@ def _check(verb: str, values: dict[str, Any]) -> None:
             raise Usage(f"task {task} {asked}, which names the model whose features are the truth")
         if task == "similarity" and values.get("evaluation.data") is None:
             raise Usage("task similarity needs --data, a csv of sentence1, sentence2, score")
+        if task == TRANSLATION and values.get("evaluation.data") is None:
+            raise Usage("task translation needs --data, such as a folder with val.en and val.de")
+    if TRANSLATION not in (values.get("evaluation.task"), values.get("training.task")):
+        lone = [key for key in OF_TRANSLATION if values.get(f"training.{key}") is not None]
+        if lone:
+            raise Usage(f"--{lone[0].replace('_', '-')} goes with --task translation")
     if (test := values.get("output.fail_if")) is not None:
         comparison(test)
 

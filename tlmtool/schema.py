@@ -11,17 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.schema_attention import Attending
+from tlmtool.schema_overparam import Growth, Strategy, Study
 from tlmtool.schema_profiling import Profiling
-from tlmtool.schema_training import (
-    LABELLED,
-    Distillation,
-    Fresh,
-    Growth,
-    Recovery,
-    Strategy,
-    Study,
-    Training,
-)
+from tlmtool.schema_training import LABELLED, Distillation, Fresh, Recovery, Training
 from tlmtool.setting import Setting, setting, settings_of
 
 VERBS = "compress merge overparam finetune profile evaluate"
@@ -127,9 +119,9 @@ class Evaluation:
     task: str | None = setting(
         None,
         "evaluate",
-        "mlm, clm, similarity, features, or a task of finetune",
+        "mlm, clm, similarity, features, translation, or a labelled task of finetune",
         "TASK",
-        choices=("mlm", "clm", "similarity", "features", *LABELLED),
+        choices=("mlm", "clm", "similarity", "features", "translation", *LABELLED),
     )
     data: str | None = setting(
         None,

@@ -200,16 +200,26 @@ def _scores(data: Mapping[str, Any]) -> View:
     rows = [
         [
             str(each.get("id", "")) + (" (baseline)" if each is baseline else ""),
-            figure(each.get("score"), 4),
+            figure(each.get("score"), 2 if data.get("metric") == "BLEU" else 4),
             *(figure(each.get(name), 4) for name in parts),
+            figure(each.get("loss"), 4),
             figure(each.get("perplexity"), 2),
+            str(each.get("beams", "")),
             f"{each['n']:,}" if "n" in each else "",
         ]
         for each in [*(data.get("models") or []), *([baseline] if "score" in baseline else [])]
     ]
     better = f", {data['better']} is better" if data.get("better") else ""
     metric = str(data.get("metric", "score")).replace("_", " ")
-    header = ["model", "score" if parts else metric, *parts, "perplexity", "examples"]
+    header = [
+        "model",
+        "score" if parts else metric,
+        *parts,
+        "loss",
+        "perplexity",
+        "beams",
+        "examples",
+    ]
     note = f"{metric}: {data['what']}{better}" if data.get("what") else ""
     return View(f"task {data['task']}", header, rows, note)
 

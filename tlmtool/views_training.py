@@ -6,6 +6,9 @@ from typing import Any
 
 from tlmtool.figures import View, figure, form, human, layer
 
+SAID = ("score", "signature", "beams")  # elsewhere than in a row of its own
+COARSE = ("BLEU", "perplexity")
+
 
 def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
@@ -23,12 +26,12 @@ def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
 def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
     """Each metric before, where there is one, and after."""
     before, after = scores.get("before") or {}, scores.get("after") or {}
-    training, names = data.get("training") or {}, [n for n in after if n != "score"]
+    training, names = data.get("training") or {}, [n for n in after if n not in SAID]
     labels = {name: name for name in names} if names else {"score": str(scores.get("name"))}
-    if len(names) > 1:
+    if len(names) > 1 and scores.get("name") not in names:
         labels["score"] = "score, their mean"
     rows = [
-        [label, figure(before.get(key), 4), figure(after.get(key), 4)]
+        [label, *(figure(each.get(key), 2 if key in COARSE else 4) for each in (before, after))]
         for key, label in labels.items()
     ]
     note = (
@@ -37,6 +40,8 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development examples, "
         f"{scores.get('better')} is better"
     )
+    if "signature" in after:
+        note += f"; beams {after.get('beams')}, sacrebleu {after['signature']}"
     return View(f"task {training.get('task')}", ["", "before", "after"], rows, note)
 
 
@@ -118,7 +123,7 @@ def _larger(expanded: list[Mapping[str, Any]], full: bool) -> View:
 
 def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
     """Each evaluation on the way."""
-    name = str(scores.get("name") or "score")
+    name = str(training.get("metric") or scores.get("name") or "score")
     rows = [
         [f"step {each['step']}", figure(each["loss"], 4), figure(each["score"], 4)]
         for each in training.get("history") or []

@@ -34,6 +34,8 @@ def evaluate(recipe: Recipe) -> Report:
                 samples=wanted.samples,
                 pack=recipe.training.pack,
                 columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
+                languages=recipe.training.languages,
+                beams=recipe.training.beams,
                 progress=run.bars.of("evaluating"),
                 **others,
             )

@@ -51,6 +51,7 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
+        job.objective.progress = run.bars.of("scoring")
         before, scores = count_parameters(job.model), {}
         if job.tuned:
             with run.stage("evaluate"):
@@ -64,7 +65,8 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
         parity = training.finish(recipe, job.model, outcome.expansions)
         with run.stage("evaluate"):
             scores["after"] = job.dev(job.model)
-        data["scores"] = scores | {"name": job.objective.name, "better": job.objective.better}
+        name, better = job.final
+        data["scores"] = scores | {"name": name, "better": better}
         data["training"] = _trained(recipe, job, outcome)
         data |= {"selections": outcome.selections, "expansions": _expansions(job, outcome)}
         data |= {"parity": parity} if outcome.expansions else {}
@@ -163,6 +165,7 @@ def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
         "lr": used.lr,
         "strategy": recipe.strategy.name,
         "last_loss": sum(tail) / len(tail),
+        "metric": job.objective.name,
         "history": outcome.history,
         "chosen_step": outcome.best.get("step") if used.keep_best else None,
         **job.notes,

@@ -66,6 +66,17 @@ def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[
     return {"input_ids": blocks, "special_tokens_mask": special}
 
 
+def encode_targets(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:
+    """Token ids of texts of the language that a tokenizer translates to, cut to `max_length`; the
+    last of each is the end token, whether or not the tokenizer adds it."""
+    cut, end = {"truncation": True, "max_length": max_length}, tokenizer.eos_token_id
+    found = tokenizer(text_target=list(texts), padding=False, return_attention_mask=False, **cut)
+    return [
+        list(ids) if ids[-1:] == [end] else [*ids[: max_length - 1], end]
+        for ids in found["input_ids"]
+    ]
+
+
 def pad(tokenizer: Any, encoded: dict[str, list[list[int]]], indices: list[int]) -> Batch:
     """These rows of what `encode` gave, padded on the right whatever the tokenizer says; one
     without a padding token pads with its end token. The attention mask (B, N) is right in either

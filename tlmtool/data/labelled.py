@@ -19,6 +19,7 @@ from tlmtool.recipe import known_task
 from tlmtool.schema_training import LABELLED
 
 TENTH = 10
+ASIDE = ", every tenth row set aside for development"
 TEXT, SECOND, LABEL = ("text", "sentence", "sentence1"), ("sentence2",), ("label", "score")
 UNSURE = ("-", "-1", -1)  # labels of mnli: the annotators did not agree
 
@@ -59,23 +60,23 @@ def splits(
     if known_task(task, LABELLED) == "grammar":
         found = [Example(sentence, None, label) for sentence, label in grammar.sentences()]
         made = "an acceptability task that tlm generates by a grammar"
-        return Splits(GRAMMAR, *_tenth_aside(found), made)
+        return Splits(GRAMMAR, *tenth_aside(found, made), made)
     given = (text, pair, label)
-    train, dev, source = _tables(task, data, given)
+    train, dev, source = read_tables(task, data, given)
     form = _form(task, given, train, classes)
     learned = _examples(form, given, train)
     if dev is not None:
         return Splits(form, learned, _examples(form, given, dev), source)
-    if len(learned) < TENTH:
+    return Splits(form, *tenth_aside(learned, source), source + ASIDE)
+
+
+def tenth_aside(whole: list, source: str) -> tuple[list, list]:
+    """(to learn on, every tenth for development); raises NotLoadable for fewer than ten."""
+    if len(whole) < TENTH:
         raise NotLoadable(
-            f"{source} holds {len(learned)} examples: {TENTH} are needed, as every tenth is set "
+            f"{source} holds {len(whole)} examples: {TENTH} are needed, as every tenth is set "
             "aside for development"
         )
-    source += ", every tenth row set aside for development"
-    return Splits(form, *_tenth_aside(learned), source)
-
-
-def _tenth_aside(whole: list[Example]) -> tuple[list[Example], list[Example]]:
     return [e for i, e in enumerate(whole, 1) if i % TENTH], whole[TENTH - 1 :: TENTH]
 
 
@@ -105,10 +106,11 @@ def examples(
 # ---- files to rows
 
 
-def _tables(
-    task: str, data: str | Path | None, given: Columns
+def read_tables(
+    task: str, data: str | Path | None, given: Columns, configs: tuple[str, ...] = ()
 ) -> tuple[list[Row], list[Row] | None, str]:
-    """(training rows, development rows if they lie apart, where they came from)"""
+    """(training rows, development rows if they lie apart, where they came from); `configs`: names
+    that the part of a data set of the Hub may have."""
     path = Path(data).expanduser() if data is not None else None
     if path is not None and path.is_file():
         return _rows(task, path, given), None, str(data)
@@ -122,7 +124,7 @@ def _tables(
         return _rows(task, train, given), _rows(task, dev, given), str(data)
     if path is not None and (path.suffix or str(data).count("/") > 1):
         raise NotLoadable(f"{data} does not exist: name a folder or a file of examples")
-    return _from_hub(task, str(data) if data is not None else "nyu-mll/glue")
+    return _from_hub(task, str(data) if data is not None else "nyu-mll/glue", configs)
 
 
 def _rows(task: str, path: Path, given: Columns) -> list[Row]:
@@ -136,7 +138,9 @@ def _rows(task: str, path: Path, given: Columns) -> list[Row]:
     return rows(path, columns, tuple(header))
 
 
-def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row] | None, str]:
+def _from_hub(
+    task: str, name: str, configs: tuple[str, ...]
+) -> tuple[list[Row], list[Row] | None, str]:
     try:
         import datasets
     except ImportError as error:
@@ -145,7 +149,11 @@ def _from_hub(task: str, name: str) -> tuple[list[Row], list[Row] | None, str]:
             "needed (pip install datasets)"
         ) from error
     try:
-        loaded: Any = datasets.load_dataset(name, *([task] if name.endswith("glue") else []))
+        part = [task] if name.endswith("glue") else []
+        if configs:
+            there = datasets.get_dataset_config_names(name)
+            part = [each for each in configs if each in there][:1]
+        loaded: Any = datasets.load_dataset(name, *part)
     except Exception as error:  # the library and the network raise too many kinds to name
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise NotLoadable(f"{name} cannot be loaded by `datasets`: {reason}") from error
@@ -171,55 +179,57 @@ def _form(task: str, given: Columns, read: list[Row], classes: tuple[str, ...]) 
     if task == "regression":
         return Task(task, task, (), ("pearson", "spearman"))
     if not classes:
-        column = _column(read, given[2], LABEL, "label")
+        column = column_of(read, given[2], LABEL, "label")
         labels = (class_name(where, _label(where, row, column)) for where, row in read)
-        classes = class_names(f"{_file(read)}, column {column}", labels)
+        classes = class_names(f"{file_of(read)}, column {column}", labels)
     return Task(task, task, classes, ("accuracy",))
 
 
 def _examples(form: Task, given: Columns, read: list[Row]) -> list[Example]:
     text, pair, label = given
     seconds: tuple[str, ...] = form.texts[1] if len(form.texts) > 1 else ()
-    first = _column(read, text, form.texts[0] if form.texts else TEXT, "text")
-    if not form.texts and text is None and first == PAIR[0] and SECOND[0] in _columns(read):
+    first = column_of(read, text, form.texts[0] if form.texts else TEXT, "text")
+    if not form.texts and text is None and first == PAIR[0] and SECOND[0] in columns_of(read):
         seconds = SECOND
-    second = _column(read, pair, seconds, "pair") if pair or seconds else None
-    target = _column(read, label, form.label if form.name in GLUE else LABEL, "label")
+    second = column_of(read, pair, seconds, "pair") if pair or seconds else None
+    target = column_of(read, label, form.label if form.name in GLUE else LABEL, "label")
     turn = turn_of(form)
     made = []
     for where, row in read:
         if form.name == "mnli" and row.get(target) in UNSURE:
             continue
-        other = _text(where, row, second) if second else None
+        other = text_of(where, row, second) if second else None
         found = turn(where, _label(where, row, target))
-        made.append(Example(_text(where, row, first), other, found))
+        made.append(Example(text_of(where, row, first), other, found))
     if not made:
-        raise NotLoadable(f"{_file(read)} is empty: every label is '-', no agreement")
+        raise NotLoadable(f"{file_of(read)} is empty: every label is '-', no agreement")
     return made
 
 
-def _file(read: list[Row]) -> str:
+def file_of(read: list[Row]) -> str:
+    """The file, or split, that rows came from."""
     return read[0][0].partition(" of ")[2]
 
 
-def _columns(read: list[Row]) -> list[str]:
+def columns_of(read: list[Row]) -> list[str]:
     """The names of the columns that any row has."""
     return list(dict.fromkeys(name for _, row in read for name in row))
 
 
-def _column(read: list[Row], asked: str | None, names: tuple[str, ...], what: str) -> str:
+def column_of(read: list[Row], asked: str | None, names: tuple[str, ...], what: str) -> str:
     """The name of a column: as asked for, or the first known one that is there."""
-    there = _columns(read)
+    there = columns_of(read)
     found = next((n for n in ([asked] if asked else names) if n in there), None)
     if found is None:
         missed = f"{asked}, which --{what}-column names" if asked else " or ".join(names)
         shown = ", ".join(name[:40] for name in there[:12]) + (", ..." if there[12:] else "")
         other = "" if asked else f"; --{what}-column names another"
-        raise NotLoadable(f"{_file(read)} has no column {missed}: it has {shown}{other}")
+        raise NotLoadable(f"{file_of(read)} has no column {missed}: it has {shown}{other}")
     return found
 
 
-def _text(where: str, row: dict[str, Any], column: str) -> str:
+def text_of(where: str, row: dict[str, Any], column: str) -> str:
+    """The text of a row in a column; raises NotLoadable, with `where`, for what is none."""
     found = row.get(column)
     if not isinstance(found, str):
         but = "" if found is None else f" but {str(found)[:40]}"

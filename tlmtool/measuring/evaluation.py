@@ -1,4 +1,4 @@
-"""How good a model is: language-model loss, sentence similarity, feature error, a labelled task.
+"""How good a model is: its loss, similarity, feature error, translation, or a labelled task.
 
 Every task keeps a quantity per example, so that a baseline on the same tokens and masks gives a
 paired bootstrap interval.
@@ -14,19 +14,34 @@ from torch import nn
 from tlmtool.data import labelled
 from tlmtool.data.glue import Task
 from tlmtool.data.labelled import Example
+from tlmtool.data.parallel import languages_of, parallel_pairs
 from tlmtool.data.tasks import Pair, choose, sentence_pairs, texts
 from tlmtool.failure import Failure, Usage
+from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.losses import language_loss, objective_of
-from tlmtool.measuring.metrics import Statistic, described, scored, statistic
+from tlmtool.measuring.metrics import (
+    LEVEL,
+    RESAMPLES,
+    Statistic,
+    described,
+    paired_interval,
+    scored,
+    statistic,
+)
 from tlmtool.measuring.outputs import counted, named, position_limit
 from tlmtool.measuring.predictions import classes_of, predictions, task_fits
 from tlmtool.measuring.states import features, similarity
+from tlmtool.measuring.translating import Sides, translated
 from tlmtool.schema_training import LABELLED
 
-RESAMPLES, LEVEL = 2000, 0.95
-AT_ONCE = 2**21  # examples resampled at once: bounds the memory of the bootstrap
-
-TASKS = {"mlm": "nll", "clm": "nll", "similarity": "spearman", "features": "relative error"}
+TASKS = {
+    "mlm": "nll",
+    "clm": "nll",
+    "similarity": "spearman",
+    "features": "relative error",
+    "translation": "BLEU",
+}
+HIGHER = ("similarity", "translation")  # is better
 WHAT = {
     "mlm": "masked-language-model loss: mean NLL in nats of 15 % of each text's tokens "
     "(one at least; 80 % masked, 10 % random, 10 % kept)",
@@ -35,6 +50,8 @@ WHAT = {
     "the encoder reading the same text",
     "similarity": "Spearman correlation of scores and cosines of mean-pooled last hidden states",
     "features": "relative Frobenius error of the last hidden state, over all tokens but padding",
+    "translation": "corpus BLEU of what the model generates; loss: mean NLL in nats of a target's "
+    "token, after the true ones; sacrebleu ",
 }
 
 
@@ -52,46 +69,46 @@ def evaluate(
     samples: int | None = None,
     columns: dict[str, str | None] | None = None,
     pack: bool = False,
+    languages: str | None = None,
+    beams: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score of a model on texts or sentence pairs, and its paired difference from a baseline's.
 
     `data` is a path or the examples themselves; `against` the model whose features are the truth;
-    `columns` names those of a labelled task: {"text", "pair", "label"}; `pack`: a language-model
-    loss of full blocks, not of lines.
+    `columns` names those of a labelled task or of translation: {"text", "pair", "label"};
+    `languages` ('en-de') and `beams` are of translation; `pack`: a language-model loss of full
+    blocks, not of lines.
     `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples.
     `progress` is called with (done, total) texts. Raises Usage for a task that the model has no
     head for, Failure for a score that is not finite.
     """
-    models = [model] if baseline is None else [model, baseline]
-    form: Task | None = None
+    models, columns = [model] if baseline is None else [model, baseline], columns or {}
+    form, bleu = None, None
     if task in LABELLED:
-        form, examples = _labelled(task, data, models, columns or {}, samples, seed)
+        form, examples = _labelled(task, data, models, columns, samples, seed)
     else:
         _check(task, models, against)
+        if task == "translation":
+            bleu = Bleu((languages_of(languages) or (None, None))[1])  # refused before any work
+            data = _translations(data, languages, columns)
         examples = _examples(task, data, samples, seed)
     everyone = models + ([] if against is None else [against])
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
-    tick = counted(progress, len(examples) * len(everyone) * (2 if task == "similarity" else 1))
+    tick = counted(progress, len(examples) * len(everyone) * (2 if task in HIGHER else 1))
     settings = {"batch": batch, "max_length": max_length, "tick": tick}
-    more: list[dict[str, Any]] = [{} for _ in models]
-    held = len(examples)
     if form:
-        labels = np.array([each.label for each in examples])
-        said = [predictions(each, tokenizer, form, examples, **settings) for each in models]
-        statistics = [statistic(form.metrics, each, labels) for each in said]
-        if len(form.metrics) > 1:
-            more = [scored(form.metrics, each, labels) for each in said]
-    elif task == "similarity":
-        statistics = [similarity(each, tokenizer, examples, settings) for each in models]
-    elif task == "features":
-        statistics = features(models, against, tokenizer, examples, settings)
+        statistics, more = _of_labels(form, models, tokenizer, examples, settings)
+    elif bleu:
+        made = [
+            translated(each, Sides(each, tokenizer, examples, max_length), bleu, beams, batch, tick)
+            for each in models
+        ]
+        statistics, more = [each.statistic for each in made], [each.figures for each in made]
     else:
-        settings |= {"seed": seed, "pack": pack}
-        losses = [language_loss(m, tokenizer, examples, **settings) for m in models]
-        held = len(losses[0].sums)
-        statistics = [loss.statistic for loss in losses]
-        more = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
+        language = {"seed": seed, "pack": pack}
+        statistics, more = _of_texts(task, models, against, tokenizer, examples, settings, language)
+    held = more[0].get("blocks", len(examples))
     metric = " and ".join(form.metrics) if form else TASKS[task]
     found = [
         _scored(metric, each, statistic, held) | extra
@@ -100,8 +117,8 @@ def evaluate(
     result = {
         "task": task,
         "metric": metric,
-        "better": "higher" if form or task == "similarity" else "lower",
-        "what": _what(task, form, model),
+        "better": "higher" if form or task in HIGHER else "lower",
+        "what": _what(task, form, model) + str(more[0].get("signature", "")),
         "max_length": max_length,
         "models": found[:1],
     }
@@ -116,35 +133,44 @@ def evaluate(
     return result
 
 
+def _of_labels(
+    form: Task, models: list[nn.Module], tokenizer: Any, examples: list[Example], settings: dict
+) -> tuple[list[Statistic], list[dict[str, Any]]]:
+    """(statistic, further figures) of each model on a labelled task."""
+    labels = np.array([each.label for each in examples])
+    said = [predictions(each, tokenizer, form, examples, **settings) for each in models]
+    several = len(form.metrics) > 1
+    more = [scored(form.metrics, each, labels) if several else {} for each in said]
+    return [statistic(form.metrics, each, labels) for each in said], more
+
+
+def _of_texts(
+    task: str,
+    models: list[nn.Module],
+    against: nn.Module | None,
+    tokenizer: Any,
+    examples: list[Any],
+    settings: dict[str, Any],
+    language: dict[str, Any],
+) -> tuple[list[Statistic], list[dict[str, Any]]]:
+    """The same of similarity, features, and a language-model loss."""
+    if task == "similarity":
+        found = [similarity(each, tokenizer, examples, settings) for each in models]
+        return found, [{} for _ in models]
+    if task == "features":
+        return features(models, against, tokenizer, examples, settings), [{} for _ in models]
+    losses = [language_loss(m, tokenizer, examples, **settings, **language) for m in models]
+    more = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
+    if language["pack"]:
+        more = [each | {"blocks": len(x.sums)} for each, x in zip(more, losses, strict=True)]
+    return [loss.statistic for loss in losses], more
+
+
 def _what(task: str, form: Task | None, model: nn.Module) -> str:
     """What the metric is, in words."""
     if form:
         return described(form.metrics)
     return WHAT["seq2seq" if task == "clm" and objective_of(model) == "seq2seq" else task]
-
-
-def paired_interval(
-    first: Statistic,
-    second: Statistic,
-    n: int,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of first - second on the same resampled examples; seeded."""
-    draw = np.random.default_rng(seed)
-    rows = max(1, AT_ONCE // n)
-    differences = []
-    for start in range(0, resamples, rows):
-        index = draw.integers(0, n, (min(rows, resamples - start), n))
-        differences.append(first(index) - second(index))
-    tail, finite = (1 - level) / 2, np.concatenate(differences)
-    finite = finite[np.isfinite(finite)]  # a resample of equal pairs has no correlation
-    if not len(finite):
-        raise Failure(
-            f"no interval can be given: each of {resamples} resamples of {n} examples is degenerate"
-        )
-    return float(np.quantile(finite, tail)), float(np.quantile(finite, 1 - tail))
 
 
 def _check(task: str, models: list[nn.Module], against: nn.Module | None) -> None:
@@ -154,11 +180,11 @@ def _check(task: str, models: list[nn.Module], against: nn.Module | None) -> Non
     if (task == "features") != (against is not None):
         asks = "needs a" if against is None else "takes no"
         raise Usage(f"task {task} {asks} model to compare against")
-    wanted = {"mlm": ("mlm",), "clm": ("clm", "seq2seq")}.get(task)
+    wanted = {"mlm": ("mlm",), "clm": ("clm", "seq2seq"), "translation": ("seq2seq",)}.get(task)
     has = {
         "mlm": "a masked-language-model head (task mlm)",
         "clm": "a causal-language-model head (task clm)",
-        "seq2seq": "a sequence-to-sequence head (task clm)",
+        "seq2seq": "a sequence-to-sequence head (tasks clm and translation)",
         None: "no language-model head (tasks similarity and features)",
     }
     for each in models:
@@ -186,6 +212,13 @@ def _labelled(
     return form, choose(found, samples, seed)
 
 
+def _translations(data: Any, languages: str | None, columns: dict[str, str | None]) -> list[Any]:
+    """The sentence pairs of a path, or those that were given."""
+    if data is None or isinstance(data, str | Path):
+        return parallel_pairs(data, languages, columns.get("text"), columns.get("label"))
+    return data
+
+
 def _examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]:
     """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
     if task == "similarity":
@@ -197,7 +230,8 @@ def _examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]
     if data is None or isinstance(data, str | Path):
         return texts(data, samples, seed)
     if not data:
-        raise Usage(f"task {task} was given no texts")
+        what = "sentence pairs" if task == "translation" else "texts"
+        raise Usage(f"task {task} was given no {what}")
     return choose(data, samples, seed)
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.outputs import Tick, evaluating, inputs_of, named, position_limit, shifted
+from tlmtool.measuring.outputs import Tick, evaluating, inputs_once, named, position_limit, shifted
 
 LOGITS = 2**25  # logits held at once: 128 MiB in float32
 MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
@@ -112,17 +112,17 @@ def _text_losses(
     model: nn.Module, tokenizer: Any, part: Batch, objective: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the NLL (B,) and number of predicted tokens (B,) of each text in a batch."""
-    inputs = inputs_of(model, part)
+    inputs = inputs_once(model, part)
     ids = inputs["input_ids"]
     real = part.inputs["attention_mask"].bool().to(ids.device)  # (B, N)
     if objective == "mlm":
         corrupted, chosen = masked(part, tokenizer, seed)
         inputs["input_ids"], wanted = corrupted.to(ids.device), chosen.to(ids.device)
     elif objective == "seq2seq":
-        inputs |= {"decoder_input_ids": shifted(model, ids), "use_cache": False}
+        inputs["decoder_input_ids"] = shifted(model, ids)
         wanted = real
     else:
-        inputs["use_cache"], ids, wanted = False, ids[:, 1:], real[:, 1:]
+        ids, wanted = ids[:, 1:], real[:, 1:]
     output = model(**inputs)
     logits = output["logits"] if "logits" in output else output["prediction_logits"]  # (B, N, V)
     logits = logits[:, : ids.shape[1]]

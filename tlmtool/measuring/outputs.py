@@ -79,6 +79,12 @@ def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in batch.inputs.items() if takes(model, name)}
 
 
+def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """`inputs_of` for one forward pass, of which no cache is kept: a decoder whose kernel kept its
+    state would go the way of streaming."""
+    return inputs_of(model, batch) | ({"use_cache": False} if takes(model, "use_cache") else {})
+
+
 def shifted(model: nn.Module, ids: Tensor) -> Tensor:
     """Decoder inputs (B, N) of the targets (B, N): one place to the right, start token first."""
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")

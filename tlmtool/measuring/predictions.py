@@ -10,7 +10,7 @@ from torch import nn
 from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.outputs import evaluating, inputs_of, named, position_limit
+from tlmtool.measuring.outputs import evaluating, inputs_once, named, position_limit
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def predictions(
     found = np.zeros(len(examples))
     with evaluating(model):
         for part in batches(tokenizer, firsts, batch, max_length, seconds):
-            logits = model(**inputs_of(model, part)).logits.float().cpu()
+            logits = model(**inputs_once(model, part)).logits.float().cpu()
             if not torch.isfinite(logits).all():
                 raise Failure(f"the outputs of {named(model)} are not finite")
             best = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)

@@ -92,7 +92,8 @@ def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
             size = shape(job.model.base_model.get_submodule(site))
             plan[site] = form_of(wanted, *size)
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
-    step = predicted(job.model, plan, used.batch, ceil(fmean(lengths)))
+    length = ceil(fmean(lengths) / job.objective.sequences)
+    step = predicted(job.model, plan, used.batch, length)
     step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
     return {"step": step, "expanded": records(job.model, plan)}
 

@@ -16,13 +16,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from tlmtool.compression.choosing import chosen, kernel_of
 from tlmtool.data import labelled
 from tlmtool.data.language import language_splits
+from tlmtool.data.parallel import parallel_splits
 from tlmtool.data.vocabulary import trained
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
-from tlmtool.schema import Recipe
+from tlmtool.recipe import TRANSLATION, Recipe
 from tlmtool.training.heads import LANGUAGE
 
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -43,7 +44,7 @@ def write(recipe: Recipe, folder: Path) -> None:
         reads, wanted = _reads(config.model_type), recipe.fresh
         settings = (wanted.tokens, wanted.vocabulary, reads, longest)
         tokenizer = trained(texts_of(recipe), *settings)
-    config.vocab_size = len(tokenizer)
+    config.vocab_size, config.architectures = len(tokenizer), None  # of no head yet
     for key in ENDS:
         if hasattr(config, key):
             setattr(config, key, getattr(tokenizer, key))
@@ -118,6 +119,9 @@ def texts_of(recipe: Recipe) -> list[str]:
     given = recipe.training
     if given.task in LANGUAGE:
         return language_splits(given.data)[0]
+    if given.task == TRANSLATION:
+        pairs = parallel_splits(given.data, given.languages, given.text, given.label).train
+        return [text for pair in pairs for text in pair]
     columns = {"text": given.text, "pair": given.pair, "label": given.label}
     train = labelled.splits(given.task, given.data, **columns).train
     return [text for each in train for text in (each.first, each.second) if text]

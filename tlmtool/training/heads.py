@@ -9,7 +9,7 @@ from tlmtool.data.labelled import Task
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import base_type
 
-LANGUAGE = ("mlm", "clm")
+LANGUAGE, TRANSLATION = ("mlm", "clm"), "translation"
 
 
 def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:
@@ -18,9 +18,18 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
     `config`: config.json. Raises Usage where task and head do not fit.
     """
     kind, saved = base_type(config["model_type"]), str((config.get("architectures") or [""])[0])
+    two_sided = kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    if task == TRANSLATION:
+        if not two_sided:
+            raise Usage(f"task {task} does not fit {model}: a {kind} has no encoder and decoder")
+        ends = ("ForConditionalGeneration", "MTModel")
+        return transformers.AutoModelForSeq2SeqLM, {}, saved.endswith(ends)
     if isinstance(task, str):
-        if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-            raise Usage(f"task {task} does not fit {model}: a {kind} has an encoder and a decoder")
+        if two_sided:
+            raise Usage(
+                f"task {task} does not fit {model}: a {kind} has an encoder and a decoder (task "
+                f"{TRANSLATION})"
+            )
         masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if masked != (task == "mlm"):
             reads = "both ways (mlm)" if masked else "from left to right (clm)"

@@ -12,15 +12,19 @@ from transformers import AutoConfig
 
 from tlmtool.data import labelled
 from tlmtool.data.language import HELD, language_splits
+from tlmtool.data.parallel import languages_of, parallel_splits
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.outputs import position_limit
+from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
 from tlmtool.schema import Recipe
 from tlmtool.training.distilling import Lesson, lesson, measure_of
-from tlmtool.training.heads import LANGUAGE, dropouts, head_of
+from tlmtool.training.heads import LANGUAGE, TRANSLATION, dropouts, head_of
 from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
+from tlmtool.training.translation import Translation
 
 SET_ASIDE = 10  # every tenth training example, where choices are made on some
 
@@ -37,6 +41,11 @@ class Job:
     tuned: bool = False  # the checkpoint has the task's head already
     roles: dict[str, str] = field(default_factory=dict)  # {site: role} of what may be expanded
 
+    @property
+    def final(self) -> tuple[str, str]:
+        """(name, which is better) of what `dev` gives."""
+        return self.objective.final or (self.objective.name, self.objective.better)
+
 
 def prepare(
     recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any, source: Path | None = None
@@ -49,6 +58,8 @@ def prepare(
         job = _distilled(recipe, load, tokenizer, source)
     elif recipe.training.task in LANGUAGE:
         job = _language(recipe, load, tokenizer, source)
+    elif recipe.training.task == TRANSLATION:
+        job = _translation(recipe, load, tokenizer, source)
     else:
         job = _labelled(recipe, load, tokenizer, source)
     freeze(recipe, job)
@@ -115,6 +126,26 @@ def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> J
     return _job(model, objective, dev, where, place, has)
 
 
+def _translation(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
+    given = recipe.training
+    bleu = Bleu((languages_of(given.languages) or (None, None))[1])  # refused before any work
+    found = parallel_splits(given.data, given.languages, given.text, given.label)
+    model, has = _head(recipe, load, given.task, source)
+    train, watched, where = _aside(recipe, found.train, found.dev)
+    objective = Translation(
+        model,
+        tokenizer,
+        train,
+        watched,
+        given.max_length,
+        bleu,
+        given.beams,
+        given.label_smoothing,
+    )
+    model.generation_config = generation(model, tokenizer, given.beams, objective.max_length)
+    return _job(model, objective, found.dev, where, found.source, has)
+
+
 def _job(
     model: nn.Module,
     objective: Any,
@@ -129,7 +160,7 @@ def _job(
 
 def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given, wanted = recipe.training, recipe.distillation
-    if given.task in LANGUAGE:
+    if given.task in (*LANGUAGE, TRANSLATION):
         raise Usage(f"--teacher goes with a labelled task or none, not with {given.task}")
     teacher = load(wanted.teacher)
     length = min(given.max_length, position_limit(teacher) or given.max_length)

@@ -12,17 +12,22 @@ from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
-from tlmtool.measuring.outputs import inputs_of, position_limit, shifted, takes
+from tlmtool.measuring.outputs import inputs_once, position_limit, shifted, takes
 from tlmtool.measuring.predictions import predictions
 
 Progress = Callable[[int, int], None]
 
 
 class Objective:
-    """Examples to train on. `lengths`: tokens of each; the rest is said by its kinds."""
+    """Examples to train on. `lengths`: tokens of each, of so many `sequences` together; the rest is
+    said by its kinds. `name`, `better`: of what is watched; `final`: of what is scored at the end,
+    where that is something else."""
 
     better = "higher"
     name = "score"
+    final: tuple[str, str] | None = None
+    sequences = 1
+    progress: Progress | None = None  # told (done, of how many) by a score that takes long
     dropout = True  # whether it learns under the model's dropout
 
     def __init__(
@@ -83,7 +88,7 @@ class Labelled(Objective):
         self.name = " and ".join(task.metrics)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        return self.of(model(**inputs_of(own, part)).logits.float(), part)
+        return self.of(model(**inputs_once(own, part)).logits.float(), part)
 
     def of(self, logits: Tensor, part: Batch) -> Tensor:
         """The summed loss of logits (B, classes)."""
@@ -134,7 +139,7 @@ class Language(Objective):
 
     def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
         batch, read, wanted = part
-        inputs = inputs_of(own, batch)
+        inputs = inputs_once(own, batch)
         ids, device = inputs["input_ids"], inputs["input_ids"].device
         logits = model(**inputs | {"input_ids": read.to(device)}).logits  # (B, N, V)
         wanted = wanted.to(device)
@@ -185,7 +190,7 @@ class Distilled(Objective):
         return self.inner.part(places, epoch)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        inputs, taught = inputs_of(own, part), inputs_of(self.teacher, part)
+        inputs, taught = inputs_once(own, part), inputs_once(self.teacher, part)
         if self.shifts:
             ids = shifted(own, inputs["input_ids"])
             inputs, taught = ({**x, "decoder_input_ids": ids} for x in (inputs, taught))

@@ -121,7 +121,9 @@ class Study:
         outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
         finetune.finish(recipe, job.model, outcome.expansions)
         scores = {"score": score(job)} if score else job.dev(job.model)
-        result = {**labels, "better": job.objective.better, "metric": job.objective.name, **scores}
+        watched = (job.objective.name, job.objective.better)
+        name_of, better = watched if score else job.final
+        result = {**labels, "better": better, "metric": name_of, **scores}
         result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(outcome)}
         if not math.isfinite(result["score"]):
             raise Failure(f"the score of {name} is {result['score']}")

@@ -1,0 +1,63 @@
+"""Translating as an objective: cross-entropy of the target's tokens, each after the true ones."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tlmtool.data.parallel import Pair
+from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.outputs import counted
+from tlmtool.measuring.translating import (
+    Part,
+    Sides,
+    target_logits,
+    translated,
+    translation_loss,
+)
+from tlmtool.training.objectives import Objective
+
+
+class Translation(Objective):
+    """Watched by the loss of held-out translations, which costs a forward pass; scored by BLEU of
+    what the model generates, which costs many. `smoothing`: share of a label that is spread over
+    the vocabulary, in training alone."""
+
+    better, name, final, sequences = "lower", "dev loss", ("BLEU", "higher"), 2
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        train: list[Pair],
+        watched: list[Pair],
+        max_length: int,
+        bleu: Bleu,
+        beams: int,
+        smoothing: float = 0.0,
+    ):
+        self.tokenizer, self.bleu, self.beams, self.smoothing = tokenizer, bleu, beams, smoothing
+        self.sides = Sides(model, tokenizer, train, max_length)
+        self.watched = Sides(model, tokenizer, watched, max_length)
+        self.max_length, self.lengths = self.sides.max_length, self.sides.lengths
+
+    def part(self, places: list[int], epoch: int) -> Part:
+        return self.sides.part(places)
+
+    def count(self, part: Part) -> int:
+        return int(part.wanted.sum())
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Part) -> Tensor:
+        logits, ids = target_logits(model, own, part)
+        return cross_entropy(logits, ids, reduction="sum", label_smoothing=self.smoothing)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        return {"score": translation_loss(model, self.watched).mean}
+
+    def scored(self, model: nn.Module, examples: list[Pair]) -> dict[str, Any]:
+        sides = Sides(model, self.tokenizer, examples, self.max_length)
+        tick = counted(self.progress, 2 * len(examples))
+        found = translated(model, sides, self.bleu, self.beams, tick=tick)
+        score = float(found.statistic(np.arange(len(examples))[None])[0])
+        return {"score": score, "BLEU": score, **found.figures}
