@@ -23,8 +23,8 @@ ORDER = """
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | plots | views | views_training views_complexity
     | views_attention | figures | progress
-    | recipe | sources | values | schema | schema_training schema_profiling | schema_attention
-    | setting | failure
+    | recipe | sources | values | schema | schema_training schema_overparam schema_profiling
+    | schema_attention | setting | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

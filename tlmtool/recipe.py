@@ -13,7 +13,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
-from tlmtool.schema_training import LABELLED
+from tlmtool.schema_training import LABELLED, Training
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
@@ -121,7 +121,8 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         if task == TRANSLATION and values.get("evaluation.data") is None:
             raise Usage("task translation needs --data, such as a folder with val.en and val.de")
     if TRANSLATION not in (values.get("evaluation.task"), values.get("training.task")):
-        lone = [key for key in OF_TRANSLATION if values.get(f"training.{key}") is not None]
+        usual = vars(Training())  # which the recipe of a run holds too
+        lone = [k for k in OF_TRANSLATION if values.get(f"training.{k}", usual[k]) != usual[k]]
         if lone:
             raise Usage(f"--{lone[0].replace('_', '-')} goes with --task translation")
     if (test := values.get("output.fail_if")) is not None:

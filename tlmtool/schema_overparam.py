@@ -1,4 +1,4 @@
-"""The schema of over-parameterizing: how much larger, which matrices and when, compared with what."""
+"""The schema of over-parameterizing: how much larger, which matrices, when; against what."""
 
 from dataclasses import dataclass
 
