@@ -8,7 +8,12 @@ import pytest
 import torch
 from conftest import WORDS, word_tokenizer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from tlmtool.cli import run
 from tlmtool.data.batching import packed
@@ -126,6 +131,30 @@ def test_bad_input_is_one_sentence(more, says, texts, tmp_path, capsys):
     assert run(words) == 2
     error = capsys.readouterr().err.strip()
     assert says in error and "\n" not in error and not (tmp_path / "out").exists()
+
+
+def test_a_new_encoder_decoder_translates_with_kernels_on_one_side(tmp_path, capsys):
+    pytest.importorskip("sacrebleu")
+    draw = random.Random(0)
+    for name, count in (("train", 60), ("val", 8)):
+        lines = [" ".join(draw.choices(WORDS, k=5)) for _ in range(count)]
+        (tmp_path / f"{name}.en").write_text("\n".join(lines) + "\n")
+        (tmp_path / f"{name}.de").write_text("\n".join(line.upper() for line in lines) + "\n")
+    sizes = "d_model=32 encoder_layers=2 decoder_layers=2 encoder_ffn_dim=48 decoder_ffn_dim=48 "
+    sizes += "encoder_attention_heads=2 decoder_attention_heads=2 max_position_embeddings=64"
+    sets = [part for each in sizes.split() for part in ("--set", f"config.{each}")]
+    words = ["finetune", "--from-config", "marian", *sets, *FAST, "-q", "--max-length", "32"]
+    words += ["--task", "translation", "--data", str(tmp_path), "--languages", "en-de", "--beams"]
+    words += ["2", "--attention", "dimensionwise", "--layers", "encoder"]
+    assert run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "signature" in report["scores"]["after"] and "before" not in report["scores"]
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    found = [path for path, _ in converted(model)]
+    assert len(found) == 2 and all("encoder.layers" in path for path in found)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    start = model.generate(**tokenizer("the cat", return_tensors="pt", return_token_type_ids=False))
+    assert start[0, 0] == model.config.decoder_start_token_id == tokenizer.pad_token_id
 
 
 # ---- tokenizers and packing

@@ -248,3 +248,26 @@ def test_a_bad_check_fails_before_the_run():
     assert comparison(" loss >= 3.2") == ("loss", ">=", 3.2)
     with pytest.raises(Failure, match="not a comparison"):
         build("merge", {"model": "m", "fail_if": "loss"})
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags"),
+    [
+        ("compress", {"model": "m", "rank": "8"}),
+        ("compress", {"model": "m", "attention": "dimensionwise"}),
+        ("merge", {"model": "m"}),
+        ("overparam", {"model": "m", "growth": "3"}),
+        ("finetune", {"model": "m", "task": "cola", "data": "d"}),
+        ("finetune", {"model": "m", "teacher": "t", "data": "d"}),
+        ("finetune", {"model": "m", "task": "translation", "languages": "en-de", "data": "d"}),
+        ("finetune", {"from_config": "bert", "task": "mlm", "data": "d"}),
+        ("profile", {"model": "m"}),
+        ("profile", {"attention": "softmax,dimensionwise"}),
+        ("evaluate", {"model": "m", "task": "mlm"}),
+    ],
+)
+def test_what_a_run_keeps_of_its_recipe_makes_the_same_run(verb, flags, tmp_path):
+    """With every default spelled out, none of which may count as a wish."""
+    made = build(verb, flags)
+    (tmp_path / "recipe.yaml").write_text(dump(made))
+    assert build(verb, recipe_file=tmp_path / "recipe.yaml") == made

@@ -13,7 +13,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
-from tlmtool.schema_training import LABELLED, Training
+from tlmtool.schema_training import LABELLED, Fresh, Training
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
@@ -137,8 +137,10 @@ def _check_fresh(values: dict[str, Any], free: Iterable[str]) -> None:
         if values.get("distillation.teacher") is not None:
             raise Usage("--teacher teaches a MODEL: it does not go with --from-config")
         return
+    usual = {f"fresh.{key}": value for key, value in vars(Fresh()).items()}
     building = ("attention.", "fresh.")
-    lone = [*free, *(p for p in values if p.startswith(building) and values[p] is not None)]
+    lone = [p for p in values if p.startswith(building) and values[p] != usual.get(p)]
+    lone = [*free, *lone]
     if lone:
         raise Usage(f"{lone[0]} says how a new model is built: it goes with --from-config FAMILY")
 
