@@ -164,7 +164,7 @@ def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> di
         "out": None if out is None else str(out),
     }
     if recipe.model is None:
-        return {"id": f"a new {folder.name}"} | common
+        return {"id": f"a new {folder.name}", "new": True} | common
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)

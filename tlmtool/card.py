@@ -24,7 +24,8 @@ def card(
     import yaml
 
     model, recipe = data.get("model") or {}, data.get("recipe")
-    base, kind = model.get("base_model") or model.get("id"), str(model.get("class") or "")
+    base = None if model.get("new") else model.get("base_model") or model.get("id")
+    kind = str(model.get("class") or "")
     front = {
         "base_model": base,
         "library_name": "transformers",
@@ -51,13 +52,21 @@ def card(
 def _introduction(data: Mapping[str, Any], methods: list[str]) -> str:
     model, parameters = data.get("model") or {}, data.get("parameters") or {}
     name = f"`{model.get('base_model') or model.get('id', 'a model')}`"
+    name = str(model["id"]).capitalize() if model.get("new") else name
     before, after = human(parameters.get("before")), human(parameters.get("after"))
-    sizes = f" {after} parameters instead of {before}." if before and after else ""
+    instead = "" if before == after else f" instead of {before}"
+    sizes = f" {after} parameters{instead}." if before and after else ""
     if data["verb"] == "merge":
         return f"{name} with its factors multiplied out, a plain checkpoint again.{sizes}\n"
-    sites = len(data.get("sites") or [])
-    held = f"{sites} of its linear layers held as factors ({', '.join(methods)})"
-    return f"{name} with {held}, made by `tlm {data['verb']}`.{sizes}\n"
+    done = []
+    if sites := len(data.get("sites") or []):
+        done.append(f"with {sites} of its linear layers held as factors ({', '.join(methods)})")
+    if layers := (data.get("attention") or {}).get("layers"):
+        kinds = sorted({each["attention"]["name"] for each in layers})
+        done.append(f"with {' and '.join(kinds)} attention in {len(layers)} layers")
+    if task := (data.get("training") or {}).get("task"):
+        done.append(f"trained by {task}" if task == "distillation" else f"trained on task {task}")
+    return f"{name} {', '.join(done)}, made by `tlm {data['verb']}`.{sizes}\n"
 
 
 def _references(names: list[str]) -> dict[str, str]:
