@@ -288,18 +288,59 @@ def test_a_teacher_teaches_the_factors_only(model, tmp_path, capsys):
     assert moved and all(".weight." in name for name in moved)
 
 
-def test_recovery_brings_a_compressed_model_nearer(model, tmp_path):
-    texts, out = tmp_path / "texts.txt", tmp_path / "out"
-    draw = torch.Generator().manual_seed(0)
+@pytest.fixture
+def texts(tmp_path) -> Path:
+    draw, file = torch.Generator().manual_seed(0), tmp_path / "texts.txt"
     orders = (torch.randperm(len(WORDS), generator=draw).tolist() for _ in range(100))
-    texts.write_text("\n".join(" ".join(WORDS[i] for i in order) for order in orders) + "\n")
+    file.write_text("\n".join(" ".join(WORDS[i] for i in order) for order in orders) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("trained", ["factors", "all"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recovery_brings_a_compressed_model_nearer(model, texts, tmp_path, dtype, trained):
+    out = tmp_path / "out"
     words = ["compress", str(model), "--rank", "2", "--recover", "30", "--recover-batch", "4"]
+    words += ["--recover-train", trained, "--dtype", dtype]
     assert run([*words, "--data", str(texts), "--out", str(out), "-q"]) == 0
     report = json.loads((out / "report.json").read_text())
     found = report["recovery"]
     assert report["calibration"]["source"] == str(texts)
     assert found["recovered"] < found["compressed"] and found["dense"] == 0
-    load(out)
+    assert found["trained"] == trained
+    assert load(out).dtype == getattr(torch, dtype)
+    name = "embeddings.LayerNorm.weight"
+    before, after = (load_file(f / "model.safetensors")[name] for f in (model, out))
+    moved = not torch.equal(before.to(after.dtype), after)
+    assert moved == (trained == "all") or dtype == "bfloat16"  # which may round a step away
+
+
+def test_a_teacher_that_does_not_fit_is_refused(model, texts, tmp_path, capsys):
+    wide, other = tmp_path / "wide", tmp_path / "other"
+    pico("bert", hidden_size=48).save_pretrained(wide)
+    pico("bert").save_pretrained(other)
+    word_tokenizer().save_pretrained(wide)
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["one more"])
+    tokenizer.save_pretrained(other)
+    common = ["finetune", str(model), "--data", str(texts), "--out", str(tmp_path / "out"), "-q"]
+    for teacher, says in ((wide, "has width 48"), (other, "reads other tokens")):
+        assert run([*common, "--teacher", str(teacher), "--train", "all"]) == 2
+        assert says in capsys.readouterr().err
+    assert run([*common, "--teacher", str(model), "--task", "mlm"]) == 2
+    assert "--teacher goes with" in capsys.readouterr().err
+
+
+def test_a_teacher_of_figures_teaches_a_new_head_too(model, tmp_path):
+    """A regression teacher: its output, not a distribution, is what is learned."""
+    rows = [f"{' '.join(WORDS[i:] + WORDS[:i])}\t{i}.0" for i in range(len(WORDS))] * 3
+    (tmp_path / "pairs.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    data, teacher, out = tmp_path / "pairs.tsv", tmp_path / "teacher", tmp_path / "out"
+    words = ["--task", "regression", "--data", str(data), "--steps", "3", *FAST]
+    assert run(["finetune", str(model), *words, "--out", str(teacher)]) == 0
+    taught = ["finetune", str(model), "--teacher", str(teacher), "--train", "all", *words]
+    assert run([*taught, "--out", str(out)]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 1
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
