@@ -164,6 +164,9 @@ def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> di
         "out": None if out is None else str(out),
     }
     if recipe.model is None:
+        files = [folder / name for name in ("config.json", "tokenizer.json")]
+        sums = {f.name: checkpoint.sha256(f) for f in files if f.exists()}
+        common |= {"type": model.config.model_type, "sha256": sums}
         return {"id": f"a new {folder.name}", "new": True} | common
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
@@ -213,10 +216,11 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
     return used, held or shipped[1], {"source": source, "texts": len(used), **few}
 
 
-def out_folder(recipe: Recipe, suffix: str) -> Path:
-    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken."""
-    model = recipe.model or recipe.fresh.from_config
-    named = recipe.output.out or f"out/{Path(model).name or 'model'}-{suffix}"
+def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
+    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken.
+    `name`: of a model that is not there yet."""
+    model = name or Path(recipe.model).name or "model"
+    named = recipe.output.out or f"out/{model}-{suffix}"
     out = Path(named).expanduser()
     if not recipe.output.dry_run:
         check_out(out, recipe.output.overwrite)

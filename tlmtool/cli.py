@@ -192,8 +192,13 @@ def _pipeline(
         if not as_json:
             console().print(f"\nstage {stage.name}", style="bold")
             show(report, False, verbose)
-        if stage.recipe.output.fail_if:
-            report.check(stage.recipe.output.fail_if)
+        if test := stage.recipe.output.fail_if:
+            try:
+                report.check(test)
+            except Failure:
+                if as_json:
+                    show(pipeline.summary(done), as_json, verbose)
+                raise
     show(pipeline.summary(done), as_json, verbose)
 
 

@@ -1,8 +1,8 @@
 """Stages one after another, each a recipe of its own: `tlm run FILE`."""
 
 import json
+import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tlmtool.schema import VERBS
 from tlmtool.sources import from_mapping, from_sets, read
 
 WRITES = ("compress", "merge", "overparam", "finetune")
-NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 LIST = "stages.json"  # in the folder of a pipeline: the recipe of each
 MODELS = ("model", "evaluation.against", "evaluation.baseline", "profiling.against")
 MODELS += ("distillation.teacher",)
@@ -72,7 +72,8 @@ def _stage(
     if verb not in VERBS.split():
         raise Usage(f"{where} needs a verb: {', '.join(VERBS.split())}")
     layer = from_mapping(verb, body, where) | from_sets(verb, sets)
-    written = {each.name: each.out for each in before if each.recipe.verb in WRITES}
+    writing = [e for e in before if e.recipe.verb in WRITES and not e.recipe.study.seeds]
+    written = {each.name: each.out for each in writing}
     new = layer.get("fresh.from_config", ("", None))[1] is not None
     if "model" not in layer and written and not new:
         layer["model"] = ("MODEL", str([*written.values()][-1]))
@@ -86,50 +87,78 @@ def _stage(
         raise Usage(f"{where} names output.out: a pipeline writes each stage to --out/NAME")
     if verb in WRITES:
         layer["output.out"] = ("output.out", str(out / name))
-    return Stage(name, built(verb, [layer]), out / name)
+    recipe = built(verb, [layer])
+    if recipe.output.dry_run:
+        raise Usage(f"{where} is a dry run, which writes nothing that the next could read")
+    return Stage(name, recipe, out / name)
 
 
 def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[Stage, Report]]:
     """Perform the stages; a report as each ends. `resume`: those that are done are not done again,
-    and a training that was killed goes on."""
+    and a training that was killed goes on. `overwrite`: each replaces its earlier result when it
+    ends, none is lost before. Raises Usage for a folder that is taken or was made otherwise."""
     out = stages[0].out.parent
-    wanted = json.loads(json.dumps({stage.name: to_dict(stage.recipe) for stage in stages}))
-    kept = _kept(out)
-    if out.exists() and any(out.iterdir()) and not (resume and kept):
-        if not overwrite:
-            how = (
-                "--resume goes on with it, --overwrite replaces it"
-                if kept
-                else "it is no pipeline's"
-            )
-            raise Usage(f"--out {out} is not empty: {how}")
-        if not kept:
-            raise Usage(f"--out {out} holds no pipeline ({LIST}), so it is not replaced")
-        shutil.rmtree(out)
-        kept = {}
+    kept, wanted = _kept(out), {stage.name: _identity(stage) for stage in stages}
+    _check(out, kept is not None, resume, overwrite)
+    kept = kept or {}
+    if not overwrite:
+        for stage in stages:
+            done = (stage.out / "report.json").exists()
+            if done and kept.get(stage.name) != wanted[stage.name]:
+                raise Usage(f"{stage.out} was made by another recipe: --overwrite replaces it")
+    _keep(out, kept)
     for stage in stages:
-        file = stage.out / "report.json"
-        if file.exists() and kept.get(stage.name) != wanted[stage.name]:
+        report = None if overwrite else _done(stage)
+        if report is None:
+            report = _performed(stage, resume, overwrite)
+            kept |= {stage.name: wanted[stage.name]}
+            _keep(out, kept)
+        yield stage, report
+
+
+def _check(out: Path, ours: bool, resume: bool, overwrite: bool) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Usage("a pipeline runs in one process: launch it without torchrun or accelerate")
+    if resume and overwrite:
+        raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
+    if out.exists() and not out.is_dir():
+        raise Usage(f"--out {out} is a file, not a folder")
+    if out.exists() and any(out.iterdir()):
+        if not ours:
+            raise Usage(f"--out {out} is not empty, and holds no pipeline ({LIST})")
+        if not (resume or overwrite):
             raise Usage(
-                f"{stage.out} was made by another recipe: give another --out, or --overwrite"
+                f"--out {out} is not empty: --resume goes on with it, --overwrite replaces it"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / LIST).write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    for stage in stages:
-        yield stage, _done(stage) or _performed(stage, resume)
 
 
-def _kept(out: Path) -> dict[str, Any]:
-    """{stage: its recipe} of the pipeline whose folder this is; empty where it is none's."""
+def _identity(stage: Stage) -> dict[str, Any]:
+    """What an earlier result must have in common with this stage to be its own: all but where it
+    lies and how it is checked."""
+    tree = {key: value for key, value in to_dict(stage.recipe).items() if key != "output"}
+    return json.loads(json.dumps(tree).replace(json.dumps(f"{stage.out.parent}/")[:-1], '"@'))
+
+
+def _kept(out: Path) -> dict[str, Any] | None:
+    """{stage that is done: its recipe} of the pipeline of this folder; None where there is none."""
     try:
         found = json.loads((out / LIST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _performed(stage: Stage, resume: bool) -> Report:
+def _keep(out: Path, kept: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / f".{LIST}.unfinished"
+    unfinished.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, out / LIST)
+
+
+def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
     recipe = stage.recipe
+    if overwrite:
+        recipe = replace(recipe, output=replace(recipe.output, overwrite=True))
     if resume and recipe.verb == "finetune":
         recipe = replace(recipe, training=replace(recipe.training, resume=True))
     report = perform(recipe)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
-from tlmtool.schema_training import LABELLED, Fresh, Training
+from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
@@ -23,7 +23,8 @@ BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
 OF_KERNELS = ("heads", "head_width", "causal", "backward", "plot")  # what --attention alone reads
 TRANSLATION = "translation"
-TRAINED = (*LABELLED, "mlm", "clm", TRANSLATION)
+LANGUAGE = ("mlm", "clm")
+TRAINED = (*LABELLED, *LANGUAGE, TRANSLATION)
 OF_TRANSLATION = ("languages", "beams", "label_smoothing")
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 
@@ -108,6 +109,10 @@ def _check(verb: str, values: dict[str, Any]) -> None:
             raise Usage("--blocks goes with --rank: give the rank of a block term too")
         if (values.get("recovery.data") is None) != (values.get("recovery.steps") is None):
             raise Usage("--recover STEPS and --data go together: so many steps, on these texts")
+        usual = vars(Recovery())
+        lone = [k for k in usual if values.get(f"recovery.{k}", usual[k]) != usual[k]]
+        if lone and values.get("recovery.steps") is None:
+            raise Usage(f"recovery.{lone[0]} says how --recover STEPS is to teach: give that too")
     if verb == "evaluate":
         task = values.get("evaluation.task")
         if task is None:
@@ -136,6 +141,9 @@ def _check_fresh(values: dict[str, Any], free: Iterable[str]) -> None:
             raise Usage("MODEL and --from-config exclude each other: train one, or a new one")
         if values.get("distillation.teacher") is not None:
             raise Usage("--teacher teaches a MODEL: it does not go with --from-config")
+        size = values.get("fresh.vocabulary", Fresh().vocabulary) != Fresh().vocabulary
+        if values.get("fresh.tokenizer") is not None and size:
+            raise Usage("--vocab-size is of a tokenizer that is trained: --tokenizer has its own")
         return
     usual = {f"fresh.{key}": value for key, value in vars(Fresh()).items()}
     building = ("attention.", "fresh.")
@@ -155,6 +163,10 @@ def _check_training(values: dict[str, Any]) -> None:
         raise Usage("finetune needs --task, such as cola, or --teacher MODEL to learn from")
     if task is not None:
         known_task(task, TRAINED)
+        if teacher is not None and task in (*LANGUAGE, TRANSLATION):
+            raise Usage(f"--teacher goes with a labelled task or none, not with {task}")
+    if values.get("training.pack") and task not in LANGUAGE:
+        raise Usage("--pack goes with --task mlm or clm, which read plain text")
     most, each = values.get("strategy.N"), values.get("strategy.n")
     if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
         raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")

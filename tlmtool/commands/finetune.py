@@ -40,11 +40,13 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
+    tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
     if recipe.output.dry_run:
         return _predicted(recipe, folder, tokenizer)
     if recipe.study.seeds:
         return _studied(recipe, folder, tokenizer)
-    out = out_folder(recipe, recipe.training.task or "distilled")
+    new = None if recipe.model else folder.name
+    out = out_folder(recipe, recipe.training.task or "distilled", new)
     accelerator = training.accelerator_of(recipe, out)
     store = Store(out, _identity(recipe) | {"processes": accelerator.num_processes})
     _check_store(recipe, store)

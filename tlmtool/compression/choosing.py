@@ -50,9 +50,10 @@ def chosen(model: Any, layers: str | None) -> list[str]:
     last, wanted = max(of.values()), set()
     for part in numbers.split(",") if numbers else [f"0-{last}"]:
         first, _, end = part.partition("-")
-        wanted |= set(range(int(first), int(end or first) + 1))
-    if not wanted or max(wanted) > last:
-        raise Usage(f"--layers {layers} is out of range: the layers of this model are 0-{last}")
+        low, high = int(first), int(end or first)
+        if not low <= high <= last:
+            raise Usage(f"--layers {layers} is out of range: the layers of this model are 0-{last}")
+        wanted |= set(range(low, high + 1))
     return [path for path in here if of[path] in wanted]
 
 

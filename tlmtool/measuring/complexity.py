@@ -87,7 +87,7 @@ class Case(NamedTuple):
         drawn = (torch.randn(shape, dtype=self.dtype, **made) for _ in range(3))
         qkv = [x.transpose(1, 2).requires_grad_(self.backward) for x in drawn]
         tensors = {
-            name: t.to(**made).requires_grad_(self.backward)
+            name: t.to(dtype=self.dtype, **made).requires_grad_(self.backward)
             for name, t in kernel.initial(heads, width, self.features).items()
         }
 

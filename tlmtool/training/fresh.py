@@ -4,10 +4,13 @@ What is written is a folder without weights; they are drawn when the model is lo
 seed draws its own.
 """
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto as auto
@@ -19,50 +22,69 @@ from tlmtool.data.language import language_splits
 from tlmtool.data.parallel import parallel_splits
 from tlmtool.data.vocabulary import trained
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
-from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.models.architectures import ALIASES, ARCHITECTURES
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
-from tlmtool.recipe import TRANSLATION, Recipe
-from tlmtool.training.heads import LANGUAGE
+from tlmtool.recipe import LANGUAGE, TRANSLATION, Recipe
 
+SIZES = ("vocab_size", "decoder_vocab_size")  # what the tokenizer says,
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 STARTS = {"decoder_start_token_id": "pad_token_id", "forced_eos_token_id": "eos_token_id"}
+OURS = (*SIZES, *ENDS, *STARTS, "model_type", "architectures", "dtype", "torch_dtype")
+OURS += ("transformers_version", "tlm")
+NEEDS = {"mlm": ("pad", "mask"), "clm": (), "seq2seq": ("pad", "eos")}
 LONGEST = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
 def write(recipe: Recipe, folder: Path) -> None:
-    """The config.json and the tokenizer of the new model. Raises Usage for a key or a value of the
-    config that the family does not have."""
+    """The config.json and the tokenizer of the new model.
+
+    Raises Usage for a key or a value of the config that the family does not have, and for a
+    tokenizer without a token that it needs; NotLoadable for data that no tokenizer comes of."""
     config = config_of(recipe)
-    if recipe.fresh.tokenizer:
-        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.fresh.tokenizer))
+    reads, longest = _reads(config.model_type), _positions(config)
+    _check_lengths(recipe)
+    if given := recipe.fresh.tokenizer:
+        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(given))
         if tokenizer is None:
-            raise NotLoadable(f"--tokenizer {recipe.fresh.tokenizer} holds no tokenizer")
+            raise NotLoadable(f"--tokenizer {given} holds no tokenizer")
+        for kind in NEEDS[reads] if recipe.training.task in (*LANGUAGE, TRANSLATION) else ():
+            if getattr(tokenizer, f"{kind}_token_id") is None:
+                raise Usage(f"--tokenizer {given} has no {kind} token, which this task needs")
     else:
-        longest = next((v for k in LONGEST if (v := getattr(config, k, None))), None)
-        reads, wanted = _reads(config.model_type), recipe.fresh
-        settings = (wanted.tokens, wanted.vocabulary, reads, longest)
+        settings = (recipe.fresh.tokens, recipe.fresh.vocabulary, reads, longest)
         tokenizer = trained(texts_of(recipe), *settings)
-    config.vocab_size, config.architectures = len(tokenizer), None  # of no head yet
-    for key in ENDS:
-        if hasattr(config, key):
-            setattr(config, key, getattr(tokenizer, key))
-    for key, of in STARTS.items():
+    config.architectures = None  # of no head yet
+    for key in (k for k in SIZES if hasattr(config, k)):
+        setattr(config, key, len(tokenizer))
+    tokens = {key: key for key in ENDS} | STARTS
+    for key, of in tokens.items():
         if hasattr(config, key):
             setattr(config, key, getattr(tokenizer, of))
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def _check_lengths(recipe: Recipe) -> None:
+    """Raises Usage where texts may be longer than the one length that a kernel is made for."""
+    most = kernel_of(recipe.attention).length if recipe.attention.kind else None
+    if most is not None and recipe.training.max_length > most:
+        raise Usage(
+            f"--max-length {recipe.training.max_length} is more than the {most} tokens that "
+            "this w_o full is built for: lower it, or take decay or conv, for any length"
+        )
+
+
 def name_of(recipe: Recipe) -> str:
     """What the new model is called: its family, or the name of the folder of its config."""
-    path = Path(recipe.fresh.from_config)
-    return path.absolute().parent.name if path.name == "config.json" else path.name
+    path = Path(recipe.fresh.from_config).expanduser()
+    return path.resolve().parent.name if path.name == "config.json" else path.resolve().name
 
 
 def config_of(recipe: Recipe) -> Any:
-    """The config of a family, or of a file or folder, with what `config.KEY` sets."""
+    """The config of a family, or of a file or folder, with what `config.KEY` sets. Raises Usage."""
     named, given = recipe.fresh.from_config, dict(recipe.config)
     path = Path(named).expanduser()
     kind, kept = named, {}
@@ -73,6 +95,8 @@ def config_of(recipe: Recipe) -> Any:
             raise Usage(
                 f"--from-config {named} is of type {kind}: it takes a plain family's config"
             )
+    if kind in (*ALIASES, "minilm"):
+        raise Usage(f"--from-config {named}: that is a checkpoint with weights; name a family")
     if kind not in ARCHITECTURES:
         near = get_close_matches(kind, ARCHITECTURES, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(ARCHITECTURES)}"
@@ -81,13 +105,17 @@ def config_of(recipe: Recipe) -> Any:
     usual = cls()
     known = {*usual.to_dict(), *cls.attribute_map}
     for key, value in given.items():
+        if key in OURS:
+            raise Usage(f"config.{key} is not to be set: it follows from the rest")
         if key not in known:
             near = get_close_matches(str(key), known, 1, 0.5)
             hint = f"; did you mean config.{near[0]}?" if near else ""
             raise Usage(f"a {kind} has no config.{key}{hint}")
         before = getattr(usual, key)
-        numbers = isinstance(before, float) and isinstance(value, int)
-        if before is not None and not isinstance(value, type(before)) and not numbers:
+        if isinstance(before, float) and isinstance(value, str | int):
+            with suppress(ValueError):  # YAML takes 1e-5 for text
+                given[key] = value = float(value)
+        if before is not None and type(value) is not type(before):
             raise Usage(f"config.{key} is {value!r}, not of type {type(before).__name__}")
     try:
         return cls(**kept | given)
@@ -96,7 +124,10 @@ def config_of(recipe: Recipe) -> Any:
 
 
 def build(recipe: Recipe, folder: Path, head: Any, changes: dict[str, Any] | None) -> nn.Module:
-    """The model of a folder that `write` made, of weights drawn now, on the recipe's device."""
+    """The model of a folder that `write` made, of weights drawn now, on the recipe's device, in
+    float32 unless the recipe says otherwise; `head`: an Auto class, `changes`: of its config.
+
+    Raises Usage for a config that makes no model that runs, or cannot take the kernel."""
     config = AutoConfig.from_pretrained(folder, **(changes or {}))
     try:
         model = head.from_config(config)
@@ -134,5 +165,16 @@ def _reads(kind: str) -> str:
     return "mlm" if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES else "clm"
 
 
+def _positions(config: Any) -> int | None:
+    """The longest text that the family's position table takes; None without one."""
+    if next((v for k in LONGEST if (v := getattr(config, k, None))), None) is None:
+        return None
+    with torch.device("meta"), suppress(Exception):  # what cannot be made is told by `build`
+        return position_limit(transformers.AutoModel.from_config(config))
+    return None
+
+
 def _first(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first two lines of what was said: the second often holds the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or type(error).__name__

@@ -8,8 +8,7 @@ from transformers.models.auto import modeling_auto as auto
 from tlmtool.data.labelled import Task
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import base_type
-
-LANGUAGE, TRANSLATION = ("mlm", "clm"), "translation"
+from tlmtool.recipe import TRANSLATION
 
 
 def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:

@@ -20,9 +20,9 @@ from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
-from tlmtool.schema import Recipe
+from tlmtool.recipe import LANGUAGE, TRANSLATION, Recipe
 from tlmtool.training.distilling import Lesson, lesson, measure_of
-from tlmtool.training.heads import LANGUAGE, TRANSLATION, dropouts, head_of
+from tlmtool.training.heads import dropouts, head_of
 from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
 from tlmtool.training.translation import Translation
 
@@ -160,8 +160,6 @@ def _job(
 
 def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given, wanted = recipe.training, recipe.distillation
-    if given.task in (*LANGUAGE, TRANSLATION):
-        raise Usage(f"--teacher goes with a labelled task or none, not with {given.task}")
     teacher = load(wanted.teacher)
     length = min(given.max_length, position_limit(teacher) or given.max_length)
     recipe = replace(recipe, training=replace(given, max_length=length))
