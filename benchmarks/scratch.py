@@ -11,6 +11,7 @@ development split is read once, at the end of a run. Attention FLOPs: what mixes
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +91,18 @@ def flags() -> argparse.Namespace:
     add("--rates", default="1e-3,3e-3")
     add("--seeds", type=int, default=3, help="of the four arms that matter; of others one")
     add("--device", default="cpu")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.arms = given.arms.split("|") if given.arms else list(ARMS[given.kind])
+    if unknown := [name for name in given.arms if name not in ARMS[given.kind]]:
+        parser.error(f"unknown arm {unknown[0]!r}; known: {' | '.join(ARMS[given.kind])}")
+    return given
+
+
+def write(file: Path, found: Any) -> None:
+    """As JSON, whole or not at all."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, file)
 
 
 class Study:
@@ -99,6 +111,12 @@ class Study:
     def __init__(self, given: argparse.Namespace):
         self.given, self.family, self.kind = given, FAMILY[given.kind], given.kind
         given.out.mkdir(parents=True, exist_ok=True)
+        free = ("out", "arms", "seeds")
+        wanted = {key: str(each) for key, each in vars(given).items() if key not in free}
+        kept = given.out / "study.json"
+        if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != wanted:
+            raise SystemExit(f"{given.out} holds a study of other settings: give another --out")
+        write(kept, wanted)
         train, _, _ = language_splits(given.data)
         self.slice = given.out / "slice"
         self.slice.mkdir(exist_ok=True)
@@ -177,12 +195,11 @@ class Study:
             "loss": job.dev(job.model)["score"],
             "steps": outcome.steps,
             "parameters": count_parameters(job.model),
-            "cpu_seconds_per_step": median(steps) if steps else None,
-            "tokens_per_cpu_second": self.given.batch * self.given.length / median(steps),
+            "tokens_per_cpu_second": self.given.batch * self.given.length / median(steps or [1e9]),
             "last_train_loss": fmean(outcome.losses[-50:]),
             "rate": recipe.training.lr,
         }
-        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(file, found)
         print(f"{name}: {found['loss']:.4f}", flush=True)
         return found
 
@@ -201,10 +218,9 @@ class Study:
 def main() -> None:
     given = flags()
     study, arms = Study(given), ARMS[given.kind]
-    chosen = given.arms.split("|") if given.arms else list(arms)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(given.seeds):
-        for name in chosen:
+        for name in given.arms:
             if seed and name not in MATTER[given.kind]:
                 continue
             slug = name.replace(", ", "-").replace(" + ", "-").replace(" ", "-")

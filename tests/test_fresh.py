@@ -89,6 +89,24 @@ def test_the_saved_recipe_makes_the_model_again_and_a_seed_another(texts, tmp_pa
     assert len(set(texts_of)) == 1
 
 
+def test_a_new_model_is_float32_whatever_its_config_says(texts, tmp_path):
+    folder = tmp_path / "config"
+    folder.mkdir()
+    sizes = {k: int(v) for k, v in (each.split("=") for each in SIZES["bert"].split())}
+    kept = {"model_type": "bert", "torch_dtype": "bfloat16", "architectures": ["BertForMaskedLM"]}
+    (folder / "config.json").write_text(json.dumps(kept | sizes))
+    for out, more, dtype in (
+        ("a", [], torch.float32),
+        ("b", ["--dtype", "bfloat16"], torch.bfloat16),
+    ):
+        words = ["finetune", "--from-config", str(folder), "--task", "mlm", "--data", str(texts)]
+        words += [*QUICK, "--set", "config.layer_norm_eps=1e-5", *more]
+        assert run([*words, "--out", str(tmp_path / out)]) == 0
+        weights = load_file(tmp_path / out / "model.safetensors")
+        assert {w.dtype for w in weights.values()} == {dtype}
+        assert json.loads((tmp_path / out / "config.json").read_text())["layer_norm_eps"] == 1e-5
+
+
 def test_a_study_draws_new_weights_for_each_seed(texts, tmp_path, capsys):
     words = words_of("bert", texts, tmp_path / "study", "--seeds", "2", "--arms", "dense", "--json")
     assert run(words) == 0
@@ -119,6 +137,32 @@ def test_a_recipe_keeps_the_keys_of_the_config(tmp_path):
         ),
         (["--from-config", "t5", "--attention", "dimensionwise"], "t5"),
         (["minilm", "--from-config", "bert"], "exclude each other"),
+        (["--from-config", "bert", "--set", "config.vocab_size=10"], "is not to be set"),
+        (["--from-config", "bert", "--set", "config.dtype=bfloat16"], "is not to be set"),
+        (["--from-config", "bert", "--set", "config.num_hidden_layers=0"], "cannot be so"),
+        (["--from-config", "bert", "--set", "config.hidden_act=foo"], "cannot be so"),
+        (["--from-config", "bert-base"], "a checkpoint with weights"),
+        (
+            ["--from-config", "bert", "--attention", "dimensionwise", "--layers", "0-99999999999"],
+            "out of range",
+        ),
+        (
+            ["--from-config", "bert", "--attention", "dimensionwise", "--layers", "1-0,0"],
+            "out of range",
+        ),
+        (
+            [
+                "--from-config",
+                "gpt2",
+                "--attention",
+                "multilinear",
+                "--w-o",
+                "full",
+                "--attention-length",
+                "8",
+            ],
+            "--max-length 16 is more than the 8 tokens",
+        ),
         (["minilm", "--attention", "dimensionwise"], "--from-config"),
         (["minilm", "--set", "config.hidden_size=32"], "--from-config"),
         (["--from-config", "bert", "--teacher", "minilm"], "--teacher"),
@@ -183,3 +227,6 @@ def test_packed_blocks_hold_every_token_in_order():
     whole = [token for block in found["input_ids"] for token in block]
     assert whole == stream[: len(stream) // 4 * 4]
     assert packed(tokenizer, texts, 99)["input_ids"] == [stream]
+    special = [place for row in found["special_tokens_mask"] for place in row]
+    assert [t for t, s in zip(whole, special, strict=True) if s] == [end] * sum(special)
+    assert sum(special) == whole.count(end) > 0

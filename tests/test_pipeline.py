@@ -107,3 +107,25 @@ def test_a_set_names_its_stage(file, tmp_path, capsys):
     assert stages[1].recipe.training.lr == 0.5
     assert run(["run", str(file), "--set", "training.lr=0.5"]) == 2
     assert "it begins with a stage" in capsys.readouterr().err
+
+
+def test_overwriting_loses_nothing_before_it_has_another(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(["run", str(file), "--out", str(out), "-q"]) == 0
+    (out / "notes.txt").write_text("mine")
+    before = (out / "tune" / "model.safetensors").read_bytes()
+    wrong = ["--overwrite", "--set", f"tune.training.data={tmp_path / 'nowhere.txt'}"]
+    assert run(["run", str(file), "--out", str(out), "-q", *wrong]) == 4
+    assert (out / "tune" / "model.safetensors").read_bytes() == before
+    assert (out / "notes.txt").exists() and (out / "score" / "report.json").exists()
+    assert run(["run", str(file), "--out", str(out), "-q", "--resume", "--overwrite"]) == 2
+    (out / "stages.json").write_text('{"smal')
+    assert run(["run", str(file), "--out", str(out), "-q", "--overwrite"]) == 2
+    assert "holds no pipeline" in capsys.readouterr().err
+
+
+def test_another_spelling_of_the_folder_and_another_check_go_on(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["run", str(file), "--out", "out", "-q"]) == 0
+    check = ["--set", "score.output.fail_if=score<0"]
+    assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q", "--resume", *check]) == 0

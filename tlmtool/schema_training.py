@@ -167,7 +167,7 @@ class Recovery:
     lr: float | None = setting(
         None,
         "compress",
-        "rate of the teaching; of itself 5e-4 for factors, 2e-4 for all",
+        "rate of the teaching; of itself 5e-4 for factors, 1e-3 for all",
         "RATE",
         "recover-lr",
         gt=0,

@@ -34,10 +34,11 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         [label, *(figure(each.get(key), 2 if key in COARSE else 4) for each in (before, after))]
         for key, label in labels.items()
     ]
+    unit = training.get("unit", "examples")
     note = (
         f"{training.get('steps', 0):,} steps of {training.get('batch')} of "
-        f"{training.get('examples', 0):,} examples, rate {training.get('lr', 0):g}, strategy "
-        f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development examples, "
+        f"{training.get('examples', 0):,} {unit}, rate {training.get('lr', 0):g}, strategy "
+        f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development {unit}, "
         f"{scores.get('better')} is better"
     )
     if "signature" in after:

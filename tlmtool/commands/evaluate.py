@@ -1,10 +1,12 @@
 """The verb evaluate: Recipe -> Report."""
 
+from typing import Any
+
 from tlmtool.bookkeeping import Run
-from tlmtool.failure import NotLoadable
+from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.models import checkpoint
-from tlmtool.recipe import Recipe
+from tlmtool.recipe import TRANSLATION, Recipe
 from tlmtool.report import Report
 
 
@@ -15,6 +17,7 @@ def evaluate(recipe: Recipe) -> Report:
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
+    theirs = _their_tokenizer(recipe, tokenizer)
     with Run(recipe) as run:
         model = run.load(recipe.model)
         others = {
@@ -28,6 +31,7 @@ def evaluate(recipe: Recipe) -> Report:
                 model,
                 tokenizer,
                 wanted.data,
+                baseline_tokenizer=theirs,
                 batch=wanted.batch,
                 max_length=wanted.max_length,
                 seed=recipe.seed,
@@ -42,3 +46,16 @@ def evaluate(recipe: Recipe) -> Report:
         given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
         source = given or wanted.data or "the text that comes with tlm"
         return run.report({"model": {"id": recipe.model}, "data": source} | found)
+
+
+def _their_tokenizer(recipe: Recipe, tokenizer: Any) -> Any:
+    """The baseline's, where it reads other tokens; losses of tokens and features can then not be
+    compared, which raises Usage."""
+    wanted = recipe.evaluation
+    for name in filter(None, (wanted.baseline, wanted.against)):
+        own = checkpoint.load_tokenizer(checkpoint.resolve(name))
+        if own is not None and own.get_vocab() != tokenizer.get_vocab():
+            if wanted.task == TRANSLATION:
+                return own
+            raise Usage(f"{name} reads other tokens than {recipe.model}: they cannot be compared")
+    return None

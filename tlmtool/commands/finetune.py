@@ -175,12 +175,15 @@ def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
 
 
 def _warnings(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> list[str]:
-    """What a strategy was asked for and could not do."""
-    wanted = recipe.strategy
+    """What was asked for and could not be done."""
+    wanted, asked = recipe.strategy, recipe.training.max_length
+    used, found = job.notes.get("max_length", asked), []
+    if recipe.training.pack and used < asked:
+        found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":
-        return []
+        return found
     there = Counter(job.roles.values())
-    most, found = max(there.values(), default=0), []
+    most = max(there.values(), default=0)
     if most < wanted.N:
         found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
     chosen = [site for each in outcome.selections for site in each["chosen"]]

@@ -63,6 +63,7 @@ def evaluate(
     *,
     against: nn.Module | None = None,
     baseline: nn.Module | None = None,
+    baseline_tokenizer: Any = None,
     batch: int = 32,
     max_length: int = 128,
     seed: int = 0,
@@ -76,6 +77,7 @@ def evaluate(
     """The score of a model on texts or sentence pairs, and its paired difference from a baseline's.
 
     `data` is a path or the examples themselves; `against` the model whose features are the truth;
+    `baseline_tokenizer`: where a baseline that translates reads other tokens;
     `columns` names those of a labelled task or of translation: {"text", "pair", "label"};
     `languages` ('en-de') and `beams` are of translation; `pack`: a language-model loss of full
     blocks, not of lines.
@@ -100,9 +102,11 @@ def evaluate(
     if form:
         statistics, more = _of_labels(form, models, tokenizer, examples, settings)
     elif bleu:
+        read = (tokenizer, baseline_tokenizer or tokenizer)
+        sides = [Sides(m, t, examples, max_length) for m, t in zip(models, read, strict=False)]
         made = [
-            translated(each, Sides(each, tokenizer, examples, max_length), bleu, beams, batch, tick)
-            for each in models
+            translated(m, side, bleu, beams, batch, tick)
+            for m, side in zip(models, sides, strict=True)
         ]
         statistics, more = [each.statistic for each in made], [each.figures for each in made]
     else:
@@ -118,7 +122,9 @@ def evaluate(
         "task": task,
         "metric": metric,
         "better": "higher" if form or task in HIGHER else "lower",
-        "what": _what(task, form, model) + str(more[0].get("signature", "")),
+        "what": _what(task, form, model)
+        + str(more[0].get("signature", ""))
+        + (f"; texts read one after the other, in blocks of {max_length} tokens" if pack else ""),
         "max_length": max_length,
         "models": found[:1],
     }

@@ -46,7 +46,14 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """The longest input that the model's position tables allow; None where it has no table."""
+    """The longest input that the model's position tables, or kernels made for one length, allow;
+    None where it has neither."""
+    kernels = (getattr(each, "mixing", None) for each in model.modules())
+    made_for = [n for kernel in kernels if (n := getattr(kernel, "length", None)) is not None]
+    return min(filter(None, [_table(model), *made_for]), default=None)
+
+
+def _table(model: nn.Module) -> int | None:
     configured = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if configured is None:
         return None

@@ -22,11 +22,13 @@ from tlmtool.data.language import language_splits
 from tlmtool.data.parallel import parallel_splits
 from tlmtool.data.vocabulary import trained
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.counting import forward_flops
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES, ARCHITECTURES
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
+from tlmtool.models.surgery import sites
 from tlmtool.recipe import LANGUAGE, TRANSLATION, Recipe
 
 SIZES = ("vocab_size", "decoder_vocab_size")  # what the tokenizer says,
@@ -129,12 +131,11 @@ def build(recipe: Recipe, folder: Path, head: Any, changes: dict[str, Any] | Non
 
     Raises Usage for a config that makes no model that runs, or cannot take the kernel."""
     config = AutoConfig.from_pretrained(folder, **(changes or {}))
+    config.dtype = None  # a stored one is that of the weights which lay there
     try:
         model = head.from_config(config)
     except Exception as error:
-        raise Usage(
-            f"a {config.model_type} of this config cannot be made: {_first(error)}"
-        ) from None
+        raise Usage(f"a {config.model_type} cannot be so: {_first(error)}") from None
     if recipe.attention.kind:
         form = kernel_of(recipe.attention)
         try:
@@ -142,7 +143,12 @@ def build(recipe: Recipe, folder: Path, head: Any, changes: dict[str, Any] | Non
         except ValueError as error:
             raise Usage(str(error)) from None
         adopt(model)
-    return model.to(checkpoint.device_of(recipe.device)).eval()
+    try:  # without numbers: a config may be refused only by what it leads to
+        forward_flops(model, 2, 1, sites(model))
+    except Exception as error:
+        raise Usage(f"a {config.model_type} cannot be so: {_first(error)}") from None
+    dtype = torch.float32 if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
+    return model.to(checkpoint.device_of(recipe.device), dtype).eval()
 
 
 def texts_of(recipe: Recipe) -> list[str]:

@@ -123,7 +123,9 @@ def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> J
     train, watched, where = _aside(recipe, train, dev)
     settings = (given.max_length, recipe.seed, given.pack)
     objective = Language(model, tokenizer, train, watched, *settings)
-    return _job(model, objective, dev, where, place, has)
+    job = _job(model, objective, dev, where, place, has)
+    job.notes |= {"unit": f"blocks of {objective.max_length} tokens"} if given.pack else {}
+    return job
 
 
 def _translation(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
@@ -154,7 +156,8 @@ def _job(
     source: str,
     has: bool,
 ) -> Job:
-    notes = {"examples": len(objective.lengths), "dev": len(dev), "watched": where}
+    notes = {"examples": len(objective.lengths), "dev": objective.many(dev), "watched": where}
+    notes |= {"max_length": objective.max_length}
     return Job(model, objective, partial(objective.scored, examples=dev), source, notes, has)
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, so
 
 from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
+from tlmtool.failure import Usage
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import inputs_once, position_limit, shifted, takes
@@ -58,6 +59,10 @@ class Objective:
     def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
         """The summed loss of a batch, float32. `own`: the model, `model`: what wraps it."""
         raise NotImplementedError
+
+    def many(self, examples: list) -> int:
+        """How many these are, as `lengths` counts."""
+        return len(examples)
 
     def scored(self, model: nn.Module, examples: list) -> dict[str, float]:
         """{"score": ..., and what it is made of} on examples."""
@@ -123,6 +128,8 @@ class Language(Objective):
         super().__init__(model, tokenizer, train, None, max_length, pack)
         self.kind, self.watched, self.seed = objective_of(model), watched, seed
         self.pack = pack
+        if self.kind == "mlm" and tokenizer.mask_token_id is None:
+            raise Usage("the tokenizer has no mask token, which task mlm needs")
 
     def part(self, places: list[int], epoch: int) -> tuple[Batch, Tensor, Tensor]:
         """(batch, what is read (B, N), which tokens are predicted (B, N))"""
@@ -146,6 +153,12 @@ class Language(Objective):
         if self.kind != "mlm":
             ids, logits, wanted = ids[:, 1:], logits[:, :-1], wanted[:, 1:]
         return cross_entropy(logits[wanted].float(), ids[wanted], reduction="sum")
+
+    def many(self, examples: list[str]) -> int:
+        """How many blocks, or texts, these are."""
+        if not self.pack:
+            return len(examples)
+        return len(packed(self.tokenizer, examples, self.max_length)["input_ids"])
 
     def scored(self, model: nn.Module, examples: list[str]) -> dict[str, float]:
         settings = {"max_length": self.max_length, "seed": self.seed, "pack": self.pack}

@@ -12,7 +12,7 @@ from tlmtool.training.distilling import lesson, measure_of
 from tlmtool.training.jobs import Job, freeze
 from tlmtool.training.objectives import Distilled, Objective
 
-RATES = {"factors": 5e-4, "all": 2e-4}  # of what is trained
+RATES = {"factors": 5e-4, "all": 1e-3}  # of what is trained
 
 
 class Recovery:
