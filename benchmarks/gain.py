@@ -29,6 +29,7 @@ from gain_variants import VARIANTS, Variant, Varied
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tlmtool.data import grammar
@@ -37,6 +38,7 @@ from tlmtool.data.labelled import Example
 from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import evaluating, inputs_of
 from tlmtool.models import checkpoint
+from tlmtool.models.surgery import sites
 from tlmtool.recipe import build
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
@@ -45,7 +47,7 @@ from tlmtool.training.loop import Trainer
 from tlmtool.training.objectives import Labelled
 from tlmtool.training.study import paired
 
-RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+RATES = (1e-4, 1.4e-4, 2e-4, 4e-4)
 SCORES = ("score", "held_out")
 # sentences of so many words at most: to learn from, held out; seeds of those held out
 WORDS, TRAIN, HELD, DRAWS = 6, 2400, 2000, {"screen": 21, "fresh": 22}
@@ -93,6 +95,17 @@ def measured(objective: Any, examples: list[Example], model: Any) -> dict[str, f
     return {"score": scored(objective.task.metrics, found, labels)["score"], "held_out": held_out}
 
 
+def travelled(start: dict[str, Tensor], model: Any) -> dict[str, list[float]]:
+    """{role: mean of |dW| / |W| over its matrices, mean of the stable rank of dW}"""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for site, w in start.items():
+        d = model.base_model.get_submodule(site).weight.detach() - w
+        size, largest = float(d.norm()), float(torch.linalg.matrix_norm(d, 2))
+        each = (size / float(w.norm()), (size / max(largest, 1e-12)) ** 2)
+        found.setdefault(sites(model)[site], []).append(each)
+    return {role: [fmean(x) for x in zip(*each, strict=True)] for role, each in found.items()}
+
+
 def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str, Any]:
     """One training, scored at half of its steps and at the end."""
     started, used = time.process_time(), recipe.training
@@ -115,6 +128,7 @@ def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str
         accelerator=finetune.accelerator_of(recipe),
         seed=recipe.seed,
     )
+    started_at = {site: w.detach().clone() for site, w in trainer.weights.items()}
     outcome = trainer.run()
     ratios = [each.ratio for each in outcome.expansions]
     finetune.finish(recipe, job.model, outcome.expansions)
@@ -122,6 +136,7 @@ def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str
     return {
         "half": {k: half[k] for k in SCORES},
         "end": {k: end[k] for k in SCORES},
+        "moved": travelled(started_at, job.model),
         "train": [float(part.mean()) for part in np.array_split(outcome.losses, 3)],
         "step_ratio": fmean(ratios) if ratios else None,
         "seconds": time.process_time() - started,

@@ -62,6 +62,7 @@ VARIANTS: dict[str, Variant] = {
     "attention-cores19": attention(cores=19),
     "attention-left": attention(gauge="left"),
     "attention-middle": attention(cores=3, gauge="middle"),
+    "attention-middle-units": attention(cores=3, gauge="middle", moves="units"),
     "attention-1.25": attention(1.25),
     "attention-1.25-muon-x0.3": attention(1.25, update="muon", rate=0.3),
     "attention-1.25-scaled": attention(1.25, update="scaled"),
@@ -72,6 +73,7 @@ VARIANTS: dict[str, Variant] = {
     "attention-late": attention(every=75),
     "attention-n2-project": attention(N=6, n=2, every=15),
     "attention-n2-zero": attention(N=6, n=2, every=15, moments="zero"),
+    "attention-svd-n2-zero": attention(form="svd", N=6, n=2, every=15, moments="zero"),
     "dense-x2": Variant(rate=2.0),
     "all-svd": expanded(form="svd"),
     "ffn-1.25": expanded(growth=1.25, sites="ffn"),
@@ -83,7 +85,7 @@ VARIANTS: dict[str, Variant] = {
     "attention-N1": attention(N=1, n=1),
     "attention-N3": attention(N=3, n=1, every=15),
     "dense-x0.5": Variant(rate=0.5),
-    "attention-1.25-muon-x1": attention(1.25, update="muon"),
+    "attention-1.25-muon-x0.5": attention(1.25, update="muon", rate=0.5),
     "all-3": expanded(),
 }
 
