@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from tlmtool.decompositions.mpo import MPO
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.optimizing import Optimizer, direction
 
@@ -28,8 +30,9 @@ class Variant:
     expanded). `gauge`: where the singular values go (balanced: the two ends). `moves`: all cores
     by Adam, equal (each core's own first step moves W as far), units or ends only. `update`: adam,
     muon (orthogonalized momentum of each core's matricization), scaled (gradients times the inverse
-    Gram matrices of what stands left and right, ScaledGD, then Adam). `until`: the share of steps
-    after which W is merged and trained as dense.
+    Gram matrices of what stands left and right, ScaledGD, then Adam), or reset: W stays one core,
+    so that nothing is expanded, but its moments start again as if it were, a control. `until`: the
+    share of steps after which W is merged and trained as dense.
     """
 
     strategy: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "attention-late": attention(every=75),
     "attention-n2-project": attention(N=6, n=2, every=15),
     "attention-n2-zero": attention(N=6, n=2, every=15, moments="zero"),
+    "dense-n2-zero": attention(N=6, n=2, every=15, moments="zero", update="reset"),
     "attention-svd-n2-zero": attention(form="svd", N=6, n=2, every=15, moments="zero"),
     "dense-x2": Variant(rate=2.0),
     "all-svd": expanded(form="svd"),
@@ -162,6 +166,12 @@ class Varied(Optimizer):
     def take(self, expansion: Expansion, match: bool, project: bool) -> None:
         """As it is, but the matched rate is measured on the step that the variant makes."""
         variant, names = self.variant, list(expansion.cores)
+        if variant.update == "reset":
+            expansion.decomposition = MPO(order=1)
+            alone = expansion.decomposition.decompose(expansion.built.detach())
+            expansion.cores = {name: Parameter(core.clone()) for name, core in alone.items()}
+            expansion.rebuild()
+            names = list(expansion.cores)
         if variant.gauge != "balanced":
             regauge(expansion, GAUGES[variant.gauge](len(names) - 2))
         super().take(expansion, False, project)
