@@ -1,14 +1,16 @@
 """Which over-parameterization makes fine-tuning better: variants x seeds against dense training.
 
-    python benchmarks/gain.py --seeds 0,1                                     # the screen
-    python benchmarks/gain.py --seeds 10,11,12,13 --read fresh --variants NAME,NAME   # the check
-    python benchmarks/gain.py --task cola --data cola/ --read dev --lr 1e-4 --variants NAME
+    python benchmarks/gain.py --seeds 0,1 --variants attention          # dense picks its rate first
+    python benchmarks/gain.py --seeds 0 --lr 1.4e-4                     # the screen
+    python benchmarks/gain.py --seeds 10,11,12,13 --read fresh --lr 1.4e-4 --variants attention-svd
+    python benchmarks/gain.py --task cola --data cola/ --steps 268 --batch 32 --read dev --lr 1e-4
 
-Minilm, equal steps; for one seed the batches, the head and the dropout are the same. Dense training
-picks its rate first, by the mean over the first seeds, and every variant takes it, so that nobody
-gains by a badly tuned baseline. `--read` says what is scored: `screen`, data to choose on (grammar:
-2,000 generated sentences that are not in train; else a tenth of train); `fresh`, 2,000 others;
-`dev`, the development split. Each run is kept in --out, so that a killed study goes on.
+Minilm, equal steps; for one seed the batches, the head and the dropout are the same. Without --lr
+dense training picks it, by its mean score over the first two seeds, and every variant takes it, so
+that nobody gains by a badly tuned baseline. `--read` says what is scored: `screen`, data to choose
+on (grammar: 2,000 generated sentences, less those in train; else a tenth of train); `fresh`, 2,000
+others; `dev`, the development split. Seconds are of one thread's CPU time. Each run is kept in
+--out, so that a killed search goes on. The variants are in gain_variants.py.
 """
 
 import argparse
@@ -218,6 +220,8 @@ def main() -> None:
     parser.add_argument("--read", choices=("screen", "fresh", "dev"), default="screen")
     parser.add_argument("--out", default="gain.json", help="file of results, gone on with")
     given = parser.parse_args()
+    if given.read == ("dev" if given.task == "grammar" else "fresh"):
+        parser.error(f"--read {given.read} does not go with --task {given.task}")
     transformers.logging.set_verbosity_error()
     search = Search(given)
     lr = given.lr or search.rate()
