@@ -121,6 +121,8 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         if (task == "features") != (against is not None):
             asked = "needs --against MODEL" if against is None else "takes no --against"
             raise Usage(f"task {task} {asked}, which names the model whose features are the truth")
+        if values.get("training.pack") and task not in LANGUAGE:
+            raise Usage("--pack goes with --task mlm or clm, which read plain text")
         if task == "similarity" and values.get("evaluation.data") is None:
             raise Usage("task similarity needs --data, a csv of sentence1, sentence2, score")
         if task == TRANSLATION and values.get("evaluation.data") is None:

@@ -103,12 +103,7 @@ def evaluate(
         statistics, more = _of_labels(form, models, tokenizer, examples, settings)
     elif bleu:
         read = (tokenizer, baseline_tokenizer or tokenizer)
-        sides = [Sides(m, t, examples, max_length) for m, t in zip(models, read, strict=False)]
-        made = [
-            translated(m, side, bleu, beams, batch, tick)
-            for m, side in zip(models, sides, strict=True)
-        ]
-        statistics, more = [each.statistic for each in made], [each.figures for each in made]
+        statistics, more = _of_pairs(models, read, examples, bleu, beams, settings)
     else:
         language = {"seed": seed, "pack": pack}
         statistics, more = _of_texts(task, models, against, tokenizer, examples, settings, language)
@@ -129,14 +124,38 @@ def evaluate(
         "models": found[:1],
     }
     if baseline is not None:
-        interval = paired_interval(statistics[0], statistics[1], held, seed)
-        result["baseline"] = found[1] | {
-            "difference": found[0]["score"] - found[1]["score"],
-            "interval": list(interval),
-            "level": LEVEL,
-            "resamples": RESAMPLES,
-        }
+        result["baseline"] = _against(found, statistics, held, seed)
     return result
+
+
+def _against(
+    found: list[dict[str, Any]], statistics: list[Statistic], held: int, seed: int
+) -> dict[str, Any]:
+    """The baseline's score, and how far the model's lies from it."""
+    interval = paired_interval(statistics[0], statistics[1], held, seed)
+    return found[1] | {
+        "difference": found[0]["score"] - found[1]["score"],
+        "interval": list(interval),
+        "level": LEVEL,
+        "resamples": RESAMPLES,
+    }
+
+
+def _of_pairs(
+    models: list[nn.Module],
+    read: tuple[Any, Any],
+    examples: list[Any],
+    bleu: Bleu,
+    beams: int,
+    settings: dict[str, Any],
+) -> tuple[list[Statistic], list[dict[str, Any]]]:
+    """(statistic, further figures) of each model that translates, each with its tokenizer."""
+    batch, max_length, tick = (settings[key] for key in ("batch", "max_length", "tick"))
+    made = [
+        translated(m, Sides(m, tokens, examples, max_length), bleu, beams, batch, tick)
+        for m, tokens in zip(models, read, strict=False)
+    ]
+    return [each.statistic for each in made], [each.figures for each in made]
 
 
 def _of_labels(
