@@ -42,8 +42,8 @@ def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
 @torch.library.custom_op("tlm::prefix", mutates_args=())
 def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
     """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), in memory (B, N, H, J)."""
-    blocks = Blocks((q, k, v), *w.shape[1:])
-    q_, k_, v_ = blocks.held
+    blocks = Blocks((k, q, v), *w.mT.shape[1:])  # S^T: what follows is then of rows by rows,
+    k_, q_, v_ = blocks.held  # which takes half the time of rows by columns
     out, y = empty(q), torch.empty_like(q_)
     kernel, seen = torch.zeros_like(blocks.before), torch.empty_like(blocks.states)
     sums = [torch.empty_like(x) for x in (q_, k_)] if eps is not None else []
@@ -54,21 +54,22 @@ def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Ten
         for d, (vkp, z) in enumerate(zip(blocks.pairs(v_, k_), mapped, strict=True))
     ]
     for texts, heads, tokens in blocks:
-        blocks.rows(kernel, texts, heads).copy_(w[heads])
+        if tokens.start == 0:
+            blocks.rows(kernel, texts, heads).copy_(w[heads].mT)
+            for last in lasts:
+                last.fill_(eps)
         y.zero_()
         if eps is not None:
-            for last in lasts if tokens.start == 0 else ():
-                last.fill_(eps)
             rows, columns = map(_inverse_norms, (q_, k_), sums, lasts)
             v_.mul_(columns)
         for later, earlier, p, p_flat, z, z_flat, to, of in pairs:
             torch.mul(later, earlier, out=p)
-            torch.bmm(p_flat, kernel.mT, out=z_flat)
+            torch.bmm(p_flat, kernel, out=z_flat)
             to.addcmul_(z, of)
         blocks.scan()
         torch.mul(blocks.before, kernel, out=seen[:, 0])  # by each chunk: w o S before it
         torch.mul(blocks.states[:, :-1], kernel[:, None], out=seen[:, 1:])
-        y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), seen.flatten(0, 1).mT)
+        y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), seen.flatten(0, 1))
         if eps is not None:
             y.mul_(rows)
         place = texts, heads, tokens
