@@ -532,6 +532,10 @@ def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tlmtool.training.finetune.Accelerator", lambda **settings: way)
     assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
     assert "not under FSDP" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # which accelerate takes for DDP on CPUs
+    assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
+    assert "not under FSDP" in capsys.readouterr().err
 
 
 def test_accelerate_launches_it(model, data, tmp_path):

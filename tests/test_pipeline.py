@@ -1,11 +1,16 @@
 """`tlm run`: stages one after another, references between them, resuming, bad input."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import WORDS, pico, word_tokenizer
+from safetensors.torch import load_file
 
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
@@ -71,6 +76,24 @@ def test_stages_follow_each_other_and_are_not_done_twice(file, model, tmp_path, 
     assert "another recipe" in capsys.readouterr().err
     assert run([*words, "--overwrite", "--set", "tune.training.steps=3"]) == 0
     assert (out / "smaller" / "model.safetensors").stat().st_mtime_ns != made
+
+
+def test_a_run_killed_in_mid_training_goes_on_to_the_same_weights(file, tmp_path):
+    more = ["-q", "--set", "tune.training.steps=60", "--set", "tune.training.save_every=2"]
+    words = [sys.executable, "-m", "tlmtool", "run", str(file), *more, "--out"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*words, str(whole)], check=True, stdout=subprocess.DEVNULL)
+    state = killed / "tune.training" / "state.pt"
+    with subprocess.Popen([*words, str(killed)], stdout=subprocess.DEVNULL) as process:
+        while not state.exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    assert not (killed / "tune").exists() and not (killed / "score").exists()
+    subprocess.run([*words, str(killed), "--resume"], check=True, stdout=subprocess.DEVNULL)
+    assert not state.exists() and (killed / "score" / "report.json").exists()
+    first, second = (load_file(x / "tune" / "model.safetensors") for x in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_check_that_fails_ends_the_run(file, tmp_path, capsys):

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from tlmtool.data import labelled
 from tlmtool.data.glue import Task
 from tlmtool.data.labelled import Example
-from tlmtool.data.parallel import languages_of, parallel_pairs
-from tlmtool.data.tasks import Pair, choose, sentence_pairs, texts
+from tlmtool.data.parallel import languages_of
+from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.examples import labelled_examples, plain_examples, translations
 from tlmtool.measuring.losses import language_loss, objective_of
 from tlmtool.measuring.metrics import (
     LEVEL,
@@ -29,7 +29,7 @@ from tlmtool.measuring.metrics import (
     statistic,
 )
 from tlmtool.measuring.outputs import counted, named, position_limit
-from tlmtool.measuring.predictions import classes_of, predictions, task_fits
+from tlmtool.measuring.predictions import predictions
 from tlmtool.measuring.states import features, similarity
 from tlmtool.measuring.translating import Sides, translated
 from tlmtool.schema_training import LABELLED
@@ -88,13 +88,13 @@ def evaluate(
     models, columns = [model] if baseline is None else [model, baseline], columns or {}
     form, bleu = None, None
     if task in LABELLED:
-        form, examples = _labelled(task, data, models, columns, samples, seed)
+        form, examples = labelled_examples(task, data, models, columns, samples, seed)
     else:
         _check(task, models, against)
         if task == "translation":
             bleu = Bleu((languages_of(languages) or (None, None))[1])  # refused before any work
-            data = _translations(data, languages, columns)
-        examples = _examples(task, data, samples, seed)
+            data = translations(data, languages, columns)
+        examples = plain_examples(task, data, samples, seed)
     everyone = models + ([] if against is None else [against])
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
     tick = counted(progress, len(examples) * len(everyone) * (2 if task in HIGHER else 1))
@@ -219,45 +219,6 @@ def _check(task: str, models: list[nn.Module], against: nn.Module | None) -> Non
     if wanted and len({objective_of(each) for each in models}) > 1:
         names = " and ".join(map(named, models))
         raise Usage(f"{names} have different losses: they cannot be compared")
-
-
-def _labelled(
-    task: str,
-    data: Any,
-    models: list[nn.Module],
-    columns: dict[str, str | None],
-    samples: int | None,
-    seed: int,
-) -> tuple[Task, list[Example]]:
-    """The task, with the classes that the first model knows, and the examples of it."""
-    classes = classes_of(models[0]) if task == "classification" else ()
-    form, found = labelled.examples(task, data, classes=classes, **columns)
-    for each in models:
-        task_fits(form, each)
-    return form, choose(found, samples, seed)
-
-
-def _translations(data: Any, languages: str | None, columns: dict[str, str | None]) -> list[Any]:
-    """The sentence pairs of a path, or those that were given."""
-    if data is None or isinstance(data, str | Path):
-        return parallel_pairs(data, languages, columns.get("text"), columns.get("label"))
-    return data
-
-
-def _examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]:
-    """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
-    if task == "similarity":
-        if data is None:
-            raise Usage(
-                "task similarity needs data: a csv or tsv file of sentence1, sentence2, score"
-            )
-        return choose(sentence_pairs(data) if isinstance(data, str | Path) else data, samples, seed)
-    if data is None or isinstance(data, str | Path):
-        return texts(data, samples, seed)
-    if not data:
-        what = "sentence pairs" if task == "translation" else "texts"
-        raise Usage(f"task {task} was given no {what}")
-    return choose(data, samples, seed)
 
 
 def _scored(metric: str, model: nn.Module, statistic: Statistic, n: int) -> dict[str, Any]:

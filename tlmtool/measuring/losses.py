@@ -89,14 +89,16 @@ def language_loss(
         else encode(tokenizer, texts, max_length=max_length)
     )
     held = len(encoded["input_ids"])
-    sums, counts = np.zeros(held), np.zeros(held, int)
+    sums, counts, read = np.zeros(held), np.zeros(held, int), 0
     with evaluating(model):
         for part in in_batches(tokenizer, encoded, batch):
             sums[part.indices], counts[part.indices] = _text_losses(
                 model, tokenizer, part, objective, seed
             )
-            if tick:
-                tick(len(part.indices))
+            if tick:  # in texts, also where what is read is blocks of them
+                now = read + len(part.indices)
+                tick(len(texts) * now // held - len(texts) * read // held)
+                read = now
     if not counts.sum():
         raise Usage(
             f"no token of the {len(texts)} texts can be predicted: give texts of two tokens or more"

@@ -65,8 +65,9 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
         project_dir=out.parent if tracker else None,
         kwargs_handlers=[partly] if recipe.distillation.teacher else None,
     )
-    if made.distributed_type not in WAYS:
-        way = made.distributed_type.value
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # without effect on CPUs
+    if sharded or made.distributed_type not in WAYS:
+        way = "FSDP" if sharded else made.distributed_type.value
         raise Usage(f"tlm trains in one process or under DDP, not under {way}: it shards weights")
     if tracker:
         made.init_trackers(f"{out.name}.{tracker}")
