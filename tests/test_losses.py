@@ -2,10 +2,11 @@
 
 import math
 
+import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import word_tokenizer
+from conftest import CONFIGS, word_tokenizer
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -24,6 +25,7 @@ from transformers import (
 from tlmtool.data.batching import batches
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.losses import language_loss, masked, objective_of
+from tlmtool.measuring.outputs import logits_at
 
 V = 16
 WIDE = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -121,6 +123,24 @@ def test_reconstruction_loss_is_that_of_transformers():
     expected = model(input_ids=ids, labels=ids).loss.item()
     assert loss.sums[0] / loss.counts[0] == pytest.approx(expected, rel=1e-5)
     assert "reconstruction" in evaluate("clm", model, tokenizer, TEXTS)["what"]
+
+
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_a_head_that_sees_few_tokens_says_the_same_of_them(family):
+    model = conftest.pico(family, "lm")
+    given = conftest.inputs(model)
+    places = torch.rand(given["input_ids"].shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    whole = model(**given).logits[places]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    few = logits_at(model, model, given, places)
+    torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
+    gradients = (
+        torch.autograd.grad(each.square().sum(), parameters, allow_unused=True)
+        for each in (whole, few)
+    )
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(**given).logits[places], whole)  # nothing stays behind
 
 
 def test_masks_are_seeded_and_15_80_10_10():

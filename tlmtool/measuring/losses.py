@@ -10,7 +10,16 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.outputs import Tick, evaluating, inputs_once, named, position_limit, shifted
+from tlmtool.measuring.outputs import (
+    Tick,
+    before,
+    evaluating,
+    inputs_once,
+    logits_at,
+    named,
+    position_limit,
+    shifted,
+)
 
 LOGITS = 2**25  # logits held at once: 128 MiB in float32
 MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
@@ -124,11 +133,10 @@ def _text_losses(
         inputs["decoder_input_ids"] = shifted(model, ids)
         wanted = real
     else:
-        ids, wanted = ids[:, 1:], real[:, 1:]
-    output = model(**inputs)
-    logits = output["logits"] if "logits" in output else output["prediction_logits"]  # (B, N, V)
-    logits = logits[:, : ids.shape[1]]
-    nll = cross_entropy(logits[wanted].float(), ids[wanted], reduction="none").double().cpu()
+        wanted = real & (torch.arange(ids.shape[1], device=ids.device) > 0)
+    places = before(wanted) if objective == "clm" else wanted
+    logits = logits_at(model, model, inputs, places)
+    nll = cross_entropy(logits, ids[wanted], reduction="none").double().cpu()
     rows = wanted.nonzero()[:, 0].cpu()
     sums = torch.zeros(len(part.indices), dtype=torch.float64).index_add_(0, rows, nll)
     return sums.numpy(), wanted.sum(1).cpu().numpy()

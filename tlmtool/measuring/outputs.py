@@ -92,6 +92,32 @@ def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
     return inputs_of(model, batch) | ({"use_cache": False} if takes(model, "use_cache") else {})
 
 
+def logits_at(model: nn.Module, own: nn.Module, inputs: dict[str, Any], places: Tensor) -> Tensor:
+    """Logits (M, V), float32, at these places (B, N) of a language-model head, in their order.
+    `own`: the model, `model`: what wraps it.
+
+    The head is given the hidden states of these alone: it takes each token by itself, and those of
+    all others would cost a small model more than its body does."""
+    few = False
+
+    def kept(module: nn.Module, args: Any, output: Any) -> Any:
+        nonlocal few
+        few = "last_hidden_state" in output  # T5's base gives logits; OPT goes round its own
+        if few:
+            output["last_hidden_state"] = output["last_hidden_state"][places][None]
+        return output
+
+    with own.base_model.register_forward_hook(kept):
+        output = model(**inputs)
+    logits = output["logits"] if "logits" in output else output["prediction_logits"]
+    return (logits[0] if few else logits[places]).float()
+
+
+def before(wanted: Tensor) -> Tensor:
+    """Where the tokens wanted (B, N), never the first, are predicted: one place to the left."""
+    return wanted.roll(-1, 1)
+
+
 def shifted(model: nn.Module, ids: Tensor) -> Tensor:
     """Decoder inputs (B, N) of the targets (B, N): one place to the right, start token first."""
     names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")

@@ -15,7 +15,15 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.losses import LOGITS, Loss, objective_of
 from tlmtool.measuring.metrics import Statistic
-from tlmtool.measuring.outputs import Tick, evaluating, inputs_of, named, position_limit, shifted
+from tlmtool.measuring.outputs import (
+    Tick,
+    evaluating,
+    inputs_of,
+    logits_at,
+    named,
+    position_limit,
+    shifted,
+)
 
 LONGER, MORE = 2, 10  # a translation has at most 2 N + 10 tokens
 
@@ -92,7 +100,7 @@ def target_logits(model: nn.Module, own: nn.Module, part: Part) -> tuple[Tensor,
     device = inputs["input_ids"].device
     ids, wanted = part.ids.to(device), part.wanted.to(device)
     inputs |= {"decoder_input_ids": shifted(own, ids), "use_cache": False}
-    return model(**inputs).logits[wanted].float(), ids[wanted]
+    return logits_at(model, own, inputs, wanted), ids[wanted]
 
 
 @torch.no_grad()

@@ -13,7 +13,14 @@ from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Usage
 from tlmtool.measuring.losses import language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
-from tlmtool.measuring.outputs import inputs_once, position_limit, shifted, takes
+from tlmtool.measuring.outputs import (
+    before,
+    inputs_once,
+    logits_at,
+    position_limit,
+    shifted,
+    takes,
+)
 from tlmtool.measuring.predictions import predictions
 
 Progress = Callable[[int, int], None]
@@ -147,12 +154,10 @@ class Language(Objective):
     def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
         batch, read, wanted = part
         inputs = inputs_once(own, batch)
-        ids, device = inputs["input_ids"], inputs["input_ids"].device
-        logits = model(**inputs | {"input_ids": read.to(device)}).logits  # (B, N, V)
-        wanted = wanted.to(device)
-        if self.kind != "mlm":
-            ids, logits, wanted = ids[:, 1:], logits[:, :-1], wanted[:, 1:]
-        return cross_entropy(logits[wanted].float(), ids[wanted], reduction="sum")
+        ids, wanted = inputs["input_ids"], wanted.to(inputs["input_ids"].device)
+        places = wanted if self.kind == "mlm" else before(wanted)
+        logits = logits_at(model, own, inputs | {"input_ids": read.to(ids.device)}, places)
+        return cross_entropy(logits, ids[wanted], reduction="sum")
 
     def many(self, examples: list[str]) -> int:
         """How many blocks, or texts, these are."""
