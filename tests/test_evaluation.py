@@ -124,6 +124,20 @@ def test_progress_reaches_the_total():
     assert calls[-1] == (24, 24) and [done for done, _ in calls] == sorted(
         done for done, _ in calls
     )
+    calls.clear()
+    model, texts = pico("gpt"), ["the cat sat on a mat"] * 7  # of six tokens, in blocks of 8
+    settings = {"batch": 2, "max_length": 8, "pack": True}
+    evaluate("clm", model, tokenizer, texts, **settings, progress=lambda *c: calls.append(c))
+    assert calls[-1] == (7, 7) and len(calls) == 3
+
+
+def test_a_folder_of_texts_is_read_as_finetune_reads_it(tmp_path):
+    (tmp_path / "train.txt").write_text("a cat\n" * 20)
+    (tmp_path / "valid.txt").write_text("the dogs ran far away\nthe cat sat on a mat\n")
+    model, tokenizer = pico("gpt"), word_tokenizer()
+    found = evaluate("clm", model, tokenizer, tmp_path)
+    assert found["models"][0]["n"] == 2
+    assert found == evaluate("clm", model, tokenizer, tmp_path / "valid.txt")
 
 
 def test_texts_are_cut_to_the_position_table():

@@ -340,3 +340,10 @@ def test_without_datasets_the_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingDependency, match="pip install datasets"):
         splits("cola", None)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_task_of_ones_own_needs_data(task):
+    for read in (examples, splits):
+        with pytest.raises(Usage, match=f"task {task} needs --data"):
+            read(task, None)

@@ -14,7 +14,7 @@ from tlmtool.data import grammar
 from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
 from tlmtool.data.labels import class_name, class_names, turn_of
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, named, rows
-from tlmtool.failure import MissingDependency, NotLoadable
+from tlmtool.failure import MissingDependency, NotLoadable, Usage
 from tlmtool.recipe import known_task
 from tlmtool.schema_training import LABELLED
 
@@ -124,6 +124,8 @@ def read_tables(
         return _rows(task, train, given), _rows(task, dev, given), str(data)
     if path is not None and (path.suffix or str(data).count("/") > 1):
         raise NotLoadable(f"{data} does not exist: name a folder or a file of examples")
+    if data is None and task not in GLUE:
+        raise Usage(f"task {task} needs --data: a folder or a file of examples, or a data set")
     return _from_hub(task, str(data) if data is not None else "nyu-mll/glue", configs)
 
 

@@ -32,6 +32,12 @@ def language_splits(data: str | Path | None) -> tuple[list[str], list[str], str]
     return *apart(texts(data), source), source
 
 
+def development_file(data: str | Path | None) -> str | Path | None:
+    """The development texts of a folder that holds some, or `data` itself."""
+    folder = Path(data).expanduser() if data is not None else None
+    return named(folder, DEV, PLAIN) or data if folder and folder.is_dir() else data
+
+
 def held_out(texts: list[str]) -> tuple[list[str], list[str]]:
     """(texts to learn on, texts to measure on): every 8th is held out, at most 64, evenly."""
     every = max(EIGHTH, -(-len(texts) // HELD))

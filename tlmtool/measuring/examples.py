@@ -8,6 +8,7 @@ from torch import nn
 from tlmtool.data import labelled
 from tlmtool.data.glue import Task
 from tlmtool.data.labelled import Example
+from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
 from tlmtool.data.tasks import choose, sentence_pairs, texts
 from tlmtool.failure import Usage
@@ -46,7 +47,7 @@ def plain_examples(task: str, data: Any, samples: int | None, seed: int) -> list
             )
         return choose(sentence_pairs(data) if isinstance(data, str | Path) else data, samples, seed)
     if data is None or isinstance(data, str | Path):
-        return texts(data, samples, seed)
+        return texts(development_file(data), samples, seed)
     if not data:
         what = "sentence pairs" if task == "translation" else "texts"
         raise Usage(f"task {task} was given no {what}")
