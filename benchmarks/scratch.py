@@ -71,6 +71,7 @@ KEYS = {  # what the two families call the same
              "intermediate_size"),
     "gpt2": ("n_embd", "n_layer", "n_head", "n_positions", "n_inner"),
 }  # fmt: skip
+DROPOUT = "0"
 SLICE = 20  # every 20th text of train chooses the rates
 
 
@@ -115,6 +116,7 @@ class Study:
         given.out.mkdir(parents=True, exist_ok=True)
         free = ("out", "arms", "seeds")
         wanted = {key: str(each) for key, each in vars(given).items() if key not in free}
+        wanted["dropout"] = DROPOUT
         kept = given.out / "study.json"
         if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != wanted:
             raise SystemExit(f"{given.out} holds a study of other settings: give another --out")
@@ -141,7 +143,7 @@ class Study:
         common = {
             "from_config": self.family, "tokenizer": str(self.tokenizer), "task": self.kind,
             "pack": True, "max_length": given.length, "batch": given.batch, "device": given.device,
-            "data": str(given.data), "dropout": "0",
+            "data": str(given.data), "dropout": DROPOUT,
         }  # fmt: skip
         sets = [f"config.{key}={value}" for key, value in config.items()]
         made = finetune.resolved(build("finetune", common | arm | more, sets))
@@ -251,7 +253,8 @@ def show(study: Study, results: dict[str, list[dict[str, Any]]]) -> None:
         whole = mixing + sum(parts.get(role, 0) for role in roles)
         first = first or (mixing, whole)
         losses = [each["loss"] for each in found]
-        pair = paired(losses, [each["loss"] for each in results[base]][: len(losses)])
+        both = list(zip(losses, [each["loss"] for each in results[base]], strict=False))
+        pair = paired(*map(list, zip(*both, strict=True)))
         interval = pair["interval"]
         made.add_row(
             name,

@@ -79,7 +79,7 @@ def test_stages_follow_each_other_and_are_not_done_twice(file, model, tmp_path, 
 
 
 def test_a_run_killed_in_mid_training_goes_on_to_the_same_weights(file, tmp_path):
-    more = ["-q", "--set", "tune.training.steps=60", "--set", "tune.training.save_every=2"]
+    more = ["-q", "--set", "tune.training.steps=120", "--set", "tune.training.save_every=2"]
     words = [sys.executable, "-m", "tlmtool", "run", str(file), *more, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*words, str(whole)], check=True, stdout=subprocess.DEVNULL)
@@ -89,7 +89,7 @@ def test_a_run_killed_in_mid_training_goes_on_to_the_same_weights(file, tmp_path
             assert process.poll() is None
             time.sleep(0.001)
         process.kill()
-    assert not (killed / "tune").exists() and not (killed / "score").exists()
+    assert not (killed / "tune").exists() and not (killed / "score").exists(), "it ended first"
     subprocess.run([*words, str(killed), "--resume"], check=True, stdout=subprocess.DEVNULL)
     assert not state.exists() and (killed / "score" / "report.json").exists()
     first, second = (load_file(x / "tune" / "model.safetensors") for x in (whole, killed))
