@@ -31,7 +31,7 @@ def _layers(found: Mapping[str, Any]) -> View:
     note = (
         f"{'; '.join(sorted(forms))}; parameters with the output projection; output error: "
         "relative, of the output map fitted by least squares to what the dense layer gives on the "
-        "calibration text"
+        "calibration text; of w_o full on texts of it that were held out of the fit"
     )
     return View("converted attention", ["", "before", "after", "output error"], rows, note)
 

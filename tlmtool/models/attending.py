@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
 from tlmtool.models.architectures import ATTENTION, architecture
-from tlmtool.models.factorized import shape
+from tlmtool.models.factorized import Factorized, bias_of, shape
 from tlmtool.models.states import StateLayer, layer_of
 
 NAME = "tlm"
@@ -33,7 +33,7 @@ class OutputBias(nn.Module):
 
     def __init__(self, dense: nn.Module):
         super().__init__()
-        self.bias, self.out_features = dense.bias, shape(dense)[0]
+        self.bias, self.out_features = bias_of(dense), shape(dense)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E)"""
@@ -162,7 +162,7 @@ def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
     first = next(base.get_submodule(inputs[role]) for role in ("qkv", "query") if role in inputs)
     output = base.get_submodule(linears["output"])
     features = shape(output)[0]
-    weight = first.weight if isinstance(first.weight, Tensor) else next(first.parameters())
+    weight = next(first.parameters())
     made = {"device": weight.device, "dtype": weight.dtype}
     if weight.is_meta:
         tensors = {k: torch.empty(s, **made) for k, s in form.shapes(*wanted, features).items()}
@@ -195,20 +195,19 @@ def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[in
             setattr(module, name, value)
 
 
-def _resized(
-    dense: nn.Module, out_features: int | None, in_features: int | None = None
-) -> nn.Module:
-    """A new linear of the same kind, of other sizes."""
-    o, i = shape(dense)
+def _resized(old: nn.Module, out_features: int | None, in_features: int | None = None) -> nn.Module:
+    """A new dense linear of the same kind, of other sizes."""
+    o, i = shape(old)
     o, i = out_features or o, in_features or i
-    bias = dense.bias is not None
-    with dense.weight.device:
-        made = Conv1D(o, i) if isinstance(dense, Conv1D) else nn.Linear(i, o, bias=bias)
-    if not dense.weight.is_meta:
+    held, bias = next(old.parameters()), bias_of(old) is not None
+    kind = old.form[0] if isinstance(old, Factorized) else old
+    with held.device:
+        made = Conv1D(o, i) if isinstance(kind, Conv1D) else nn.Linear(i, o, bias=bias)
+    if not held.is_meta:
         nn.init.normal_(made.weight, std=i**-0.5)
         if bias:
             nn.init.zeros_(made.bias)
-    return made.to(dense.weight.dtype).train(dense.training)
+    return made.to(held.dtype).train(old.training)
 
 
 def _put(base: nn.Module, path: str, module: nn.Module) -> None:
