@@ -150,11 +150,25 @@ def attend(model: PreTrainedModel, plan: dict[str, Attention]) -> None:
         _attend(model, path, form)
 
 
+def why_not(module: nn.Module) -> str | None:
+    """Why a self-attention module of a family that takes kernels takes none; None where it does."""
+    if hasattr(module, "mixing"):
+        return f"has {module.mixing.name} attention already"
+    window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+    longest = getattr(module.config, "max_position_embeddings", None)
+    if window is not None and (longest is None or window < longest):
+        return f"sees the last {window} tokens alone, and a kernel has no such window"
+    return None
+
+
 def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
     base = model.base_model
     module, linears = base.get_submodule(path), projections(model, path)
     if module.is_causal and not form.causal:
-        raise ValueError(f"{path} must not see later tokens, and {form.name} cannot be causal so")
+        choices = ", ".join(f"{k} {v}" for k, v in form.to_dict().items() if k != "name")
+        raise ValueError(
+            f"{path} must not see later tokens, and {form.name} of {choices} cannot be causal"
+        )
     (heads, width), wanted = heads_of(module), form.heads(*heads_of(module))
     inputs = {role: site for role, site in linears.items() if role != "output"}
     if wanted != (heads, width):
@@ -182,10 +196,11 @@ def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
 def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[int, int]) -> None:
     """New projections of P blocks of rank R."""
     module, (heads, width) = base.get_submodule(path), wanted
+    old = heads_of(module)
     if ROTARY in module.forward.__code__.co_varnames:
         raise ValueError(
-            f"{path} turns q and k by position, for which it must keep its {heads_of(module)} "
-            f"heads and widths, not {wanted}"
+            f"{path} turns q and k by position, for which it must keep its {old[0]} heads of width "
+            f"{old[1]}: it cannot have blocks {heads}, rank {width}"
         )
     for role, site in inputs.items():
         size = (3 if role == "qkv" else 1) * heads * width
