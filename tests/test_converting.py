@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, output, pico, word_tokenizer
+from conftest import WORDS, auto, output, pico, word_tokenizer
 
+from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
 from tlmtool.compression.calibration import prepared, real
@@ -127,9 +128,9 @@ def fitted(family: str, kernel, texts: Path, form=None, **more):
 @pytest.mark.parametrize("form", [None, SVD(rank=4), BTD(rank=3, blocks=4, modes=(4, 8))])
 @pytest.mark.parametrize("kernel", ["dimensionwise", "decay"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "opt", "llama", "llama with a bias"])
-def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(family, kernel, form, texts):
-    from tlmtool.attention.dimensionwise import DimensionWise
-
+def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(
+    family, kernel, form, texts, tmp_path
+):
     more = {"attention_bias": True} if "bias" in family else {}
     form_of = {"dimensionwise": DimensionWise(), "decay": MultiLinear(terms=3)}
     name = family.split()[0]
@@ -145,6 +146,9 @@ def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(family, kernel, fo
     names = {name for name, _ in pico(name, "lm", **more).named_parameters() if "bias" in name}
     kept = {n.replace(".weight.left", "") for n, _ in model.named_parameters() if "bias" in n}
     assert kept == names
+    adopt(model).save_pretrained(tmp_path)
+    again = auto(name, "lm").from_pretrained(tmp_path).eval()
+    assert torch.equal(output(again), output(model))
 
 
 # ---- ridge regression through the dual
@@ -189,7 +193,7 @@ def test_the_features_of_full_are_what_its_map_maps(core, causal):
     assert (x.flatten(1) @ tensors["out"].flatten(0, 1) - whole[rows]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])
 def test_full_is_fitted_too(family, texts, tmp_path):
     out = tmp_path / "out"
     more = ["--max-length", "16"]
