@@ -132,6 +132,13 @@ def output(model: PreTrainedModel) -> torch.Tensor:
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "far", "away"]
 
 
+def sentences(count: int) -> list[str]:
+    """Texts of 2 to 11 words, each word once."""
+    draw = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(WORDS), generator=draw).tolist() for _ in range(count)]
+    return [" ".join(WORDS[i] for i in each[: 2 + k % 10]) for k, each in enumerate(orders)]
+
+
 def word_tokenizer(pad: bool = True, special: bool = True) -> PreTrainedTokenizerFast:
     """One token a word; with [CLS] ... [SEP] round a text if `special`."""
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

@@ -277,7 +277,7 @@ def test_layers_are_chosen_by_what_they_cost(checkpoint, texts, tmp_path, capsys
         (["--attention", "dimensionwise", "--layers", "x"], "layers such as 3-5"),
         (["--attention", "dimension"], "did you mean dimensionwise"),
         (["--attention", "dimensionwise", "--f", "sofmax"], "did you mean softmax"),
-        (["--attention", "dimensionwise", "--w-o", "conv"], "has no w_o"),
+        (["--attention", "dimensionwise", "--w-o", "conv"], "has no --w-o"),
         (["--attention", "multilinear", "--attention-rank", "40"], "above 32"),
         (["--layers", "1", "--rank", "2"], "give that too"),
         (["--attention", "multilinear", "--w-o", "full"], "one length"),
@@ -303,5 +303,5 @@ def test_a_kernel_that_is_not_there_is_refused():
     from tlmtool.compression.choosing import kernel_of
     from tlmtool.schema_attention import Attending
 
-    with pytest.raises(Usage, match="has no kernels"):
+    with pytest.raises(Usage, match="has no --kernels"):
         kernel_of(Attending(kind="multilinear", kernels=2))

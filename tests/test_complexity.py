@@ -261,7 +261,7 @@ def test_without_matplotlib_nothing_is_measured(tmp_path, capsys, monkeypatch):
         ("m --causal", "--causal is about kernels alone"),
         ("m --plot a.png", "--plot is about kernels alone"),
         ("m --head-width 8", "--head-width is about kernels alone"),
-        ("m --w-o conv", "attention.w_o is about kernels alone"),
+        ("m --w-o conv", "--w-o is about kernels alone"),
         ("m --attention softmax --heads 8", "--heads is MODEL's with --attention"),
         ("--attention softmax --against m", "--attention measures kernels alone"),
         ("--attention softmax --heads 0", "--heads must be an integer of at least 1, got 0"),
@@ -272,11 +272,11 @@ def test_without_matplotlib_nothing_is_measured(tmp_path, capsys, monkeypatch):
         ("--attention softmax --plot {}/file/a.png", "file is no folder that can be written to"),
         (
             "--attention softmax --f scale",
-            "attention.f is a choice of dimensionwise, which --attention softmax does not name",
+            "--f is a choice of dimensionwise, which --attention softmax does not name",
         ),
         (
             "--attention softmax,dimensionwise --w-o conv",
-            "attention.w_o is a choice of multilinear, which",
+            "--w-o is a choice of multilinear, which",
         ),
         ("--attention dimensionwise --f softmax --causal", "sees later tokens"),
         ("--attention dimensionwise --attention-rank 65", "rank 65 is above 64"),

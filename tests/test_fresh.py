@@ -161,7 +161,7 @@ def test_a_recipe_keeps_the_keys_of_the_config(tmp_path):
                 "--attention-length",
                 "8",
             ],
-            "--max-length 16 is more than the 8 tokens",
+            "16 tokens, which is more than the --attention-length 8",
         ),
         (["minilm", "--attention", "dimensionwise"], "--from-config"),
         (["minilm", "--set", "config.hidden_size=32"], "--from-config"),

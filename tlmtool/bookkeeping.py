@@ -98,12 +98,14 @@ class Run(AbstractContextManager):
 
 
 class Costs:
-    """Parameters and FLOPs of a model before a change, and beside them those after it.
+    """Parameters and FLOPs of a model before a change, and beside them those after it, at the same
+    length: `longest` is what the model will take after the change.
 
     Raises NotLoadable for a model that cannot run: its config is not one that ever ran.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, longest: int | None = None):
+        self.longest = min(LENGTH, longest or LENGTH)
         try:
             self.before = self._counted(model)
         except Failure:
@@ -112,15 +114,14 @@ class Costs:
             name, first = named(model), (str(error).splitlines() or [type(error).__name__])[0]
             raise NotLoadable(f"{name} cannot run with its config.json: {first}") from error
 
-    @staticmethod
-    def _counted(model: Any) -> dict[str, Any]:
+    def _counted(self, model: Any) -> dict[str, Any]:
         base, held = model.base_model, plan_of(model)
         parameters = {}
         for site, role in sites(model).items():
             o, i = shape(base.get_submodule(site))
             size = held[site].parameters(o, i) if site in held else o * i
             parameters[site] = (role, size)
-        length = min(LENGTH, position_limit(model) or LENGTH)
+        length = min(self.longest, position_limit(model) or LENGTH)
         flops = forward_flops(model, length, 1, sites(model))
         return {
             "total": count_parameters(model),

@@ -14,6 +14,7 @@ from typing import Any
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
 from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training
+from tlmtool.setting import settings_of
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.values import convert, show
 
@@ -81,6 +82,12 @@ def built(verb: str, layers: list[Layer]) -> Recipe:
     return Recipe(verb=verb, config=_within(free, FREE), **top, **sections)
 
 
+def _flag(path: str) -> str:
+    """The flag of a setting; its path where it has none."""
+    found = {each.path: each.flag for each in settings_of(Recipe)}
+    return f"--{found[path]}" if found.get(path) else path
+
+
 def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {p.removeprefix(prefix): value for p, value in values.items() if p.startswith(prefix)}
 
@@ -100,7 +107,7 @@ def _check(verb: str, values: dict[str, Any]) -> None:
     kind = values.get("attention.kind") or values.get("profiling.attention")
     lone = [path for path in values if path.startswith("attention.") and kind is None]
     if lone and values[lone[0]] is not None:
-        raise Usage(f"{lone[0]} says how --attention NAME is to be: give that too")
+        raise Usage(f"{_flag(lone[0])} says how --attention NAME is to be: give that too")
     if verb == "compress":
         if all(values.get(path) is None for path in BUDGETS) and kind is None:
             budgets = "--rank R, --keep SHARE or --energy SHARE"
@@ -112,7 +119,8 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         usual = vars(Recovery())
         lone = [k for k in usual if values.get(f"recovery.{k}", usual[k]) != usual[k]]
         if lone and values.get("recovery.steps") is None:
-            raise Usage(f"recovery.{lone[0]} says how --recover STEPS is to teach: give that too")
+            flag = _flag(f"recovery.{lone[0]}")
+            raise Usage(f"{flag} says how --recover STEPS is to teach: give that too")
     if verb == "evaluate":
         task = values.get("evaluation.task")
         if task is None:
@@ -149,7 +157,7 @@ def _check_fresh(values: dict[str, Any], free: Iterable[str]) -> None:
         return
     usual = {f"fresh.{key}": value for key, value in vars(Fresh()).items()}
     building = ("attention.", "fresh.")
-    lone = [p for p in values if p.startswith(building) and values[p] != usual.get(p)]
+    lone = [_flag(p) for p in values if p.startswith(building) and values[p] != usual.get(p)]
     lone = [*free, *lone]
     if lone:
         raise Usage(f"{lone[0]} says how a new model is built: it goes with --from-config FAMILY")
@@ -177,16 +185,15 @@ def _check_training(values: dict[str, Any]) -> None:
 def _check_profile(values: dict[str, Any]) -> None:
     """Raises Usage where a profile mixes kernels alone with models, or is given neither."""
 
-    def flag(key: str) -> str:
-        return f"--{key.replace('_', '-')}"
-
     def given(key: str) -> bool:
         return bool(values.get(f"profiling.{key}"))
 
     model = values.get("model") is not None
     if not given("attention"):
-        lone = [flag(key) for key in OF_KERNELS if given(key)]
-        lone += [p for p, v in values.items() if p.startswith("attention.") and v is not None]
+        lone = [_flag(f"profiling.{key}") for key in OF_KERNELS if given(key)]
+        lone += [
+            _flag(p) for p, v in values.items() if p.startswith("attention.") and v is not None
+        ]
         if lone:
             raise Usage(f"{lone[0]} is about kernels alone: name them too, by --attention NAMES")
         if not model:
@@ -195,8 +202,9 @@ def _check_profile(values: dict[str, Any]) -> None:
             )
     elif given("against"):
         raise Usage("--attention measures kernels alone, --against a second model: give one")
-    elif model and (taken := [flag(key) for key in ("heads", "head_width") if given(key)]):
-        raise Usage(f"{taken[0]} is MODEL's with --attention: leave out one of the two")
+    elif model and (taken := [key for key in ("heads", "head_width") if given(key)]):
+        flag = _flag(f"profiling.{taken[0]}")
+        raise Usage(f"{flag} is MODEL's with --attention: leave out one of the two")
 
 
 def known_task(task: str, known: tuple[str, ...]) -> str:

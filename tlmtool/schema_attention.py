@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.setting import setting
+from tlmtool.setting import setting, settings_of
 
 BUILD = "compress finetune"  # the verbs that put kernels into a model
 CHOICE = f"{BUILD} profile"  # and the one that measures them alone
@@ -80,3 +80,8 @@ class Attending:
         "SHARE",
         gt=0,
     )
+
+
+def flag(key: str) -> str:
+    """The flag that gives a choice: '--w-o' of w_o."""
+    return next(f"--{each.flag}" for each in settings_of(Attending) if each.path == key)

@@ -34,7 +34,8 @@ def views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     found += [*attention_views(data), _profile(data.get("models") or []), *complexity_views(data)]
     trained = training_views(data, full)
     found = trained + found if data.get("scores") else found + trained
-    mark = " (predicted)" if data.get("predicted") else ""
+    mark = ", ".join(filter(None, ["predicted", data.get("predicted_if")]))
+    mark = f" ({mark})" if data.get("predicted") else ""
     return [_narrowed(view._replace(title=view.title + mark)) for view in found if view.rows]
 
 

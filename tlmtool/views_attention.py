@@ -31,8 +31,10 @@ def _layers(found: Mapping[str, Any]) -> View:
     note = (
         f"{'; '.join(sorted(forms))}; parameters with the output projection; output error: "
         "relative, of the output map fitted by least squares to what the dense layer gives on the "
-        "calibration text"
+        "calibration text; of w_o full on texts of it that were held out of the fit"
     )
+    fitted = any(each.get("output_error") is not None for each in found.get("layers") or [])
+    note = note if fitted else "; ".join(sorted(forms))
     return View("converted attention", ["", "before", "after", "output error"], rows, note)
 
 

@@ -124,6 +124,20 @@ def outer(k: Tensor, v: Tensor, core: Tensor | None) -> Tensor:
     return x.flatten(1, 2)
 
 
+def seen(
+    q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, rows: Tensor, causal: bool
+) -> Tensor:
+    """T[i] of the queries at `rows` (M,) of one text, (M, N, N): what W maps, in pieces of j."""
+    n, queries = q.shape[2], q.transpose(1, 2).flatten(2)[0, rows]  # (M, L)
+    parts = k.split(max(1, PIECE // (n * queries.shape[1])), 2)
+    t = torch.cat([(queries @ outer(part, v, core)[0].flatten(1)) for part in parts], 1)
+    t = t.unflatten(1, (n, n))
+    if causal:
+        before = torch.arange(n, device=t.device) <= rows[:, None]
+        t = t * before[:, :, None] * before[:, None]
+    return t
+
+
 def places(real: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
     """Where the tokens that count from the first real one come from, and the way back (B, N)."""
     if real is None:

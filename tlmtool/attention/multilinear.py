@@ -155,6 +155,17 @@ class MultiLinear(Attention):
             y = torch.einsum("bijk,sij,tik,ste->bie", t, a, b, w)
         return _full.moved(y, back, 1).to(dtype)
 
+    def features(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, rows: Tensor, causal: bool
+    ) -> Tensor:
+        """What the W^O of "full" maps at the places `rows` (M,) of one text without padding:
+        T / length, zero where the text has no tokens. (M, length, length)"""
+        with exact(q):
+            q, k, v = self._ready(q, k, v, tensors, None)
+            t = _full.seen(q, k, v, self._core(tensors, q), rows, causal) / self.length
+        short = self.length - q.shape[2]
+        return nn.functional.pad(t, (0, short, 0, short))
+
     def stream(
         self,
         q: Tensor,

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
-from tlmtool.commands.converting import converted, predicted
+from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import compress as compress_model
+from tlmtool.data.batching import cut
 from tlmtool.failure import NotLoadable
 from tlmtool.measuring.comparison import Quality
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import factorize
@@ -27,16 +29,18 @@ def compress(recipe: Recipe) -> Report:
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(recipe.model)
             data = {"model": provenance(recipe, folder, model, out)}
-            costs, tokenizer = Costs(model), _tokenizer(recipe, folder)
+            costs, tokenizer = Costs(model, longest_of(recipe)), _tokenizer(recipe, folder)
             texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
+            warnings = _cut(recipe, model, tokenizer, texts, recovery)
             if recipe.attention.kind:
-                data |= converted(run, model, tokenizer, texts, quality)
+                data |= converted(run, model, tokenizer, texts, quality, warnings)
             outcome = _compressed(run, model, tokenizer, texts)
             if recovery:
                 with run.stage("recover"):
                     data["recovery"] = recovery.run(model)
+            outcome.warnings[:0] = warnings
             data |= costs.and_after(model, _chosen(outcome) or None) | _notes(outcome, found)
             if quality:
                 data["quality"] = _again(run, quality, model)
@@ -49,9 +53,9 @@ def _predicted(run: Run, folder: Path) -> Report:
     recipe, found = run.recipe, {}
     empty = checkpoint.empty(folder, recipe.dtype)
     data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
-    costs = Costs(empty)
+    costs, warnings = Costs(empty, longest_of(recipe)), []
     if recipe.attention.kind:
-        data |= predicted(recipe, empty)
+        data |= predicted(recipe, empty, warnings)
     if recipe.compression.rank is not None or not _budget(recipe):
         outcome = _compressed(run, empty, None, [])
     else:
@@ -59,6 +63,7 @@ def _predicted(run: Run, folder: Path) -> Report:
         texts, _, found = calibration_of(recipe) if tokenizer else ([], [], {})
         outcome = _compressed(run, model, tokenizer, texts)
     factorize(empty, outcome.plan)
+    outcome.warnings[:0] = warnings
     after = costs.and_after(empty, _chosen(outcome) or None)
     return run.report(data | after | _notes(outcome, found))
 
@@ -110,6 +115,16 @@ def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
     from tlmtool.training.recovery import Recovery
 
     return Recovery(run.recipe, model, tokenizer, run.bars)
+
+
+def _cut(recipe: Recipe, model: Any, tokenizer: Any, texts: list[str], recovery: Any) -> list[str]:
+    """Warnings of texts that are too long to be read whole."""
+    longest = recipe.calibration.max_length
+    limit = min(longest, position_limit(model) or longest)
+    found = cut(tokenizer, texts, limit, "calibration texts")
+    return found + (
+        cut(tokenizer, recovery.sentences, limit, "texts of --recover") if recovery else []
+    )
 
 
 def _chosen(outcome: Outcome) -> list[str]:

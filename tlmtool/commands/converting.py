@@ -2,27 +2,46 @@
 
 from typing import Any
 
+from tlmtool.attention import Attention
 from tlmtool.bookkeeping import Run
 from tlmtool.compression.calibration import prepared
-from tlmtool.compression.choosing import affordable, chosen, kernel_of
+from tlmtool.compression.choosing import (
+    affordable,
+    check_length,
+    convertible,
+    kernel_of,
+    refused,
+)
 from tlmtool.compression.compress import TOKENS
 from tlmtool.compression.conversion import convert
+from tlmtool.data.batching import Batch
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.comparison import Quality
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
 from tlmtool.recipe import Recipe
 
 
 def converted(
-    run: Run, model: Any, tokenizer: Any, texts: list[str], quality: Quality | None
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    texts: list[str],
+    quality: Quality | None,
+    warnings: list[str],
 ) -> dict[str, Any]:
-    """Convert the attention of a model in place; the part `attention` of a report."""
+    """Convert the attention of a model in place; the part `attention` of a report. What was not
+    done as asked is added to the warnings."""
     recipe, wanted = run.recipe, run.recipe.attention
-    form, paths = kernel_of(wanted), chosen(model, wanted.layers)
+    form, paths = _asked(recipe, model, warnings)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which converting its attention needs")
-    batches = prepared(model, tokenizer, texts, recipe.calibration.max_length, TOKENS)
+    batches: list[Batch] = []
+    if texts:
+        batches = prepared(model, tokenizer, texts, recipe.calibration.max_length, TOKENS)
+    else:
+        warnings.append("without calibration text nothing is fitted: kernels are as they start")
     found: dict[str, Any] = {}
     try:
         if wanted.max_loss_increase is not None:
@@ -35,22 +54,46 @@ def converted(
         with run.stage("convert"):
             plan = dict.fromkeys(paths, form)
             found["layers"] = convert(model, plan, batches, run.bars.of("converting"))
+    except Usage:
+        raise
     except ValueError as error:
-        raise Usage(str(error)) from None
+        raise refused(error, wanted) from None
     adopt(model)
     with run.stage("measure"):
         found["quality"] = quality.compared(model)["after"]
     return {"attention": found}
 
 
-def predicted(recipe: Recipe, empty: Any) -> dict[str, Any]:
+def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> dict[str, Any]:
     """Convert a model on the meta device; the part `attention` of a report."""
-    form, paths = kernel_of(recipe.attention), chosen(empty, recipe.attention.layers)
+    wanted = recipe.attention
+    form, paths = _asked(recipe, empty, warnings)
     try:
         attend(empty, dict.fromkeys(paths, form))
     except ValueError as error:
-        raise Usage(str(error)) from None
-    return {"attention": {"layers": [{"site": p, "attention": form.to_dict()} for p in paths]}}
+        raise refused(error, wanted) from None
+    layers = [{"site": p, "attention": form.to_dict()} for p in paths]
+    if wanted.max_loss_increase is None:
+        return {"attention": {"layers": layers}}
+    warnings.append(
+        f"--max-loss-increase {wanted.max_loss_increase:g} may convert fewer than these "
+        f"{len(paths)} layers: only the run itself measures how many"
+    )
+    return {"attention": {"layers": layers}, "predicted_if": f"if all {len(paths)} layers take it"}
+
+
+def longest_of(recipe: Recipe) -> int | None:
+    """The one length of the kernel asked for, if it has one."""
+    return kernel_of(recipe.attention).length if recipe.attention.kind else None
+
+
+def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, list[str]]:
+    """The kernel, and the modules that are to get it."""
+    form, longest = kernel_of(recipe.attention), recipe.calibration.max_length
+    paths, left = convertible(model, recipe.attention.layers)
+    check_length(form, min(longest, position_limit(model) or longest))
+    warnings += [f"left as it is: {path} {why}" for path, why in left.items()]
+    return form, paths
 
 
 def _increase(quality: Quality) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 from tlmtool.bookkeeping import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
 from tlmtool.recipe import TRANSLATION, Recipe
 from tlmtool.report import Report
@@ -45,7 +46,11 @@ def evaluate(recipe: Recipe) -> Report:
             )
         given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
         source = given or wanted.data or "the text that comes with tlm"
-        return run.report({"model": {"id": recipe.model}, "data": source} | found)
+        short = [
+            w for each in (model, *others.values()) for w in shortened(each, wanted.max_length)
+        ]
+        data = {"model": {"id": recipe.model}, "data": source, "warnings": short}
+        return run.report(data | found)
 
 
 def _their_tokenizer(recipe: Recipe, tokenizer: Any) -> Any:

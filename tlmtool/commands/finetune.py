@@ -12,6 +12,7 @@ from typing import Any
 from tlmtool.bookkeeping import Run, out_folder, provenance
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.counting import count_parameters
+from tlmtool.measuring.outputs import shortened
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import sites
@@ -177,8 +178,8 @@ def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
 def _warnings(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> list[str]:
     """What was asked for and could not be done."""
     wanted, asked = recipe.strategy, recipe.training.max_length
-    used, found = job.notes.get("max_length", asked), []
-    if recipe.training.pack and used < asked:
+    used, found = job.notes.get("max_length", asked), shortened(job.model, asked)
+    if recipe.training.pack and used < asked and not found:
         found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":
         return found

@@ -15,7 +15,7 @@ from tlmtool.models import checkpoint
 from tlmtool.models.attending import attention_sites, heads_of, projections
 from tlmtool.models.factorized import shape
 from tlmtool.recipe import Recipe
-from tlmtool.schema_attention import Attending
+from tlmtool.schema_attention import Attending, flag
 from tlmtool.schema_profiling import SOFTMAX
 
 HEADS, WIDTH = 8, 64  # where nothing is said
@@ -49,7 +49,7 @@ def kernels_of(names: tuple[str, ...], wanted: Attending) -> dict[str, Attention
         holders = [name for name in NAMES if key in has[name]]
         if not set(holders) & set(names):
             raise Usage(
-                f"attention.{key} is a choice of {' and '.join(holders)}, "
+                f"{flag(key)} is a choice of {' and '.join(holders)}, "
                 f"which --attention {','.join(names)} does not name"
             )
     found: dict[str, Attention] = {}

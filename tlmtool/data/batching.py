@@ -51,6 +51,13 @@ def encode(
     )
 
 
+def cut(tokenizer: Any, texts: list[str], max_length: int, what: str) -> list[str]:
+    """A warning that says how many texts, and of `what`, `encode` cuts to a length, if it does."""
+    one_more = encode(tokenizer, texts, max_length=max_length + 1)["input_ids"] if texts else []
+    many = sum(len(ids) > max_length for ids in one_more)
+    return [f"{many:,} of the {len(texts):,} {what} are cut at {max_length} tokens"] if many else []
+
+
 def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:
     """What `encode` gives, of blocks of `max_length` tokens: the texts one after the other, each
     ended by the tokenizer's end (or separating) token. What does not fill the last block is left

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.failure import Usage
-from tlmtool.measuring.outputs import named, position_limit, takes
+from tlmtool.measuring.outputs import kernel_length, named, position_limit, takes
 
 OTHER, SCORES = "other", "attention scores"
 PROJECTIONS = {"query", "key", "value", "qkv"}  # a module that holds one computes attention scores
@@ -81,6 +81,8 @@ def check_length(model: nn.Module, seq_len: int) -> None:
     limit = position_limit(model)
     if seq_len < 1 or (limit is not None and seq_len > limit):
         has = "at least 1 is needed" if seq_len < 1 else f"{named(model)} has {limit} positions"
+        if seq_len > 0 and limit == kernel_length(model):
+            has = f"w_o full of {named(model)} is built for {limit} tokens; decay and conv take any"
         raise Usage(f"sequence length {seq_len} is not possible: {has}")
 
 

@@ -48,9 +48,25 @@ def takes(model: nn.Module, argument: str) -> bool:
 def position_limit(model: nn.Module) -> int | None:
     """The longest input that the model's position tables, or kernels made for one length, allow;
     None where it has neither."""
+    return min(filter(None, [_table(model), kernel_length(model)]), default=None)
+
+
+def kernel_length(model: nn.Module) -> int | None:
+    """The least of the lengths that kernels of the model are made for; None where all take any."""
     kernels = (getattr(each, "mixing", None) for each in model.modules())
-    made_for = [n for kernel in kernels if (n := getattr(kernel, "length", None)) is not None]
-    return min(filter(None, [_table(model), *made_for]), default=None)
+    made_for = (getattr(kernel, "length", None) for kernel in kernels)
+    return min((n for n in made_for if n is not None), default=None)
+
+
+def shortened(model: nn.Module, asked: int) -> list[str]:
+    """A warning where a kernel cuts texts to fewer tokens than asked, and than positions allow."""
+    most = kernel_length(model)
+    if most is None or most >= min(asked, _table(model) or asked):
+        return []
+    return [
+        f"texts are cut at {most} tokens, the one length that w_o full of {named(model)} is built "
+        "for: decay and conv take any"
+    ]
 
 
 def _table(model: nn.Module) -> int | None:

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
 from tlmtool.models.architectures import ATTENTION, architecture
-from tlmtool.models.factorized import shape
+from tlmtool.models.factorized import Factorized, bias_of, shape
 from tlmtool.models.states import StateLayer, layer_of
 
 NAME = "tlm"
@@ -33,7 +33,7 @@ class OutputBias(nn.Module):
 
     def __init__(self, dense: nn.Module):
         super().__init__()
-        self.bias, self.out_features = dense.bias, shape(dense)[0]
+        self.bias, self.out_features = bias_of(dense), shape(dense)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E)"""
@@ -150,11 +150,25 @@ def attend(model: PreTrainedModel, plan: dict[str, Attention]) -> None:
         _attend(model, path, form)
 
 
+def why_not(module: nn.Module) -> str | None:
+    """Why a self-attention module of a family that takes kernels takes none; None where it does."""
+    if hasattr(module, "mixing"):
+        return f"has {module.mixing.name} attention already"
+    window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+    longest = getattr(module.config, "max_position_embeddings", None)
+    if window is not None and (longest is None or window < longest):
+        return f"sees the last {window} tokens alone, and a kernel has no such window"
+    return None
+
+
 def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
     base = model.base_model
     module, linears = base.get_submodule(path), projections(model, path)
     if module.is_causal and not form.causal:
-        raise ValueError(f"{path} must not see later tokens, and {form.name} cannot be causal so")
+        choices = ", ".join(f"{k} {v}" for k, v in form.to_dict().items() if k != "name")
+        raise ValueError(
+            f"{path} must not see later tokens, and {form.name} of {choices} cannot be causal"
+        )
     (heads, width), wanted = heads_of(module), form.heads(*heads_of(module))
     inputs = {role: site for role, site in linears.items() if role != "output"}
     if wanted != (heads, width):
@@ -162,7 +176,7 @@ def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
     first = next(base.get_submodule(inputs[role]) for role in ("qkv", "query") if role in inputs)
     output = base.get_submodule(linears["output"])
     features = shape(output)[0]
-    weight = first.weight if isinstance(first.weight, Tensor) else next(first.parameters())
+    weight = next(first.parameters())
     made = {"device": weight.device, "dtype": weight.dtype}
     if weight.is_meta:
         tensors = {k: torch.empty(s, **made) for k, s in form.shapes(*wanted, features).items()}
@@ -182,10 +196,11 @@ def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
 def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[int, int]) -> None:
     """New projections of P blocks of rank R."""
     module, (heads, width) = base.get_submodule(path), wanted
+    old = heads_of(module)
     if ROTARY in module.forward.__code__.co_varnames:
         raise ValueError(
-            f"{path} turns q and k by position, for which it must keep its {heads_of(module)} "
-            f"heads and widths, not {wanted}"
+            f"{path} turns q and k by position, for which it must keep its {old[0]} heads of width "
+            f"{old[1]}: it cannot have blocks {heads}, rank {width}"
         )
     for role, site in inputs.items():
         size = (3 if role == "qkv" else 1) * heads * width
@@ -195,20 +210,19 @@ def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[in
             setattr(module, name, value)
 
 
-def _resized(
-    dense: nn.Module, out_features: int | None, in_features: int | None = None
-) -> nn.Module:
-    """A new linear of the same kind, of other sizes."""
-    o, i = shape(dense)
+def _resized(old: nn.Module, out_features: int | None, in_features: int | None = None) -> nn.Module:
+    """A new dense linear of the same kind, of other sizes."""
+    o, i = shape(old)
     o, i = out_features or o, in_features or i
-    bias = dense.bias is not None
-    with dense.weight.device:
-        made = Conv1D(o, i) if isinstance(dense, Conv1D) else nn.Linear(i, o, bias=bias)
-    if not dense.weight.is_meta:
+    held, bias = next(old.parameters()), bias_of(old) is not None
+    kind = old.form[0] if isinstance(old, Factorized) else old
+    with held.device:
+        made = Conv1D(o, i) if isinstance(kind, Conv1D) else nn.Linear(i, o, bias=bias)
+    if not held.is_meta:
         nn.init.normal_(made.weight, std=i**-0.5)
         if bias:
             nn.init.zeros_(made.bias)
-    return made.to(dense.weight.dtype).train(dense.training)
+    return made.to(held.dtype).train(old.training)
 
 
 def _put(base: nn.Module, path: str, module: nn.Module) -> None:

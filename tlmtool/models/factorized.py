@@ -21,7 +21,7 @@ class Factorized(nn.Module):
         self.decomposition = decomposition
         self.out_features, self.in_features = shape(dense)
         again = isinstance(dense, Factorized)  # factors of factors
-        bias = dense.bias_parameter() if again else getattr(dense, "bias", None)
+        bias = bias_of(dense)
         if decomposition.chain:
             links = [(name, _linear(factors[name])) for name in decomposition.chain]
             links[-1][1].bias = bias
@@ -100,6 +100,13 @@ def shape(module: nn.Module) -> tuple[int, int]:
         return module.out_features, module.in_features
     o, i = module.weight.shape
     return (i, o) if isinstance(module, Conv1D) else (o, i)
+
+
+def bias_of(module: nn.Module) -> nn.Parameter | None:
+    """The live bias of a linear, whatever way the module holds it; of an embedding None."""
+    if isinstance(module, Factorized):
+        return module.bias_parameter()
+    return getattr(module, "bias", None)
 
 
 def dense_weight(module: nn.Module) -> Tensor:

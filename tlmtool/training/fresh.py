@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tlmtool.compression.choosing import chosen, kernel_of
+from tlmtool.compression.choosing import check_length, chosen, kernel_of, refused
 from tlmtool.data import labelled
 from tlmtool.data.language import language_splits
 from tlmtool.data.parallel import parallel_splits
@@ -47,7 +47,8 @@ def write(recipe: Recipe, folder: Path) -> None:
     tokenizer without a token that it needs; NotLoadable for data that no tokenizer comes of."""
     config = config_of(recipe)
     reads, longest = _reads(config.model_type), _positions(config)
-    _check_lengths(recipe)
+    if recipe.attention.kind:
+        check_length(kernel_of(recipe.attention), recipe.training.max_length)
     if given := recipe.fresh.tokenizer:
         tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(given))
         if tokenizer is None:
@@ -67,16 +68,6 @@ def write(recipe: Recipe, folder: Path) -> None:
             setattr(config, key, getattr(tokenizer, of))
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _check_lengths(recipe: Recipe) -> None:
-    """Raises Usage where texts may be longer than the one length that a kernel is made for."""
-    most = kernel_of(recipe.attention).length if recipe.attention.kind else None
-    if most is not None and recipe.training.max_length > most:
-        raise Usage(
-            f"--max-length {recipe.training.max_length} is more than the {most} tokens that "
-            "this w_o full is built for: lower it, or take decay or conv, for any length"
-        )
 
 
 def name_of(recipe: Recipe) -> str:
@@ -141,7 +132,7 @@ def build(recipe: Recipe, folder: Path, head: Any, changes: dict[str, Any] | Non
         try:
             attend(model, dict.fromkeys(chosen(model, recipe.attention.layers), form))
         except ValueError as error:
-            raise Usage(str(error)) from None
+            raise refused(error, recipe.attention) from None
         adopt(model)
     try:  # without numbers: a config may be refused only by what it leads to
         forward_flops(model, 2, 1, sites(model))

@@ -31,6 +31,11 @@ class Recovery:
         self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
         self.dense = self.measured[2](model)
 
+    @property
+    def sentences(self) -> list[str]:
+        """What the model is taught on."""
+        return self.lesson.sentences
+
     def run(self, model: nn.Module) -> dict[str, Any]:
         """Train the model in place; the part `recovery` of a report."""
         name, better, score = self.measured

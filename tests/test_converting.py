@@ -1,0 +1,267 @@
+"""Conversion of attention through the front door: checkpoints that are factorized or converted
+already, models without a bias, texts of other lengths than a kernel's, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import output, pico, sentences, word_tokenizer
+
+from tlmtool.cli import run
+from tlmtool.decompositions.btd import BTD
+from tlmtool.decompositions.mpo import MPO
+from tlmtool.decompositions.svd import SVD
+from tlmtool.measuring.counting import forward_flops
+from tlmtool.models.checkpoint import load
+from tlmtool.models.modeling import adopt
+from tlmtool.models.surgery import factorize, plan_of, sites
+
+DIMENSIONWISE = ["--attention", "dimensionwise"]
+OWN = ["--attention", "multilinear", "--attention-rank", "4"]  # projections and a map of its own
+FULL = ["--attention", "multilinear", "--w-o", "full", "--attention-length", "16"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """Texts of 2 to 13 tokens."""
+    file = tmp_path_factory.mktemp("texts") / "texts.txt"
+    file.write_text("\n".join(sentences(120)) + "\n")
+    return file
+
+
+def folder(tmp_path: Path, family: str = "bert", head: str = "base", form=None, **more) -> Path:
+    """A checkpoint, with the attention's linears in a form."""
+    model, out = pico(family, head, **more), tmp_path / "model"
+    if form:
+        roles = ("query", "key", "value", "qkv", "output")
+        factorize(model, {s: form for s, role in sites(model).items() if role in roles})
+        adopt(model)
+    model.save_pretrained(out)
+    word_tokenizer().save_pretrained(out)
+    return out
+
+
+def compress(source: Path, texts: Path | str, out: Path, *more: str) -> int:
+    words = ["compress", str(source), "--out", str(out), "--calibration", str(texts), "-q", *more]
+    return run(words)
+
+
+def report(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+# ---- factors and kernels in either order
+
+
+@pytest.mark.parametrize("kernel", [DIMENSIONWISE, [*DIMENSIONWISE, "--kernels", "2"], OWN])
+@pytest.mark.parametrize("form", [SVD(rank=4), BTD(rank=3, blocks=4, modes=(4, 8)), MPO()])
+def test_a_factorized_checkpoint_takes_kernels(form, kernel, texts, tmp_path):
+    source, out = folder(tmp_path, form=form), tmp_path / "out"
+    assert compress(source, texts, out, *kernel, "--layers", "1") == 0
+    (layer,) = report(out)["attention"]["layers"]
+    assert 0 < layer["output_error"] < 1
+    plan, before = plan_of(load(out)), plan_of(load(source))
+    same = {site for site, each in plan.items() if each == before.get(site)}
+    changed = {"query", "key", "value", "output"}  # of another size, so dense again
+    if kernel != OWN:
+        changed = {"output"} if "--kernels" in kernel else set()
+    roles = sites(load(source))
+    kept = {s for s in before if "layer.0" in s or roles[s] not in changed}
+    assert same == kept and set(plan) == kept | {layer["site"]}
+
+
+@pytest.mark.parametrize("kernel", [DIMENSIONWISE, [*DIMENSIONWISE, "--kernels", "2"], OWN])
+def test_a_converted_checkpoint_is_factorized(kernel, texts, tmp_path):
+    source, first, out = folder(tmp_path), tmp_path / "first", tmp_path / "out"
+    assert compress(source, texts, first, *kernel, "--layers", "1") == 0
+    assert compress(first, texts, out, "--rank", "3", "--method", "svd") == 0
+    plan = plan_of(load(out))
+    assert len(plan) == (8 if kernel == OWN else 9)
+    model = load(first)  # the same by hand
+    factorize(model, {s: f for s, f in plan.items() if s not in plan_of(model)})
+    assert output(model).shape == output(load(out)).shape
+    assert run(["merge", str(out), "--out", str(tmp_path / "merged"), "-q"]) == 0
+    assert [type(f) for f in plan_of(load(tmp_path / "merged")).values()] == [
+        type(f) for f in plan_of(load(first)).values()
+    ]
+
+
+# ---- a kernel made for one length
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])
+def test_full_is_fitted_too(family, texts, tmp_path):
+    out = tmp_path / "out"
+    more = ["--max-length", "16"]
+    assert compress(folder(tmp_path, family, "lm"), texts, out, *FULL, *more) == 0
+    found = report(out)
+    assert all(0 < each["output_error"] < 1 for each in found["attention"]["layers"])
+
+
+def test_texts_longer_than_the_length_are_refused(texts, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--recover", "2", "--data", str(texts)]
+    for asked in ([], more, ["--dry-run"], ["--max-length", "17"]):
+        assert compress(folder(tmp_path), texts, out, *FULL, *asked) == 2
+        said = capsys.readouterr().err
+        assert "--attention-length 16" in said and "decay or conv" in said and not out.exists()
+
+
+def test_shorter_texts_are_right_with_padding(texts, tmp_path):
+    source, out = folder(tmp_path, "bert", "lm"), tmp_path / "out"
+    more = ["--max-length", "16", "--recover", "2", "--data", str(texts)]
+    assert compress(source, texts, out, *FULL, *more) == 0
+    found = report(out)
+    for when, at in (("before", source), ("after", out)):  # both at its length
+        model = load(at).eval()
+        assert found["flops"][when] == forward_flops(model, 16, 1, sites(model))["total"]
+    ids = torch.randint(5, 16, (1, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = model(input_ids=ids).logits
+        mask = (torch.arange(16) < 6).long()[None]
+        padded = model(
+            input_ids=torch.nn.functional.pad(ids, (0, 10), value=1), attention_mask=mask
+        )
+    assert (padded.logits[:, :6] - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
+    source, out = folder(tmp_path, "bert", "lm"), tmp_path / "out"
+    more = ["--attention", "multilinear", "--w-o", "full", "--attention-length", "8"]
+    assert compress(source, texts, out, *more, "--max-length", "8") == 0
+    assert run(["profile", str(out), "--seq-len", "32", "-q"]) == 2
+    said = capsys.readouterr().err
+    assert "built for 8 tokens; decay and conv" in said
+    asked = ["--data", str(texts), "--task", "mlm", "-q", "--json"]
+    tuned = ["finetune", str(out), "--steps", "2", "--out", str(tmp_path / "tuned")]
+    for words in (["evaluate", str(out)], ["evaluate", str(source), "--baseline", str(out)], tuned):
+        assert run([*words, *asked]) == 0
+        (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+        assert "cut at 8 tokens" in warning and "decay and conv" in warning
+        assert run([*words, *asked, "--max-length", "8", *["--overwrite"] * (words is tuned)]) == 0
+        assert not json.loads(capsys.readouterr().out)["warnings"]
+
+
+# ---- no text, too long texts, layers that take no kernel
+
+
+def test_without_text_nothing_is_fitted_and_that_is_said(tmp_path):
+    source, out = folder(tmp_path), tmp_path / "out"
+    assert compress(source, "none", out, *DIMENSIONWISE, "--max-loss-increase", "100") == 0
+    found = report(out)
+    assert [each["output_error"] for each in found["attention"]["layers"]] == [None, None]
+    assert "nothing is fitted" in found["warnings"][0]
+    assert "nothing is fitted" in (out / "README.md").read_text()
+    before, after = load(source), load(out)
+    path = "encoder.layer.0.attention.output.dense.weight"
+    assert torch.equal(before.get_parameter(path), after.get_parameter(path))
+
+
+def test_texts_that_are_cut_are_counted(texts, tmp_path):
+    source, out = folder(tmp_path), tmp_path / "out"
+    more = ["--max-length", "8", "--recover", "2", "--data", str(texts)]
+    assert compress(source, texts, out, *DIMENSIONWISE, *more) == 0
+    found = report(out)
+    long = sum(len(line.split()) + 2 > 8 for line in texts.read_text().splitlines())
+    calibrated, taught = found["warnings"]
+    assert calibrated.endswith("calibration texts are cut at 8 tokens")
+    assert 0 < int(calibrated.split()[0]) < found["calibration"]["texts"] and long < 120
+    assert taught.endswith("texts of --recover are cut at 8 tokens")
+    assert compress(source, texts, out, "--rank", "3", "--max-length", "20", "--overwrite") == 0
+    assert not report(out)["warnings"]
+
+
+def test_a_layer_has_one_kernel(texts, tmp_path, capsys):
+    source, first, out = folder(tmp_path), tmp_path / "first", tmp_path / "out"
+    assert compress(source, texts, first, *OWN, "--layers", "1") == 0
+    for kernel in (OWN, DIMENSIONWISE):
+        for more in (["--layers", "1"], ["--layers", "0-1", "--dry-run"]):
+            assert compress(first, texts, out, *kernel, *more) == 2
+            said = capsys.readouterr().err
+            assert "layer.1.attention.self has multilinear attention already" in said
+            assert "take a kernel: encoder.layer.0.attention.self" in said and not out.exists()
+    more = ["--max-loss-increase", "100"]
+    assert compress(first, texts, out, *DIMENSIONWISE, *more) == 0  # of those that are left
+    found = report(out)
+    assert [each["site"] for each in found["attention"]["layers"]] == [
+        "encoder.layer.0.attention.self"
+    ]
+    assert "left as it is: encoder.layer.1.attention.self" in found["warnings"][0]
+    kernels = {path: form.name for path, form in plan_of(load(out)).items()}
+    assert list(kernels.values()) == ["dimensionwise", "multilinear"]
+    assert compress(out, texts, tmp_path / "none", *DIMENSIONWISE) == 2
+    assert "no other takes a kernel" in capsys.readouterr().err
+
+
+WINDOWS = {
+    "mistral": {"sliding_window": 4},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_layers_that_see_a_window_keep_it(family, texts, tmp_path, capsys):
+    source, out = folder(tmp_path, family, "lm", **WINDOWS[family]), tmp_path / "out"
+    assert compress(source, texts, out, *DIMENSIONWISE, "--layers", "1") == 2
+    said = capsys.readouterr().err
+    assert "layers.1.self_attn sees the last 4 tokens alone" in said and not out.exists()
+    all_windows = family == "mistral"
+    assert compress(source, texts, out, *DIMENSIONWISE) == (2 if all_windows else 0)
+    if not all_windows:
+        found = report(out)
+        assert [each["site"] for each in found["attention"]["layers"]] == ["layers.0.self_attn"]
+        assert "layers.1.self_attn sees the last 4 tokens" in found["warnings"][0]
+
+
+def test_a_window_as_wide_as_all_positions_is_none(texts, tmp_path):
+    source, out = folder(tmp_path, "mistral", "lm", sliding_window=64), tmp_path / "out"
+    assert compress(source, texts, out, *DIMENSIONWISE) == 0
+
+
+# ---- what is said
+
+
+def test_a_dry_run_with_a_budget_of_loss_says_if_all(texts, tmp_path, capsys):
+    source = folder(tmp_path)
+    words = ["compress", str(source), *DIMENSIONWISE, "--dry-run", "-q"]
+    assert run([*words, "--max-loss-increase", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("predicted, if all 2 layers take it") == 2
+    assert "--max-loss-increase 0.1 may convert fewer" in " ".join(said.split())
+    assert run([*words, "--max-loss-increase", "0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predicted_if"] == "if all 2 layers take it"
+    assert run([*words, "--json"]) == 0
+    assert "predicted_if" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "says"),
+    [
+        ("bert", {"kind": "multilinear", "rank": 40}, "--attention-rank 40 is above 32"),
+        ("bert", {"kind": "dimensionwise", "rank": 40}, "--attention-rank 40 is above 8"),
+        ("bert", {"kind": "multilinear", "w_o": "full"}, "give --attention-length N"),
+        ("bert", {"kind": "multilinear", "length": 9}, "--attention-length 9 with w_o decay"),
+        ("bert", {"kind": "dimensionwise", "w_o": "conv"}, "has no --w-o: it has --f"),
+        ("bert", {"kind": "dimensionwise", "blocks": 2}, "has no --attention-blocks"),
+        ("bert", {"kind": "multilinear", "kernels": 2}, "has no --kernels"),
+        ("gpt2", {"kind": "dimensionwise", "f": "softmax"}, "--f softmax"),
+        ("llama", {"kind": "multilinear", "rank": 4}, "--attention-rank 4"),
+        ("llama", {"kind": "multilinear", "blocks": 2}, "--attention-blocks 2"),
+        ("bert", {"w_o": "conv"}, "--w-o says how --attention NAME is to be"),
+        ("bert", {"rank": 4}, "--attention-rank says how --attention NAME is to be"),
+    ],
+)
+def test_a_refusal_names_the_flag_wherever_it_was_given(family, more, says, tmp_path, capsys):
+    from tlmtool.schema_attention import flag
+
+    source, file = folder(tmp_path, family, "lm"), tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({"verb": "compress", "attention": more}))
+    flags = [word for key, value in more.items() for word in (flag(key), str(value))]
+    sets = [word for key, value in more.items() for word in ("--set", f"attention.{key}={value}")]
+    budget = [] if "kind" in more else ["--rank", "2"]
+    for words in (flags, sets, ["--recipe", str(file)]):
+        assert run(["compress", str(source), *words, *budget, "--dry-run", "-q"]) == 2
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1
