@@ -23,6 +23,7 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.schema import Recipe
+from tlmtool.training import memory
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import predicted, records
 from tlmtool.training.jobs import Job
@@ -103,6 +104,8 @@ def run(
     recipe: Recipe, job: Job, accelerator: Accelerator, store: Store | None = None, **shown: Any
 ) -> Outcome:
     """Train the model of a job in place, by the recipe's strategy. `shown`: `tick`, `tell`."""
+    if accelerator.device.type == "cpu":
+        memory.keep()
     waiting = lifted(job.model)
     job.roles = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
