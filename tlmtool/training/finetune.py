@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tlmtool.compression.planning import select
-from tlmtool.failure import CheckFailed, MissingDependency, Usage
-from tlmtool.measuring.comparison import parity, probe
+from tlmtool.failure import MissingDependency, Usage
+from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
@@ -136,11 +136,7 @@ def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> dic
     else:
         merge(model, expansions)
     found = parity(probe(model, recipe.seed), before)
-    if not found["relative"] <= found["tolerance"] and model.dtype.itemsize >= 4:
-        raise CheckFailed(
-            f"the merged model differs from the trained one by {found['relative']:.1e} of its "
-            f"largest output, more than {found['tolerance']:g}: nothing was written"
-        )
+    check(found, "the merged model differs from the trained one", model)
     if any(factorized(model)):
         adopt(model)
     else:
