@@ -2,10 +2,13 @@
 
 import shutil
 
+import pytest
 import test_finetune
 from safetensors.torch import load_file, save_file
+from test_finetune import arguments
 
 from tlmtool.cli import run
+from tlmtool.training.loop import Trainer
 
 model, data = test_finetune.model, test_finetune.data  # its fixtures
 
@@ -23,3 +26,49 @@ def test_outputs_that_are_no_numbers_fail_the_check(model, tmp_path, capsys):
     assert run([*words, "--out", str(out)]) == 0
     assert run(["merge", str(out), "--out", str(tmp_path / "again"), "-q"]) == 3
     assert "hold NaN or infinity" in capsys.readouterr().err
+
+
+def untrained(monkeypatch):
+    """Whatever is refused is refused before the first step."""
+    monkeypatch.setattr(Trainer, "learn", lambda *args: pytest.fail("a step was taken"))
+
+
+@pytest.mark.parametrize("strategy", ["static", "dynamic"])
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--growth", 50, "--cores", 5], "growth 50 is above 5, the most of 5 cores"),
+        (["--growth", 1.02, "--cores", 200], "1.02 of 200 cores cannot be had of a matrix of"),
+        (["--sites", "embedding"], "names embeddings.word_embeddings"),
+        (["--sites", "attention,embedding"], "an embedding cannot be over-parameterized"),
+        (["--sites", "all"], "an embedding cannot be over-parameterized"),
+        (["--dtype", "bfloat16"], "--precision bf16 is mixed precision"),
+        (["--dtype", "float16"], "cores of float16 do not give back"),
+    ],
+)
+def test_an_expansion_that_cannot_be_is_refused_before_training(
+    model, data, tmp_path, capsys, monkeypatch, strategy, more, says
+):
+    untrained(monkeypatch)
+    words = arguments(model, data, tmp_path / "out", "--steps", 4, "--strategy", strategy, *more)
+    for also in ([], ["--dry-run"]):
+        assert run([*words, *also]) == 2
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--growth", 50, "--cores", 5], "growth 50 is above 5, the most of 5 cores"),
+        (["--growth", 2, "--sites", "embedding"], "an embedding cannot be over-parameterized"),
+        (["--growth", 2, "--sites", "all"], "an embedding cannot be over-parameterized"),
+        (["--growth", 2, "--dtype", "bfloat16"], "with --dtype float32"),
+    ],
+)
+def test_what_overparam_cannot_hold_is_refused(model, tmp_path, capsys, more, says):
+    assert (
+        run(["overparam", str(model), *map(str, more), "--out", str(tmp_path / "out"), "-q"]) == 2
+    )
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]

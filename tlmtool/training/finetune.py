@@ -14,17 +14,16 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from tlmtool.compression.planning import select
 from tlmtool.failure import MissingDependency, Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
-from tlmtool.models.surgery import factorized
+from tlmtool.models.surgery import Plan, factorized
 from tlmtool.schema import Recipe
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
-from tlmtool.training.growth import predicted, records
+from tlmtool.training.growth import linears, predicted, records
 from tlmtool.training.jobs import Job
 from tlmtool.training.loop import Outcome, Trainer
 from tlmtool.training.order import length_of
@@ -74,24 +73,26 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     return made
 
 
-def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> dict[str, str]:
-    """{site: role} of what a strategy may expand; `held`: what is already."""
-    if recipe.strategy.name == "none":
-        return {}
-    roles = select(model, recipe.strategy.sites)
-    return {s: r for s, r in roles.items() if r != "embedding" and s not in held}
+def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> tuple[dict[str, str], Plan]:
+    """{site: role} of what a strategy may expand, and the form that each would get; `held`: what
+    is already. Raises Usage where one of them cannot be expanded so."""
+    wanted = recipe.strategy
+    if wanted.name == "none":
+        return {}, {}
+    roles = {s: r for s, r in linears(model, wanted.sites).items() if s not in held}
+    base = model.base_model
+    return roles, {site: form_of(wanted, *shape(base.get_submodule(site))) for site in roles}
 
 
 def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
     """What `run` will cost, without running it: its steps, and one step once all is expanded."""
-    used, wanted, plan = recipe.training, recipe.strategy, {}
-    lengths, counts = job.objective.lengths, Counter()
-    roles = competing(recipe, job.model, {each.site for each in lifted(job.model)})
+    used, plan, counts = recipe.training, {}, Counter()
+    lengths = job.objective.lengths
+    roles, forms = competing(recipe, job.model, {each.site for each in lifted(job.model)})
     for site, role in roles.items():
         counts[role] += 1
-        if counts[role] <= wanted.N:
-            size = shape(job.model.base_model.get_submodule(site))
-            plan[site] = form_of(wanted, *size)
+        if counts[role] <= recipe.strategy.N:
+            plan[site] = forms[site]
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
     length = ceil(fmean(lengths) / job.objective.sequences)
     step = predicted(job.model, plan, used.batch, length)
@@ -104,7 +105,7 @@ def run(
 ) -> Outcome:
     """Train the model of a job in place, by the recipe's strategy. `shown`: `tick`, `tell`."""
     waiting = lifted(job.model)
-    job.roles = competing(recipe, job.model, {each.site for each in waiting})
+    job.roles, _ = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
         job.model,
         job.objective,

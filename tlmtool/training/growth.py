@@ -98,9 +98,7 @@ def expansions(
 
     Raises Usage for a size that the shapes do not come within 8 % of, or below the model's own.
     """
-    roles = select(model, sites)
-    if "embedding" in roles.values():
-        raise Usage("an embedding cannot be over-parameterized: name attention, ffn, or globs")
+    roles = linears(model, sites)
     shapes = {site: shape(model.base_model.get_submodule(site)) for site in roles}
     dense, total = sum(o * i for o, i in shapes.values()), count_parameters(model)
     if to_params is not None:
@@ -116,6 +114,23 @@ def expansions(
             "number of --cores"
         )
     return plan
+
+
+def linears(model: Any, sites: Iterable[str]) -> dict[str, str]:
+    """{site: role} of what is named; raises Usage for what cannot be held as exact cores."""
+    roles = select(model, sites)
+    if tables := [site for site, role in roles.items() if role == "embedding"]:
+        raise Usage(
+            f"--sites names {tables[0]}, and an embedding cannot be over-parameterized: name "
+            "attention, ffn, or globs"
+        )
+    if model.dtype.itemsize < 4:
+        kept = str(model.dtype).removeprefix("torch.")
+        raise Usage(
+            f"cores of {kept} do not give back the weights of {kept} that they are made from: "
+            "over-parameterize with --dtype float32 (finetune --precision bf16 is mixed precision)"
+        )
+    return roles
 
 
 def overparam(
