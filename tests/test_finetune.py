@@ -382,6 +382,7 @@ def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
     out = tmp_path / "study"
     words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
     arms = "dense,dense-matched,frozen,svd,mpo-static,mpo-dynamic"
+    del words[words.index("--lr") : words.index("--lr") + 2]
     words += ["--arms", arms, "--seeds", "2", "--lr-grid", "1e-3,1e-4"]
     assert run(words) == 0
     report = json.loads((out / "report.json").read_text())["study"]

@@ -14,6 +14,8 @@ def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
     if data.get("study"):
         return _study(data["study"])
+    if data.get("cost"):
+        return [_cost(data["cost"])]
     if data.get("step"):
         return [_step(data["step"]), _larger(data.get("expanded") or [], full)]
     scores = data.get("scores") or {}
@@ -88,6 +90,16 @@ def _study(study: Mapping[str, Any]) -> list[View]:
         rows.append([f"{pair['first']} - {pair['second']}", *cells, pair["verdict"]])
     note = "interval: paired t, 95 %, over seeds"
     return [arms, View("differences", ["", "difference", "interval", "verdict"], rows, note)]
+
+
+def _cost(cost: Mapping[str, Any]) -> View:
+    """What each arm of a study will cost."""
+    rows = [
+        [row["arm"], str(row["runs"]), *(human(row[k], "FLOPs") for k in ("step_flops", "flops"))]
+        for row in cost["rows"]
+    ]
+    rows.append(["in all", str(cost["runs"]), "", human(cost["flops"], "FLOPs")])
+    return View("study", ["", "trainings", "a step", "in all"], rows, str(cost["note"]))
 
 
 def _step(step: Mapping[str, Any]) -> View:

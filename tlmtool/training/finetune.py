@@ -20,7 +20,7 @@ from tlmtool.models import checkpoint
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
-from tlmtool.models.surgery import Plan, factorized
+from tlmtool.models.surgery import Plan, factorized, sites
 from tlmtool.schema import Recipe
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import linears, predicted, records
@@ -84,11 +84,14 @@ def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> tuple[dict[st
     return roles, {site: form_of(wanted, *shape(base.get_submodule(site))) for site in roles}
 
 
-def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """What `run` will cost, without running it: its steps, and one step once all is expanded."""
+def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> dict[str, Any]:
+    """What `run` will cost, without running it: its steps, and one step once all is expanded.
+    `held`: what is expanded already, where that is known."""
     used, plan, counts = recipe.training, {}, Counter()
     lengths = job.objective.lengths
-    roles, forms = competing(recipe, job.model, {each.site for each in lifted(job.model)})
+    if held is None:
+        held = {each.site for each in lifted(job.model)}
+    roles, forms = competing(recipe, job.model, held)
     for site, role in roles.items():
         counts[role] += 1
         if counts[role] <= recipe.strategy.N:
@@ -97,7 +100,7 @@ def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
     length = ceil(fmean(lengths) / job.objective.sequences)
     step = predicted(job.model, plan, used.batch, length)
     step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
-    return {"step": step, "expanded": records(job.model, plan)}
+    return {"step": step | {"steps": steps}, "expanded": records(job.model, plan)}
 
 
 def run(
@@ -143,3 +146,43 @@ def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> dic
     else:
         merge_model(model)
     return found
+
+
+def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
+    """What was asked for and could not be done."""
+    wanted, asked = recipe.strategy, recipe.training.max_length
+    used, found = job.notes.get("max_length", asked), []
+    if recipe.training.pack and used < asked:
+        found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
+    if wanted.name == "none":
+        return found
+    there = Counter(job.roles.values())
+    most = max(there.values(), default=0)
+    if most < wanted.N:
+        found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
+    chosen = [site for each in outcome.selections for site in each["chosen"]]
+    taken = Counter(job.roles[site] for site in chosen)
+    if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
+        role, n = next(iter(short.items()))
+        found.append(
+            f"{outcome.steps:,} steps held selections for {taken[role]} of {min(wanted.N, n)} "
+            f"matrices of {role}: lower --every, or raise --n"
+        )
+    return found
+
+
+def expansions_of(job: Job, outcome: Outcome) -> list[dict[str, Any]]:
+    """The part `expansions` of a report: one expanded matrix each."""
+    roles = sites(job.model)
+    return [
+        {
+            "site": each.site,
+            "role": roles[each.site],
+            "decomposition": each.decomposition.to_dict(),
+            "growth": sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
+            "step_ratio": each.ratio,
+            "max_abs": each.error,
+            "first_update": each.moves,
+        }
+        for each in outcome.expansions
+    ]
