@@ -1,14 +1,16 @@
 """What `tlm finetune` and `tlm overparam` refuse, check and report of a training."""
 
+import json
 import shutil
 
 import pytest
 import test_finetune
+import torch
 from safetensors.torch import load_file, save_file
 from test_finetune import arguments
 
 from tlmtool.cli import run
-from tlmtool.training.loop import Trainer
+from tlmtool.training.loop import Outcome, Trainer
 
 model, data = test_finetune.model, test_finetune.data  # its fixtures
 
@@ -72,3 +74,43 @@ def test_what_overparam_cannot_hold_is_refused(model, tmp_path, capsys, more, sa
     )
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("more", [[], ["--keep-best"]], ids=["all", "best"])
+def test_the_loss_of_a_row_is_the_mean_over_what_was_seen_since_the_last(
+    model, data, tmp_path, monkeypatch, more
+):
+    """Batches of unequal sizes in unequal micro-batches, and a short last interval; the weights
+    stay as they are, so that an epoch's loss is that of its examples."""
+    learn, seen, jobs = Trainer.learn, [], []
+
+    def noting(self, epoch, places):
+        jobs.append(self)
+        seen.append(places)
+        return learn(self, epoch, places)
+
+    monkeypatch.setattr(Trainer, "learn", noting)
+    words = arguments(model, data, tmp_path / "out", "--steps", 6, "--accumulate", 3, *more)
+    words += ["--batch", "50", "--lr", "1e-30", "--dropout", "0"]
+    assert run(words) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["training"]
+    rows, last = report["history"], jobs[-1]
+    epoch = 4 if not more else 3  # a tenth of 160 examples is set aside
+    assert [row["step"] for row in rows] == [*range(epoch, 6, epoch), 6]
+    assert ("score" in rows[-1]) == bool(more) and len({*map(len, seen)}) > 1
+    objective, start = last.objective, 0
+    last.model.eval()
+    for row in rows:
+        places = [place for each in seen[start : row["step"]] for place in each]
+        with torch.no_grad():
+            part = objective.part(places, 0)
+            mean = float(objective.loss(last.model, last.model, part)) / len(places)
+        assert row["loss"] == pytest.approx(mean, rel=1e-4)
+        start = row["step"]
+    whole = last.outcome.loss(0)
+    assert report["last_loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_tokens_weigh_the_loss_of_a_language_model():
+    assert Outcome(losses=[1.0, 4.0, 7.0], sizes=[2, 1, 0]).loss() == 2.0
+    assert Outcome(losses=[1.0, 4.0, 7.0], sizes=[2, 1, 3]).loss(1) == 6.25

@@ -138,11 +138,12 @@ def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
     """Each evaluation on the way."""
     name = str(training.get("metric") or scores.get("name") or "score")
     rows = [
-        [f"step {each['step']}", figure(each["loss"], 4), figure(each["score"], 4)]
+        [f"step {each['step']}", figure(each["loss"], 4), figure(each.get("score"), 4)]
         for each in training.get("history") or []
     ]
     watched = training.get("watched")
-    note = f"loss: mean since the last row; {name}: on {watched}" if watched else ""
+    note = f"loss: mean of what was seen since the last row; {name}: on {watched}"
+    note = note if watched else ""
     if chosen := training.get("chosen_step"):
         note += f"; kept: the model of step {chosen}"
     return View("on the way", ["", "loss", name], rows, note)

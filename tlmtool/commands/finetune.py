@@ -127,16 +127,18 @@ def _bar(run: Run) -> Callable[[int, int, float], None]:
 def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
     """The part `training` of a report."""
     used = recipe.training
-    tail = outcome.losses[-50:]
+    history = list(outcome.history)
+    if outcome.told < outcome.steps:  # what was learned since, and not watched any more
+        history.append({"step": outcome.steps, "loss": outcome.loss(outcome.told)})
     return {
         "task": used.task or "distillation",
         "steps": outcome.steps,
         "batch": used.batch,
         "lr": used.lr,
         "strategy": recipe.strategy.name,
-        "last_loss": sum(tail) / len(tail),
+        "last_loss": outcome.loss(max(0, outcome.steps - 50)),
         "metric": job.objective.name,
-        "history": outcome.history,
+        "history": history,
         "chosen_step": outcome.best.get("step") if used.keep_best else None,
         **job.notes,
     }
