@@ -114,3 +114,37 @@ def test_the_loss_of_a_row_is_the_mean_over_what_was_seen_since_the_last(
 def test_tokens_weigh_the_loss_of_a_language_model():
     assert Outcome(losses=[1.0, 4.0, 7.0], sizes=[2, 1, 0]).loss() == 2.0
     assert Outcome(losses=[1.0, 4.0, 7.0], sizes=[2, 1, 3]).loss(1) == 6.25
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    out, learn = tmp_path / "out", Trainer.learn
+    state = tmp_path / "out.training" / "state.pt"
+
+    def stopping(self, *args):
+        if self.step == stop:
+            raise Stopped
+        return learn(self, *args)
+
+    monkeypatch.setattr(Trainer, "learn", stopping)
+    words, stop = arguments(model, data, out, "--steps", 8, "--save-every", 2), 5
+    assert run(words) == 1
+    kept = state.read_bytes()
+    assert torch.load(state, weights_only=True)["state"]["step"] == 4
+    assert run([*words, "--overwrite", "--data", "no/such/folder"]) == 4  # bad input
+    stop = 2
+    assert run([*words, "--overwrite"]) == 1  # killed before its first state has proved good
+    assert state.read_bytes() == kept
+    stop = 4
+    assert run([*words, "--overwrite"]) == 1
+    assert torch.load(state, weights_only=True)["state"]["step"] == 2
+    capsys.readouterr()
+    stop = None
+    assert run([*words, "--overwrite", "--lr", "1e30", "--clip", 0, "--save-every", 100]) == 1
+    assert "the loss is nan" in (said := capsys.readouterr().err) and "last good" not in said
+    assert run([*words, "--resume"]) == 0 and not state.parent.exists()

@@ -22,6 +22,7 @@ from tlmtool.training.state import Store
 
 def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or to give a teacher's hidden states, and write it."""
+    training.check_launch()
     recipe = training.resolved(recipe)
     if not recipe.fresh.from_config:
         return _trained_from(recipe, checkpoint.resolve(recipe.model, recipe.revision))
@@ -102,13 +103,11 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 def _check_store(recipe: Recipe, store: Store) -> None:
     """An interrupted run is gone on with, or replaced, only where that was asked for."""
-    if store.there and not recipe.training.resume:
-        if not recipe.output.overwrite:
-            raise Usage(
-                f"{store.folder} holds an interrupted run: --resume goes on with it, "
-                "--overwrite starts again"
-            )
-        store.remove()
+    if store.there and not (recipe.training.resume or recipe.output.overwrite):
+        raise Usage(
+            f"{store.folder} holds an interrupted run: --resume goes on with it, "
+            "--overwrite starts again"
+        )
 
 
 def _loader(run: Run, folder: Path) -> Callable[..., Any]:

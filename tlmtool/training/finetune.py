@@ -36,6 +36,12 @@ WAYS = (
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
 )  # weights whole on each process
+SHARDED = "tlm trains in one process or under DDP, not under {}, which shards weights"
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -46,9 +52,18 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
 
+def check_launch() -> None:
+    """Raises Usage for a launch that shards weights: by accelerate's own variables, since it takes
+    FSDP on CPUs for DDP, and before anything else is done."""
+    for name, way in SHARDING.items():
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            raise Usage(SHARDED.format(way))
+
+
 def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     """Of the recipe's device and precision, over as many processes as were launched; its tracker,
     where one is asked for, writes to a folder beside `out`."""
+    check_launch()
     place, tracker = checkpoint.device_of(recipe.device), recipe.training.tracker if out else None
     if tracker and find_spec(tracker) is None:
         raise MissingDependency(f"--tracker {tracker} needs its package (pip install {tracker})")
@@ -64,10 +79,8 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
         project_dir=out.parent if tracker else None,
         kwargs_handlers=[partly] if recipe.distillation.teacher else None,
     )
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # without effect on CPUs
-    if sharded or made.distributed_type not in WAYS:
-        way = "FSDP" if sharded else made.distributed_type.value
-        raise Usage(f"tlm trains in one process or under DDP, not under {way}: it shards weights")
+    if made.distributed_type not in WAYS:
+        raise Usage(SHARDED.format(made.distributed_type.value))
     if tracker:
         made.init_trackers(f"{out.name}.{tracker}")
     return made

@@ -228,7 +228,7 @@ class Trainer:
         return {"model": clones(self.model.state_dict()), "cores": cores}
 
     def _not_finite(self, loss: float) -> str:
-        kept = self.store and self.store.there
+        kept = self.store and self.store.own
         where = f"; the last good state is in {self.store.folder}" if kept else ""
         return (
             f"the loss is {loss} at step {self.step + 1} of {self.total}{where}: "
