@@ -6,6 +6,7 @@ import shutil
 import pytest
 import test_finetune
 import torch
+from conftest import pico, word_tokenizer
 from safetensors.torch import load_file, save_file
 from test_finetune import arguments
 
@@ -148,3 +149,28 @@ def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
     assert run([*words, "--overwrite", "--lr", "1e30", "--clip", 0, "--save-every", 100]) == 1
     assert "the loss is nan" in (said := capsys.readouterr().err) and "last good" not in said
     assert run([*words, "--resume"]) == 0 and not state.parent.exists()
+
+
+def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_path, capsys):
+    """Its missing head is neither made up nor learned from; one for something else is refused."""
+    out, words = tmp_path / "out", ("--steps", 2, "--train", "all")
+    assert run(arguments(model, data, out, *words, "--teacher", model)) == 0
+    taught = json.loads((out / "report.json").read_text())["training"]["taught"]
+    assert (
+        taught == "hidden states" and "hidden states are learned" in (out / "README.md").read_text()
+    )
+    again = tmp_path / "again"
+    assert run(arguments(model, data, again, *words, "--teacher", out)) == 0
+    report = json.loads((again / "report.json").read_text())
+    assert report["training"]["taught"] == "hidden states and outputs"
+    capsys.readouterr()
+    masked = tmp_path / "masked"
+    pico("bert", "lm").save_pretrained(masked)
+    word_tokenizer().save_pretrained(masked)
+    assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", masked)) == 2
+    assert "is not for task classification" in capsys.readouterr().err
+    weights = load_file(out / "model.safetensors")
+    cut = {name: w for name, w in weights.items() if "classifier" not in name}
+    save_file(cut, out / "model.safetensors", {"format": "pt"})
+    assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", out)) == 4
+    assert "lacks 2 weights, such as classifier" in capsys.readouterr().err

@@ -43,6 +43,8 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development {unit}, "
         f"{scores.get('better')} is better"
     )
+    if taught := training.get("taught"):
+        note += f"; the teacher's {taught} are learned"
     if "signature" in after:
         note += f"; beams {after.get('beams')}, sacrebleu {after['signature']}"
     return View(f"task {training.get('task')}", ["", "before", "after"], rows, note)
