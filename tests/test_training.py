@@ -6,11 +6,16 @@ import shutil
 import pytest
 import test_finetune
 import torch
-from conftest import pico, word_tokenizer
+from conftest import MASKED, WORDS, pico, word_tokenizer
 from safetensors.torch import load_file, save_file
-from test_finetune import arguments
+from test_finetune import FAST, arguments
+from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.cli import run
+from tlmtool.models.checkpoint import load
+from tlmtool.recipe import build
+from tlmtool.training import finetune
+from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Outcome, Trainer
 
 model, data = test_finetune.model, test_finetune.data  # its fixtures
@@ -174,3 +179,27 @@ def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_p
     save_file(cut, out / "model.safetensors", {"format": "pt"})
     assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", out)) == 4
     assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_the_forecast_of_mlm_is_what_a_step_takes(family, tmp_path, capsys):
+    """The head is given the predicted tokens alone: 15 % of a text's own."""
+    source, texts = tmp_path / "source", tmp_path / "texts.txt"
+    pico(family).save_pretrained(source)
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(source)
+    texts.write_text("\n".join(" ".join((WORDS * 4)[i : i + 40]) for i in [0, 1] * 32) + "\n")
+    words = ["finetune", str(source), "--task", "mlm", "--data", str(texts), *FAST, "--dry-run"]
+    words[words.index("16")] = "64"
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["step"]
+    step = found["step_flops"]["before"]
+    assert "15% of which the head is given" in found["note"]
+    flags = {"model": str(source), "task": "mlm", "data": str(texts), "max-length": "64"}
+    recipe = finetune.resolved(build("finetune", flags))
+    job = prepare(recipe, load, tokenizer, source)
+    part = job.objective.part(list(range(8)), 0)
+    job.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        job.objective.loss(job.model, job.model, part).backward()
+    assert step == pytest.approx(counter.get_total_flops(), rel=0.03)

@@ -111,7 +111,7 @@ def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> dict[str
             plan[site] = forms[site]
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
     length = ceil(fmean(lengths) / job.objective.sequences)
-    step = predicted(job.model, plan, used.batch, length)
+    step = predicted(job.model, plan, used.batch, length, job.objective.share)
     step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
     return {"step": step | {"steps": steps}, "expanded": records(job.model, plan)}
 

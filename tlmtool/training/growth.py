@@ -149,19 +149,25 @@ def overparam(
     return adopt(model)
 
 
-def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dict[str, Any]:
+def predicted(
+    model: Any, plan: Plan, batch: int = 32, length: int = 128, share: float = 1.0
+) -> dict[str, Any]:
     """What training costs with and without a plan: parameters, AdamW's two float32 moments of
     each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
 
-    `model` is dense."""
+    `model` is dense. `share`: of the tokens, which its head is given."""
     length = min(length, position_limit(model) or length)
     parameters, flops = count_parameters(model), 3 * forward_flops(model, length, batch)["total"]
+    if share < 1:
+        body = 3 * forward_flops(model.base_model, length, batch)["total"]
+        flops = round(body + share * (flops - body))
     more = rebuilt = 0
     for site, form in plan.items():
         o, i = shape(model.base_model.get_submodule(site))
         more += form.parameters(o, i) - o * i
         rebuilt += 3 * form.rebuild_flops(o, i)
-    note = f"a step of {batch} x {length} tokens, forward and backward; predicted"
+    given = f", {share:.0%} of which the head is given" if share < 1 else ""
+    note = f"a step of {batch} x {length} tokens{given}, forward and backward; predicted"
     return {
         "note": note,
         "parameters": {"before": parameters, "after": parameters + more},
