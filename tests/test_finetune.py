@@ -382,6 +382,7 @@ def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
     out = tmp_path / "study"
     words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
     arms = "dense,dense-matched,frozen,svd,mpo-static,mpo-dynamic"
+    del words[words.index("--lr") : words.index("--lr") + 2]
     words += ["--arms", arms, "--seeds", "2", "--lr-grid", "1e-3,1e-4"]
     assert run(words) == 0
     report = json.loads((out / "report.json").read_text())["study"]
@@ -533,9 +534,12 @@ def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
     assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
     assert "not under FSDP" in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # which accelerate takes for DDP on CPUs
-    assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
-    assert "not under FSDP" in capsys.readouterr().err
+    for name, way in finetune.SHARDING.items():  # FSDP on CPUs accelerate takes for DDP
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, "true")
+            # before anything is read, such as a model and data that are not there
+            assert run(arguments("no/model", "no/data", tmp_path / "out", "--steps", 2)) == 2
+            assert f"not under {way}" in capsys.readouterr().err
 
 
 def test_accelerate_launches_it(model, data, tmp_path):

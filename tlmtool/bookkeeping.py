@@ -225,7 +225,12 @@ def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
     out = Path(named).expanduser()
     if not recipe.output.dry_run:
         check_out(out, recipe.output.overwrite)
-        above = next(folder for folder in out.absolute().parents if folder.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")
+        check_place(out)
     return out
+
+
+def check_place(out: Path) -> None:
+    """Raises Usage where a folder cannot be made."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")

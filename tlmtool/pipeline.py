@@ -10,7 +10,7 @@ from typing import Any
 
 from tlmtool.commands import perform
 from tlmtool.failure import NotLoadable, Usage
-from tlmtool.models.saving import whole_folder
+from tlmtool.models.saving import whole_folder, write_whole
 from tlmtool.recipe import Recipe, built, to_dict
 from tlmtool.report import Report
 from tlmtool.schema import VERBS
@@ -150,9 +150,7 @@ def _kept(out: Path) -> dict[str, Any] | None:
 
 def _keep(out: Path, kept: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = out / f".{LIST}.unfinished"
-    unfinished.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, out / LIST)
+    write_whole(out / LIST, json.dumps(kept, indent=1) + "\n")
 
 
 def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:

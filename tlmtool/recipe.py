@@ -13,6 +13,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.schema import Override, Recipe, settings
+from tlmtool.schema_overparam import Study
 from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training
 from tlmtool.setting import settings_of
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
@@ -177,6 +178,12 @@ def _check_training(values: dict[str, Any]) -> None:
             raise Usage(f"--teacher goes with a labelled task or none, not with {task}")
     if values.get("training.pack") and task not in LANGUAGE:
         raise Usage("--pack goes with --task mlm or clm, which read plain text")
+    if values.get("training.lr") is not None and values.get("study.lr_grid"):
+        raise Usage("--lr and --lr-grid both say the rate: give the one, or those to choose from")
+    usual = vars(Study())
+    lone = [k for k in ("arms", "lr_grid") if values.get(f"study.{k}", usual[k]) != usual[k]]
+    if lone and values.get("study.seeds") is None:
+        raise Usage(f"--{lone[0].replace('_', '-')} is of a study: give --seeds N too")
     most, each = values.get("strategy.N"), values.get("strategy.n")
     if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
         raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")

@@ -88,7 +88,7 @@ class Study:
     """A controlled comparison of several arms over several seeds, instead of one training."""
 
     seeds: int | None = setting(
-        None, "finetune", "compare the arms over so many seeds", "N", "seeds", ge=1
+        None, "finetune", "compare the arms over so many seeds, from --seed on", "N", "seeds", ge=1
     )
     arms: tuple[str, ...] = setting(
         ARMS,

@@ -14,6 +14,8 @@ def training_views(data: Mapping[str, Any], full: bool = False) -> list[View]:
     """The tables of a report of finetune; `full`: every expanded matrix on a row of its own."""
     if data.get("study"):
         return _study(data["study"])
+    if data.get("cost"):
+        return [_cost(data["cost"])]
     if data.get("step"):
         return [_step(data["step"]), _larger(data.get("expanded") or [], full)]
     scores = data.get("scores") or {}
@@ -41,6 +43,8 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development {unit}, "
         f"{scores.get('better')} is better"
     )
+    if taught := training.get("taught"):
+        note += f"; the teacher's {taught} are learned"
     if "signature" in after:
         note += f"; beams {after.get('beams')}, sacrebleu {after['signature']}"
     return View(f"task {training.get('task')}", ["", "before", "after"], rows, note)
@@ -90,6 +94,16 @@ def _study(study: Mapping[str, Any]) -> list[View]:
     return [arms, View("differences", ["", "difference", "interval", "verdict"], rows, note)]
 
 
+def _cost(cost: Mapping[str, Any]) -> View:
+    """What each arm of a study will cost."""
+    rows = [
+        [row["arm"], str(row["runs"]), *(human(row[k], "FLOPs") for k in ("step_flops", "flops"))]
+        for row in cost["rows"]
+    ]
+    rows.append(["in all", str(cost["runs"]), "", human(cost["flops"], "FLOPs")])
+    return View("study", ["", "trainings", "a step", "in all"], rows, str(cost["note"]))
+
+
 def _step(step: Mapping[str, Any]) -> View:
     """What training will cost, with and without the larger matrices."""
     labels = {"parameters": ("parameters", ""), "optimizer_bytes": ("moments of AdamW", "B")}
@@ -126,11 +140,12 @@ def _course(training: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
     """Each evaluation on the way."""
     name = str(training.get("metric") or scores.get("name") or "score")
     rows = [
-        [f"step {each['step']}", figure(each["loss"], 4), figure(each["score"], 4)]
+        [f"step {each['step']}", figure(each["loss"], 4), figure(each.get("score"), 4)]
         for each in training.get("history") or []
     ]
     watched = training.get("watched")
-    note = f"loss: mean since the last row; {name}: on {watched}" if watched else ""
+    note = f"loss: mean of what was seen since the last row; {name}: on {watched}"
+    note = note if watched else ""
     if chosen := training.get("chosen_step"):
         note += f"; kept: the model of step {chosen}"
     return View("on the way", ["", "loss", name], rows, note)

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
-from tlmtool.failure import CheckFailed, Usage
-from tlmtool.measuring.comparison import parity, probe
+from tlmtool.failure import Usage
+from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import converted
@@ -35,11 +35,7 @@ def merge(recipe: Recipe) -> Report:
             before = probe(model.float(), recipe.seed)
             after = probe(merge_model(model), recipe.seed)
             data["parity"] = found = parity(after, before)
-        if not found["relative"] <= found["tolerance"]:
-            raise CheckFailed(
-                f"the merged model differs from {recipe.model} by {found['relative']:.1e} of its "
-                f"largest output, more than {found['tolerance']:g}: nothing was written"
-            )
+        check(found, f"the merged model differs from {recipe.model}", model)
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(dtypes[name])
         if set(dtypes.values()) != {torch.float32}:

@@ -49,6 +49,10 @@ class SVD(Decomposition):
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return factors["left"], factors["right"]
 
+    def rebuild_flops(self, out_features: int, in_features: int) -> int:
+        """FLOPs of `reconstruct`; its backward pass takes twice as many."""
+        return 2 * out_features * in_features * self.shapes(out_features, in_features)["left"][1]
+
 
 def spectrum(weight: Tensor, s: Tensor | None = None, g: Tensor | None = None) -> Tensor:
     """Squared singular values of g^T W s in float64, largest first, (min(O, I),)."""

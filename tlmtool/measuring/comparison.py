@@ -1,11 +1,13 @@
 """One model before and after a change: its quality, and whether it computes the same."""
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tlmtool.failure import CheckFailed
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.evaluation import WHAT
 from tlmtool.measuring.losses import language_loss, objective_of
@@ -90,3 +92,18 @@ def parity(after: Tensor, before: Tensor) -> dict[str, float]:
         "relative": largest / max(float(before.abs().max()), 1e-300),
         "tolerance": TOLERANCE,
     }
+
+
+def check(found: dict[str, float], differs: str, model: nn.Module) -> None:
+    """Raises CheckFailed for a parity above its tolerance, of a model of float32 or finer, and for
+    one that is no number. `differs`: "the merged model differs from the trained one"."""
+    if not isfinite(found["relative"]):
+        raise CheckFailed(
+            f"whether {differs} cannot be told: outputs hold NaN or infinity, so nothing was "
+            "written"
+        )
+    if found["relative"] > found["tolerance"] and model.dtype.itemsize >= 4:
+        raise CheckFailed(
+            f"{differs} by {found['relative']:.1e} of its largest output, more than "
+            f"{found['tolerance']:g}: nothing was written"
+        )

@@ -168,7 +168,7 @@ def load(
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _check_whole(model, info, folder)
+    _check_whole(model, info, folder, head is None)
     return model.to(place).eval()
 
 
@@ -212,10 +212,12 @@ def _unloadable(folder: Path, error: Exception) -> NotLoadable:
     return NotLoadable(f"{folder} cannot be loaded: {first.strip()[:300]}")
 
 
-def _check_whole(model: PreTrainedModel, info: dict, folder: Path) -> None:
+def _check_whole(model: PreTrainedModel, info: dict, folder: Path, own: bool) -> None:
+    """Raises NotLoadable for weights that are not there, or no numbers. `own`: with the head that
+    it was saved with, which is not to be drawn at random."""
     prefix = f"{model.base_model_prefix}."
     ours = {n for n, _ in model.base_model.named_parameters()}
-    missing = [k for k in info["missing_keys"] if k.removeprefix(prefix) in ours]
+    missing = [k for k in info["missing_keys"] if own or k.removeprefix(prefix) in ours]
     missing = sorted(k for k in missing if "pooler" not in k)
     if missing:
         raise NotLoadable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")

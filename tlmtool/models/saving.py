@@ -26,6 +26,16 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise Usage(f"--out {out} holds no checkpoint (no config.json), so it is not replaced")
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file: a killed run leaves the one that was there before."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A temporary sibling that becomes `out` when the block ends well, and else disappears."""

@@ -14,18 +14,18 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from tlmtool.compression.planning import select
-from tlmtool.failure import CheckFailed, MissingDependency, Usage
-from tlmtool.measuring.comparison import parity, probe
+from tlmtool.failure import MissingDependency, Usage
+from tlmtool.measuring.comparison import check, parity, probe
+from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
-from tlmtool.models.surgery import factorized
+from tlmtool.models.surgery import Plan, factorized, sites
 from tlmtool.schema import Recipe
 from tlmtool.training import memory
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
-from tlmtool.training.growth import predicted, records
+from tlmtool.training.growth import linears, predicted, records
 from tlmtool.training.jobs import Job
 from tlmtool.training.loop import Outcome, Trainer
 from tlmtool.training.order import length_of
@@ -38,6 +38,12 @@ WAYS = (
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
 )  # weights whole on each process
+SHARDED = "tlm trains in one process or under DDP, not under {}, which shards weights"
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -48,9 +54,18 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
 
+def check_launch() -> None:
+    """Raises Usage for a launch that shards weights: by accelerate's own variables, since it takes
+    FSDP on CPUs for DDP, and before anything else is done."""
+    for name, way in SHARDING.items():
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            raise Usage(SHARDED.format(way))
+
+
 def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     """Of the recipe's device and precision, over as many processes as were launched; its tracker,
     where one is asked for, writes to a folder beside `out`."""
+    check_launch()
     place, tracker = checkpoint.device_of(recipe.device), recipe.training.tracker if out else None
     if tracker and find_spec(tracker) is None:
         raise MissingDependency(f"--tracker {tracker} needs its package (pip install {tracker})")
@@ -66,38 +81,41 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
         project_dir=out.parent if tracker else None,
         kwargs_handlers=[partly] if recipe.distillation.teacher else None,
     )
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"  # without effect on CPUs
-    if sharded or made.distributed_type not in WAYS:
-        way = "FSDP" if sharded else made.distributed_type.value
-        raise Usage(f"tlm trains in one process or under DDP, not under {way}: it shards weights")
+    if made.distributed_type not in WAYS:
+        raise Usage(SHARDED.format(made.distributed_type.value))
     if tracker:
         made.init_trackers(f"{out.name}.{tracker}")
     return made
 
 
-def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> dict[str, str]:
-    """{site: role} of what a strategy may expand; `held`: what is already."""
-    if recipe.strategy.name == "none":
-        return {}
-    roles = select(model, recipe.strategy.sites)
-    return {s: r for s, r in roles.items() if r != "embedding" and s not in held}
+def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> tuple[dict[str, str], Plan]:
+    """{site: role} of what a strategy may expand, and the form that each would get; `held`: what
+    is already. Raises Usage where one of them cannot be expanded so."""
+    wanted = recipe.strategy
+    if wanted.name == "none":
+        return {}, {}
+    roles = {s: r for s, r in linears(model, wanted.sites).items() if s not in held}
+    base = model.base_model
+    return roles, {site: form_of(wanted, *shape(base.get_submodule(site))) for site in roles}
 
 
-def forecast(recipe: Recipe, job: Job) -> dict[str, Any]:
-    """What `run` will cost, without running it: its steps, and one step once all is expanded."""
-    used, wanted, plan = recipe.training, recipe.strategy, {}
-    lengths, counts = job.objective.lengths, Counter()
-    roles = competing(recipe, job.model, {each.site for each in lifted(job.model)})
+def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> dict[str, Any]:
+    """What `run` will cost, without running it: its steps, and one step once all is expanded.
+    `held`: what is expanded already, where that is known."""
+    used, plan, counts = recipe.training, {}, Counter()
+    lengths = job.objective.lengths
+    if held is None:
+        held = {each.site for each in lifted(job.model)}
+    roles, forms = competing(recipe, job.model, held)
     for site, role in roles.items():
         counts[role] += 1
-        if counts[role] <= wanted.N:
-            size = shape(job.model.base_model.get_submodule(site))
-            plan[site] = form_of(wanted, *size)
+        if counts[role] <= recipe.strategy.N:
+            plan[site] = forms[site]
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
     length = ceil(fmean(lengths) / job.objective.sequences)
-    step = predicted(job.model, plan, used.batch, length)
+    step = predicted(job.model, plan, used.batch, length, job.objective.share)
     step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
-    return {"step": step, "expanded": records(job.model, plan)}
+    return {"step": step | {"steps": steps}, "expanded": records(job.model, plan)}
 
 
 def run(
@@ -107,7 +125,7 @@ def run(
     if accelerator.device.type == "cpu":
         memory.keep()
     waiting = lifted(job.model)
-    job.roles = competing(recipe, job.model, {each.site for each in waiting})
+    job.roles, _ = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
         job.model,
         job.objective,
@@ -139,13 +157,49 @@ def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> dic
     else:
         merge(model, expansions)
     found = parity(probe(model, recipe.seed), before)
-    if not found["relative"] <= found["tolerance"] and model.dtype.itemsize >= 4:
-        raise CheckFailed(
-            f"the merged model differs from the trained one by {found['relative']:.1e} of its "
-            f"largest output, more than {found['tolerance']:g}: nothing was written"
-        )
+    check(found, "the merged model differs from the trained one", model)
     if any(factorized(model)):
         adopt(model)
     else:
         merge_model(model)
     return found
+
+
+def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
+    """What was asked for and could not be done."""
+    wanted, asked = recipe.strategy, recipe.training.max_length
+    used, found = job.notes.get("max_length", asked), shortened(job.model, asked)
+    if recipe.training.pack and used < asked and not found:
+        found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
+    if wanted.name == "none":
+        return found
+    there = Counter(job.roles.values())
+    most = max(there.values(), default=0)
+    if most < wanted.N:
+        found.append(f"--N {wanted.N} is capped at {most}, the layers of this model")
+    chosen = [site for each in outcome.selections for site in each["chosen"]]
+    taken = Counter(job.roles[site] for site in chosen)
+    if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
+        role, n = next(iter(short.items()))
+        found.append(
+            f"{outcome.steps:,} steps held selections for {taken[role]} of {min(wanted.N, n)} "
+            f"matrices of {role}: lower --every, or raise --n"
+        )
+    return found
+
+
+def expansions_of(job: Job, outcome: Outcome) -> list[dict[str, Any]]:
+    """The part `expansions` of a report: one expanded matrix each."""
+    roles = sites(job.model)
+    return [
+        {
+            "site": each.site,
+            "role": roles[each.site],
+            "decomposition": each.decomposition.to_dict(),
+            "growth": sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
+            "step_ratio": each.ratio,
+            "max_abs": each.error,
+            "first_update": each.moves,
+        }
+        for each in outcome.expansions
+    ]

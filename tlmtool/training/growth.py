@@ -98,9 +98,7 @@ def expansions(
 
     Raises Usage for a size that the shapes do not come within 8 % of, or below the model's own.
     """
-    roles = select(model, sites)
-    if "embedding" in roles.values():
-        raise Usage("an embedding cannot be over-parameterized: name attention, ffn, or globs")
+    roles = linears(model, sites)
     shapes = {site: shape(model.base_model.get_submodule(site)) for site in roles}
     dense, total = sum(o * i for o, i in shapes.values()), count_parameters(model)
     if to_params is not None:
@@ -116,6 +114,23 @@ def expansions(
             "number of --cores"
         )
     return plan
+
+
+def linears(model: Any, sites: Iterable[str]) -> dict[str, str]:
+    """{site: role} of what is named; raises Usage for what cannot be held as exact cores."""
+    roles = select(model, sites)
+    if tables := [site for site, role in roles.items() if role == "embedding"]:
+        raise Usage(
+            f"--sites names {tables[0]}, and an embedding cannot be over-parameterized: name "
+            "attention, ffn, or globs"
+        )
+    if model.dtype.itemsize < 4:
+        kept = str(model.dtype).removeprefix("torch.")
+        raise Usage(
+            f"cores of {kept} do not give back the weights of {kept} that they are made from: "
+            "over-parameterize with --dtype float32 (finetune --precision bf16 is mixed precision)"
+        )
+    return roles
 
 
 def overparam(
@@ -134,19 +149,25 @@ def overparam(
     return adopt(model)
 
 
-def predicted(model: Any, plan: Plan, batch: int = 32, length: int = 128) -> dict[str, Any]:
+def predicted(
+    model: Any, plan: Plan, batch: int = 32, length: int = 128, share: float = 1.0
+) -> dict[str, Any]:
     """What training costs with and without a plan: parameters, AdamW's two float32 moments of
     each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
 
-    `model` is dense."""
+    `model` is dense. `share`: of the tokens, which its head is given."""
     length = min(length, position_limit(model) or length)
     parameters, flops = count_parameters(model), 3 * forward_flops(model, length, batch)["total"]
+    if share < 1:
+        body = 3 * forward_flops(model.base_model, length, batch)["total"]
+        flops = round(body + share * (flops - body))
     more = rebuilt = 0
     for site, form in plan.items():
         o, i = shape(model.base_model.get_submodule(site))
         more += form.parameters(o, i) - o * i
         rebuilt += 3 * form.rebuild_flops(o, i)
-    note = f"a step of {batch} x {length} tokens, forward and backward; predicted"
+    given = f", {share:.0%} of which the head is given" if share < 1 else ""
+    note = f"a step of {batch} x {length} tokens{given}, forward and backward; predicted"
     return {
         "note": note,
         "parameters": {"before": parameters, "after": parameters + more},

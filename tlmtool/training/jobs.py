@@ -169,10 +169,7 @@ def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> 
     if given.task:
         job = _labelled(recipe, load, tokenizer, source)
         _check_teacher(recipe, teacher, job.model, tokenizer)
-        kinds = (type(each).__name__.removeprefix("Tlm") for each in (teacher, job.model))
-        sizes = (teacher.config.num_labels, job.model.config.num_labels)
-        if len({*kinds}) > 1 or len({*sizes}) > 1:
-            raise Usage(f"the teacher {wanted.teacher} has no head for task {given.task}")
+        _check_outputs(recipe, teacher, job.model)
         plain, score, labels = job.objective, None, True
     else:
         model, found = load(recipe.model), lesson(given.data, 0)
@@ -190,7 +187,23 @@ def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> 
     job.objective = Distilled(job.model, teacher, plain, score, wanted.temperature, labels)
     if not labels:
         job.objective.name, job.objective.better = name, better
+    headless = any(each.base_model is each for each in (teacher, job.model))
+    job.notes["taught"] = "hidden states" if headless else "hidden states and outputs"
     return job
+
+
+def _check_outputs(recipe: Recipe, teacher: nn.Module, model: nn.Module) -> None:
+    """A teacher without a head teaches hidden states alone; raises Usage for one whose head is for
+    something else."""
+    if teacher.base_model is teacher:
+        return
+    kinds = (type(each).__name__.removeprefix("Tlm") for each in (teacher, model))
+    if len({*kinds}) > 1 or teacher.config.num_labels != model.config.num_labels:
+        raise Usage(
+            f"the head of the teacher {recipe.distillation.teacher} is not for task "
+            f"{recipe.training.task}: fine-tune it on the task, or give a teacher without a head, "
+            "whose hidden states alone are learned"
+        )
 
 
 def _check_teacher(recipe: Recipe, teacher: nn.Module, model: nn.Module, tokenizer: Any) -> None:

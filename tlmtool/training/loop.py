@@ -33,9 +33,21 @@ class Outcome:
     steps: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     selections: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of each step, a mean over its size
+    sizes: list[int] = field(default_factory=list)  # examples, or predicted tokens
     best: dict[str, Any] = field(default_factory=dict)
     expansions: list[Expansion] = field(default_factory=list)
+
+    def loss(self, since: int = 0) -> float:
+        """The mean loss of the examples (or predicted tokens) seen after so many steps."""
+        sizes = self.sizes[since:]
+        whole = sum(loss * n for loss, n in zip(self.losses[since:], sizes, strict=True))
+        return whole / max(1, sum(sizes))
+
+    @property
+    def told(self) -> int:
+        """The step of the last evaluation."""
+        return self.history[-1]["step"] if self.history else 0
 
 
 class Trainer:
@@ -95,26 +107,27 @@ class Trainer:
 
     # ---- a step
 
-    def backward(self, epoch: int, places: list[int]) -> float:
-        """The gradient of the mean loss over the whole batch, on every process; that loss."""
+    def backward(self, epoch: int, places: list[int]) -> tuple[float, int]:
+        """The gradient of the mean loss over the whole batch, on every process; that loss, and
+        over how many examples or predicted tokens it is."""
         parts = [
             self.objective.part(each, epoch) for each in split(places, self.least) if len(each)
         ]
-        total = max(1, sum(map(self.objective.count, parts)))
+        size = sum(map(self.objective.count, parts))
         mine = parts[self.accelerator.process_index :: self.world]
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
             last = i == len(mine) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
-                    each = self.objective.loss(self.wrapped, self.model, part) / total
+                    each = self.objective.loss(self.wrapped, self.model, part) / max(1, size)
                 self.accelerator.backward(each * self.world)  # wrapping averages over processes
             loss += each.detach()
-        return float(self.accelerator.reduce(loss, "sum"))
+        return float(self.accelerator.reduce(loss, "sum")), size
 
-    def learn(self, epoch: int, places: list[int]) -> float:
+    def learn(self, epoch: int, places: list[int]) -> tuple[float, int]:
         """One step of the optimizer, after whatever the strategy does before it."""
-        loss = self.backward(epoch, places)
+        loss, size = self.backward(epoch, places)
         if not math.isfinite(loss):
             raise Failure(self._not_finite(loss))
         if self.store and self.accelerator.is_main_process:
@@ -133,7 +146,7 @@ class Trainer:
             self.waiting = []
             self.check()
         self.optimizer.step()
-        return loss
+        return loss, size
 
     def check(self) -> None:
         """What the optimizer moves is what is to be trained, each once."""
@@ -163,9 +176,10 @@ class Trainer:
                 break
             if self.step == self.halfway and not self.outcome.selections:
                 second_half(self)
-            loss = self.learn(epoch, places)
+            loss, size = self.learn(epoch, places)
             self.step += 1
             self.outcome.losses.append(loss)
+            self.outcome.sizes.append(size)
             self.accelerator.log({"loss": loss, "lr": self.optimizer.lr}, self.step)
             if self.tick:
                 self.tick(self.step, self.total, loss)
@@ -184,8 +198,8 @@ class Trainer:
         self.model.train(self.objective.dropout)
         broadcast_object_list(found)
         score, best = found[0]["score"], self.outcome.best
-        recent = self.outcome.losses[-self.evaluate_every :]
-        entry = {"step": self.step, "loss": sum(recent) / len(recent), **found[0]}
+        loss = self.outcome.loss(self.outcome.told)
+        entry = {"step": self.step, "loss": loss, **found[0]}
         self.outcome.history.append(entry)
         self.accelerator.log({f"dev/{k}": v for k, v in found[0].items()}, self.step)
         told = f"{self.objective.name} {score:.4f}"
@@ -214,7 +228,7 @@ class Trainer:
         return {"model": clones(self.model.state_dict()), "cores": cores}
 
     def _not_finite(self, loss: float) -> str:
-        kept = self.store and self.store.there
+        kept = self.store and self.store.own
         where = f"; the last good state is in {self.store.folder}" if kept else ""
         return (
             f"the loss is {loss} at step {self.step + 1} of {self.total}{where}: "

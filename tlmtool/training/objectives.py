@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, so
 from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Usage
-from tlmtool.measuring.losses import language_loss, masked, objective_of
+from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import (
     before,
@@ -35,6 +35,7 @@ class Objective:
     name = "score"
     final: tuple[str, str] | None = None
     sequences = 1
+    share = 1.0  # of the tokens, which the head is given
     progress: Progress | None = None  # told (done, of how many) by a score that takes long
     dropout = True  # whether it learns under the model's dropout
 
@@ -134,7 +135,7 @@ class Language(Objective):
     ):
         super().__init__(model, tokenizer, train, None, max_length, pack)
         self.kind, self.watched, self.seed = objective_of(model), watched, seed
-        self.pack = pack
+        self.pack, self.share = pack, MASKED if self.kind == "mlm" else 1.0
         if self.kind == "mlm" and tokenizer.mask_token_id is None:
             raise Usage("the tokenizer has no mask token, which task mlm needs")
 

@@ -1,6 +1,7 @@
 """The state of a run on disk, whole or not at all, so that a killed run goes on exactly."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Store:
     def __init__(self, out: Path, identity: dict[str, Any]):
         self.folder = out.with_name(f"{out.name}.training")
         self.identity, self.waiting = identity, False
+        self.own = False  # whether what is there is of this run, not of one that it replaces
 
     @property
     def there(self) -> bool:
@@ -35,7 +37,7 @@ class Store:
         """The state saved last turned out good: it replaces the one before."""
         if self.waiting:
             os.replace(self.folder / UNFINISHED, self.folder / NAME)
-            self.waiting = False
+            self.waiting, self.own = False, True
 
     def load(self) -> dict[str, Any]:
         """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
@@ -53,11 +55,13 @@ class Store:
                     f"{self.folder} holds a run with {key} {identity.get(key)!r}, not "
                     f"{self.identity.get(key)!r}: resume with the same recipe, or --overwrite"
                 )
+        self.own = True
         return state
 
     def remove(self) -> None:
-        """Gone: the run has ended well, or starts again."""
-        for name in (NAME, UNFINISHED):
+        """Gone: the run has ended well. By the first process alone. A run that starts again removes
+        nothing: its first state replaces the one that is there."""
+        for name in (UNFINISHED, NAME):
             (self.folder / name).unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # somebody keeps something else in it
             self.folder.rmdir()

@@ -7,11 +7,12 @@ from accelerate.utils import broadcast, broadcast_object_list
 
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.svd import SVD
+from tlmtool.failure import Usage
 from tlmtool.figures import brief
 from tlmtool.models.factorized import shape
 from tlmtool.schema import Strategy
 from tlmtool.training.expansion import Expansion
-from tlmtool.training.growth import expansion
+from tlmtool.training.growth import CLOSE, expansion
 from tlmtool.training.importance import chosen
 from tlmtool.training.order import batches_of, split
 
@@ -58,10 +59,19 @@ def select(run: Any, n: int) -> list[Expansion]:
 
 
 def form_of(wanted: Strategy, out_features: int, in_features: int) -> Decomposition:
-    """The exact form that a weight (O, I) is expanded to."""
+    """The exact form that a weight (O, I) is expanded to; raises Usage where its shape does not
+    come within 8 % of the growth."""
     if wanted.form == "svd":
         return SVD()
-    return expansion(out_features, in_features, wanted.growth, wanted.cores)
+    form = expansion(out_features, in_features, wanted.growth, wanted.cores)
+    made = form.parameters(out_features, in_features) / (out_features * in_features)
+    if abs(made - wanted.growth) > CLOSE * wanted.growth:
+        cores = f" of {wanted.cores} cores" if wanted.cores else ""
+        raise Usage(
+            f"--growth {wanted.growth:g}{cores} cannot be had of a matrix of {out_features} x "
+            f"{in_features}: the nearest is {made:.2f}, not within 8 %"
+        )
+    return form
 
 
 def _expand(run: Any, site: str) -> Expansion:

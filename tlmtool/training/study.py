@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -13,14 +12,17 @@ from typing import Any
 from scipy.stats import t as student
 
 from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.models.saving import write_whole
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
-from tlmtool.training.jobs import prepare
+from tlmtool.training.expansion import lifted
+from tlmtool.training.jobs import Job, prepare
 from tlmtool.training.loop import Outcome
 
 LEVEL, ENOUGH = 0.95, 5  # of an interval; seeds below which it is called a trend
 NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
 NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from
+STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}  # others: none
 
 Result = dict[str, Any]  # of one arm and seed
 Load = Callable[..., Any]
@@ -43,7 +45,34 @@ class Study:
     ):
         self.recipe, self.folder, self.load = recipe, folder, load
         self.tokenizer, self.source, self.tell, self.bar = tokenizer, source, tell, bar
+        self.first = recipe.seed
         self.accelerator = finetune.accelerator_of(recipe)
+
+    def cost(self) -> dict[str, Any]:
+        """{"runs", "steps", "flops", "rows", "note"}, predicted: what each arm costs once all that
+        it may expand is expanded. Raises whatever an arm would, before any is trained."""
+        wanted, rows = self.recipe.study, []
+        recipes = {"dense": self._recipe("dense", self.first, self.recipe.training)}
+        job = prepare(recipes["dense"], self.load, self.tokenizer, self.source)
+        held = {each.site for each in lifted(job.model)}
+        runs = dict.fromkeys([*wanted.arms, *(NEEDS[a] for a in wanted.arms if a in NEEDS)], 0)
+        runs = dict.fromkeys(runs, wanted.seeds)
+        if len(wanted.lr_grid) > 1:
+            runs = {"rates (dense)": len(wanted.lr_grid)} | runs
+        for name, count in runs.items():
+            recipe = self._recipe(name, self.first, self.recipe.training)
+            step = finetune.forecast(recipe, job, held)["step"]
+            one = step["step_flops"]["after"]
+            rows.append({"arm": name, "runs": count, "step_flops": one})
+            rows[-1]["flops"] = count * step["steps"] * one
+        return {
+            "runs": sum(runs.values()),
+            "steps": step["steps"],
+            "flops": sum(row["flops"] for row in rows),
+            "rows": rows,
+            "note": f"each: {step['note']}; at most, as if all that an arm may expand were "
+            "expanded from the first step on",
+        }
 
     def run(self) -> dict[str, Any]:
         """{"lr", "rates", "results", "arms", "pairs"}"""
@@ -54,7 +83,7 @@ class Study:
         self.lr = lr or (wanted.lr_grid or (self.recipe.training.lr,))[0]
         results = []
         arms = sorted(wanted.arms, key=lambda arm: arm in NEEDS)  # what others need comes first
-        for seed in range(wanted.seeds):
+        for seed in range(self.first, self.first + wanted.seeds):
             for arm in arms:
                 results.append(self._one(arm, seed))
         found = {arm: [r["score"] for r in results if r["arm"] == arm] for arm in wanted.arms}
@@ -73,9 +102,9 @@ class Study:
         return all(result["better"] == "higher" for result in results)
 
     def _rate(self, lr: float) -> Result:
-        """Dense training at a rate, scored on a tenth of train set aside; seed 0."""
+        """Dense training at a rate, scored on a tenth of train set aside; the first seed."""
         training = replace(self.recipe.training, lr=lr, keep_best=True)
-        recipe = self._recipe("none", 0, replace(training, evaluate_every=None))
+        recipe = self._recipe("dense", self.first, replace(training, evaluate_every=None))
         return self._kept(
             f"rate-{lr:g}", recipe, lambda job: job.objective.measure(job.model)["score"], lr=lr
         )
@@ -90,18 +119,17 @@ class Study:
                 f"{arm} follows {other}, which expanded nothing in {learned['steps']} steps: lower "
                 "--every"
             )
-        name = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}.get(arm, "none")
         if arm == "dense-matched":
             training = replace(training, lr=self.lr * learned["step_ratio"])
         frozen = learned["chosen"] if arm == "frozen" else []
-        recipe = self._recipe(name, seed, training)
-        if arm == "svd":
-            recipe = replace(recipe, strategy=replace(recipe.strategy, form="svd"))
+        recipe = self._recipe(arm, seed, training)
         return self._kept(f"{arm}-seed{seed}", recipe, None, frozen, arm=arm, seed=seed)
 
-    def _recipe(self, strategy: str, seed: int, training: Any) -> Recipe:
+    def _recipe(self, arm: str, seed: int, training: Any) -> Recipe:
+        """Of one training; the arm alone says its strategy and form."""
         training = replace(training, evaluate_every=training.evaluate_every or NEVER, resume=False)
-        chosen = replace(self.recipe.strategy, name=strategy)
+        form = "svd" if arm == "svd" else "mpo"
+        chosen = replace(self.recipe.strategy, name=STRATEGIES.get(arm, "none"), form=form)
         return replace(self.recipe, seed=seed, training=training, strategy=chosen)
 
     def _kept(
@@ -110,10 +138,7 @@ class Study:
         """The result of a file, or of a run that writes it."""
         file = self.folder / f"{name}.json"
         if file.exists():
-            try:
-                return json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                raise NotLoadable(f"{file} is no result of a study: remove it") from None
+            return _read(file)
         self.tell(f"study: {name}")
         job = prepare(recipe, self.load, self.tokenizer, self.source)
         for site in frozen:
@@ -124,23 +149,36 @@ class Study:
         watched = (job.objective.name, job.objective.better)
         name_of, better = watched if score else job.final
         result = {**labels, "better": better, "metric": name_of, **scores}
-        result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(outcome)}
+        result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(job, outcome)}
+        result["warnings"] = finetune.warnings_of(recipe, job, outcome)
         if not math.isfinite(result["score"]):
             raise Failure(f"the score of {name} is {result['score']}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, file)
+        write_whole(file, json.dumps(result, indent=1) + "\n")
         self.tell(f"study: {name} {result['metric']} {result['score']:.4f}")
         return result
 
 
-def _expanded(outcome: Outcome) -> dict[str, Any]:
+def _read(file: Path) -> Result:
+    """A result that was kept."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if {"score", "better", "metric", "lr", "steps"} <= found.keys():
+            return found
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    raise NotLoadable(f"{file} is no result of a study: remove it")
+
+
+def _expanded(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """What an arm over-parameterized: which, when, how large, and how far each core first moved."""
     found = outcome.expansions
     if not found:
         return {}
     ratio = geometric_mean([each.ratio for each in found])
-    return {"chosen": [each.site for each in found], "step_ratio": ratio}
+    kept = {"chosen": [each.site for each in found], "step_ratio": ratio}
+    made = finetune.expansions_of(job, outcome)
+    return kept | {"selections": outcome.selections, "expansions": made}
 
 
 def spread(scores: list[float]) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""The study of the verb finetune (`--seeds`): Recipe -> Report, checked before anything goes."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tlmtool.bookkeeping import Run, check_place
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.figures import human
+from tlmtool.models.saving import whole_folder, write_whole
+from tlmtool.recipe import Recipe
+from tlmtool.report import Report
+from tlmtool.training.study import Study
+
+NAME = "study.json"  # in the folder of a study: what its results have in common
+
+
+def studied(
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: Any,
+    identity: dict[str, Any],
+    loader: Callable[[Run], Callable],
+    bar: Callable[[Run], Callable],
+) -> Report:
+    """The comparison of the arms: results in `--out`, a file for each arm and seed; of a dry run
+    what it would cost. `identity`: what a study that goes on has in common with its beginning."""
+    _check(recipe)
+    given = recipe.output.out or f"out/study-{folder.name}-{recipe.training.task}"
+    out = Path(given).expanduser()
+    if not recipe.output.dry_run:
+        _check_folder(recipe, out, identity)
+    model = {"id": recipe.model or f"a new {folder.name}"}
+    with Run(recipe) as run:
+        study = Study(recipe, out, loader(run), tokenizer, folder, run.bars.line, bar(run))
+        cost = study.cost()
+        if recipe.output.dry_run:
+            return run.report({"model": model, "predicted": True, "cost": cost})
+        run.bars.line(
+            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, at most "
+            f"{human(cost['flops'], 'FLOPs')}"
+        )
+        if recipe.output.overwrite or not (out / NAME).exists():
+            with whole_folder(out) as new:
+                (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        with run.stage("study"):
+            found = study.run()
+    told = [f"{r['arm']}: {each}" for r in found["results"] for each in r.get("warnings", [])]
+    data = {"model": model | {"out": str(out)}, "study": found, "warnings": [*dict.fromkeys(told)]}
+    report = run.report(data)
+    write_whole(out / "report.json", report.to_json() + "\n")
+    return report
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises Usage for what is of one training, and would mean nothing, or harm, in a study."""
+    used = recipe.training
+    if used.keep_best or used.patience:
+        raise Usage(
+            "a study compares arms at equal steps: --keep-best and --patience do not go with it"
+        )
+    if used.tracker:
+        raise Usage("a study has many trainings, of which none is logged: leave out --tracker")
+    if used.resume and recipe.output.overwrite:
+        raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Usage("a study runs in one process: launch it without torchrun or accelerate")
+
+
+def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
+    """Raises Usage for a folder not to be written to, NotLoadable for one that is broken."""
+    if out.exists() and not out.is_dir():
+        raise Usage(f"--out {out} is a file, not a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return check_place(out)
+    kept = out / NAME
+    if not kept.exists():
+        raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
+    if recipe.output.overwrite:
+        return None
+    if not recipe.training.resume:
+        raise Usage(
+            f"--out {out} is not empty: --resume goes on with the study in it, --overwrite "
+            "replaces it"
+        )
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise NotLoadable(
+            f"{kept} cannot be read as that of a study ({error}): --overwrite starts again"
+        ) from None
+    if found != identity:
+        raise Usage(
+            f"{out} holds another study: resume with the same recipe, or give another --out"
+        )
+    return None
