@@ -9,9 +9,12 @@ import torch
 from conftest import output, pico, sentences, word_tokenizer
 
 from tlmtool.cli import run
+from tlmtool.data.language import held_out
+from tlmtool.data.tasks import texts as data_texts
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.mpo import MPO
 from tlmtool.decompositions.svd import SVD
+from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.counting import forward_flops
 from tlmtool.models.checkpoint import load
 from tlmtool.models.modeling import adopt
@@ -148,7 +151,7 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
 
 def test_without_text_nothing_is_fitted_and_that_is_said(tmp_path):
     source, out = folder(tmp_path), tmp_path / "out"
-    assert compress(source, "none", out, *DIMENSIONWISE, "--max-loss-increase", "100") == 0
+    assert compress(source, "none", out, *DIMENSIONWISE) == 0
     found = report(out)
     assert [each["output_error"] for each in found["attention"]["layers"]] == [None, None]
     assert "nothing is fitted" in found["warnings"][0]
@@ -156,6 +159,20 @@ def test_without_text_nothing_is_fitted_and_that_is_said(tmp_path):
     before, after = load(source), load(out)
     path = "encoder.layer.0.attention.output.dense.weight"
     assert torch.equal(before.get_parameter(path), after.get_parameter(path))
+
+
+def test_what_stayed_within_the_budget_is_what_is_written(tmp_path):
+    """Also of kernels that are random throughout, as nothing is fitted."""
+    source, out = folder(tmp_path), tmp_path / "out"
+    kernel = ["--attention", "multilinear", "--core", "full"]
+    assert compress(source, "none", out, *kernel, "--max-loss-increase", "100") == 0
+    found = report(out)
+    measured = found["attention"]["alone"][-1]["together"]
+    assert len(found["attention"]["layers"]) == 2
+    assert found["attention"]["quality"] == found["quality"]["after"] == measured
+    held = held_out(data_texts(None, None, 0))[1]
+    again = Quality(load(source), word_tokenizer(), held, 128, 0).compared(load(out))
+    assert again["after"] == pytest.approx(measured)
 
 
 def test_texts_that_are_cut_are_counted(texts, tmp_path):

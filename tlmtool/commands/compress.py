@@ -35,7 +35,8 @@ def compress(recipe: Recipe) -> Report:
             recovery = _recovery(run, model, tokenizer)
             warnings = _cut(recipe, model, tokenizer, texts, recovery)
             if recipe.attention.kind:
-                data |= converted(run, model, tokenizer, texts, quality, warnings)
+                model, found_too = converted(run, model, tokenizer, texts, quality, warnings)
+                data |= found_too
             outcome = _compressed(run, model, tokenizer, texts)
             if recovery:
                 with run.stage("recover"):

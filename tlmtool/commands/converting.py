@@ -30,9 +30,9 @@ def converted(
     texts: list[str],
     quality: Quality | None,
     warnings: list[str],
-) -> dict[str, Any]:
-    """Convert the attention of a model in place; the part `attention` of a report. What was not
-    done as asked is added to the warnings."""
+) -> tuple[Any, dict[str, Any]]:
+    """(the model, or a copy where layers are chosen by loss, its attention converted; the part
+    `attention` of a report). What was not done as asked is added to the warnings."""
     recipe, wanted = run.recipe, run.recipe.attention
     form, paths = _asked(recipe, model, warnings)
     if tokenizer is None:
@@ -48,12 +48,13 @@ def converted(
             with run.stage("choose layers"):
                 bar = run.bars.of("choosing layers")
                 budget, measure = wanted.max_loss_increase, _increase(quality)
-                paths, found["alone"] = affordable(
+                model, found["layers"], found["alone"] = affordable(
                     model, paths, form, batches, measure, budget, bar
                 )
-        with run.stage("convert"):
-            plan = dict.fromkeys(paths, form)
-            found["layers"] = convert(model, plan, batches, run.bars.of("converting"))
+        else:
+            with run.stage("convert"):
+                plan = dict.fromkeys(paths, form)
+                found["layers"] = convert(model, plan, batches, run.bars.of("converting"))
     except Usage:
         raise
     except ValueError as error:
@@ -61,7 +62,7 @@ def converted(
     adopt(model)
     with run.stage("measure"):
         found["quality"] = quality.compared(model)["after"]
-    return {"attention": found}
+    return model, {"attention": found}
 
 
 def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> dict[str, Any]:

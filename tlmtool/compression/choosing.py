@@ -109,9 +109,10 @@ def affordable(
     measure: Measure,
     budget: float,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """(modules to convert, what each costs alone): from the least sensitive on, while the measured
-    growth of the loss stays within `budget`. Raises Usage where not even one does."""
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """(a converted copy, its records, what each module costs alone): from the least sensitive on,
+    while the measured growth of the loss stays within `budget`; the copy is the very one that did,
+    as kernels start from random tensors. Raises Usage where not even one module does."""
     alone, paths = [], list(paths)
     for done, path in enumerate(paths):
         if progress:
@@ -120,18 +121,18 @@ def affordable(
         convert(tried, {path: form}, batches)
         alone.append({"site": path, "increase": measure(tried)})
     alone.sort(key=lambda each: each["increase"])
-    taken: list[str] = []
+    best, records, taken = None, [], []
     for each in alone:
         tried = copy.deepcopy(model)
         candidate = [p for p in paths if p in (*taken, each["site"])]
-        convert(tried, dict.fromkeys(candidate, form), batches)
+        made = convert(tried, dict.fromkeys(candidate, form), batches)
         each["together"] = measure(tried)
-        if each["together"] > budget:
+        if not each["together"] <= budget:  # nor NaN
             break
-        taken = candidate
-    if not taken:
+        best, records, taken = tried, made, candidate
+    if best is None:
         raise Usage(
             f"no layer stays within --max-loss-increase {budget:g}: the least sensitive, "
             f"{alone[0]['site']}, costs {alone[0]['increase']:.4f}"
         )
-    return taken, alone
+    return best, records, alone
