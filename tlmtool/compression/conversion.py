@@ -32,7 +32,7 @@ def convert(
     output, in the dense model, on what the kernel gives in the converted one; a factorized output
     projection takes it in its own form. A record for each: {"site", "attention", "parameters"
     before and after, "output_error"}: relative, on the batches, of a kernel made for one length on
-    those texts of them that it was not fitted to.
+    those texts of them that it was not fitted to, by which its damping was chosen.
     """
     dense = Walk(copy.deepcopy(model), batches) if batches else None
     walk, records = Walk(model, batches), []

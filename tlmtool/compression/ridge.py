@@ -15,7 +15,7 @@ HELD = 5  # of so many texts one is held out
 
 class Found(NamedTuple):
     """The map (F, E) and, where rows were centred, the bias (E,); `error`: relative, on the rows
-    that were held out, None where there are none."""
+    that were held out, the least that a share gives; None where there are none."""
 
     map: Tensor
     bias: Tensor | None
@@ -31,7 +31,7 @@ def dual(x: Tensor, y: Tensor, fitted: int, centred: bool) -> Found:
     """y (T, E) as x (T, F) map + bias, from the first `fitted` rows; x and y are changed in place.
 
     With K = X X^T of the centred rows, map = X^T (K + share mean(diag K) 1)^-1 Y: of the shares
-    the one that is best on the rows after these."""
+    the one that is best on the rows after these, so that its error there is a little too good."""
     means = x[:fitted].mean(0), y[:fitted].mean(0)
     if centred:
         x.sub_(means[0]), y.sub_(means[1])
