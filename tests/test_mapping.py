@@ -11,6 +11,7 @@ from tlmtool.compression.conversion import convert
 from tlmtool.compression.ridge import dual, most_rows
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
+from tlmtool.failure import CheckFailed
 from tlmtool.models.attending import attention_sites, projections
 from tlmtool.models.factorized import bias_of
 from tlmtool.models.modeling import adopt
@@ -92,6 +93,20 @@ def test_the_dual_is_the_primal():
 def test_rows_are_bounded_by_their_memory():
     assert all(most_rows(n**2) * n**2 <= 2**26 for n in (16, 128, 512, 2048))
     assert most_rows(10**9) == 1 and most_rows(16) == 4096
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "kernel", [DimensionWise(), MultiLinear(), MultiLinear(w_o="full", length=16)]
+)
+def test_a_layer_that_gives_no_numbers_is_named(kernel, wrong):
+    model = pico("bert")
+    first, second = attention_sites(model)
+    with torch.no_grad():
+        model.get_submodule(projections(model, second)["value"]).bias[0] = wrong
+    batches = prepared(model, word_tokenizer(), sentences(20), 32, 512)
+    with pytest.raises(CheckFailed, match=f"{second} cannot be fitted"):
+        convert(model, {first: kernel, second: kernel}, batches)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from tlmtool.compression.calibration import Moments, Running, damp_, product, re
 from tlmtool.compression.ridge import HELD, dual, most_rows
 from tlmtool.compression.walking import Stop, Walk, hooks
 from tlmtool.data.batching import Batch
+from tlmtool.failure import CheckFailed
 from tlmtool.models.attending import OutputBias
 from tlmtool.models.factorized import Factorized, bias_of, dense_weight, set_weight
 from tlmtool.models.surgery import factorize, let_go
@@ -23,7 +24,9 @@ def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
     """Least squares for the output map of a converted module, which both walks stand before; the
     relative error that is left. A kernel made for one length, which has more features (N x N) than
     there are tokens, is fitted on as many tokens as memory holds, and its error is that on texts
-    held out; None where there are none.
+    held out, by which its damping was chosen too; None where there are none.
+
+    Raises CheckFailed where the layer, or the kernel in its place, gives NaN or infinity.
     """
     base = walk.model.base_model
     if base.get_submodule(path).mixing.length is not None:
@@ -42,6 +45,7 @@ def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
         terms = {"x": x.float().sum(0), "y": y.float().sum(0), "yy": y.float().square().sum()}
         running.add(len(x), xx=product(x, x), yx=product(y, x), **terms)
     means = running.means()
+    _check(path, *means.values())
     bias = bias_of(held)
     centred = bias is not None
     moments = Moments(running.count, means["x"], means["xx"])
@@ -74,6 +78,14 @@ def _put(model: Any, site: str, weight: Tensor, metric: Tensor) -> Tensor:
     return dense_weight(model.base_model.get_submodule(site)).double()
 
 
+def _check(path: str, *found: Tensor) -> None:
+    if not all(bool(each.isfinite().all()) for each in found):
+        raise CheckFailed(
+            f"{path} cannot be fitted: it, or the kernel in its place, gives NaN or infinity on "
+            "the calibration text, so nothing was written"
+        )
+
+
 # ---- of a kernel made for one length
 
 
@@ -93,6 +105,7 @@ def _pairs(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
             x = module.mixing.features(q, k, v, tensors, rows, causal)
             parts[held].append((x.flatten(1), y[row, rows].float()))
     x, y = (torch.cat(each) for each in zip(*parts[False], *parts[True], strict=True))
+    _check(path, x, y)
     fitted = sum(len(x) for x, _ in parts[False])
     del parts
     bias, shape = bias_of(kept), module.kernel[MAP].shape
