@@ -6,6 +6,7 @@ from conftest import auto, output, pico, sentences, word_tokenizer
 
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
+from tlmtool.compression import mapping
 from tlmtool.compression.calibration import prepared, real
 from tlmtool.compression.conversion import convert
 from tlmtool.compression.ridge import dual, most_rows
@@ -93,6 +94,19 @@ def test_the_dual_is_the_primal():
 def test_rows_are_bounded_by_their_memory():
     assert all(most_rows(n**2) * n**2 <= 2**26 for n in (16, 128, 512, 2048))
     assert most_rows(10**9) == 1 and most_rows(16) == 4096
+
+
+def test_rows_are_fitted_however_few_are_drawn(monkeypatch):
+    monkeypatch.setattr(mapping, "most_rows", lambda features: 1)
+    errors = []
+    for texts in range(2, 8):
+        model = pico("bert")
+        batches = prepared(model, word_tokenizer(), sentences(60)[-texts:], 32, 512)
+        plan = {attention_sites(model)[0]: MultiLinear(w_o="full", length=16)}
+        (record,) = convert(model, plan, batches)
+        assert output(model).isfinite().all()
+        errors.append(record["output_error"])
+    assert errors == [None] * 6  # of one row none is left to hold out
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

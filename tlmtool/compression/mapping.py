@@ -106,7 +106,7 @@ def _pairs(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
             parts[held].append((x.flatten(1), y[row, rows].float()))
     x, y = (torch.cat(each) for each in zip(*parts[False], *parts[True], strict=True))
     _check(path, x, y)
-    fitted = sum(len(x) for x, _ in parts[False])
+    fitted = sum(len(x) for x, _ in parts[False]) or len(x)  # none is held out if all would be
     del parts
     bias, shape = bias_of(kept), module.kernel[MAP].shape
     found = dual(x, y, fitted, bias is not None)
