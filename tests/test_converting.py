@@ -141,7 +141,7 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
     for words in (["evaluate", str(out)], ["evaluate", str(source), "--baseline", str(out)], tuned):
         assert run([*words, *asked]) == 0
         (warning,) = json.loads(capsys.readouterr().out)["warnings"]
-        assert "cut at 8 tokens" in warning and "decay and conv" in warning
+        assert "longer than 8 tokens are cut" in warning and "decay and conv" in warning
         assert run([*words, *asked, "--max-length", "8", *["--overwrite"] * (words is tuned)]) == 0
         assert not json.loads(capsys.readouterr().out)["warnings"]
 

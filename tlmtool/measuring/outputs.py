@@ -59,13 +59,13 @@ def kernel_length(model: nn.Module) -> int | None:
 
 
 def shortened(model: nn.Module, asked: int) -> list[str]:
-    """A warning where a kernel cuts texts to fewer tokens than asked, and than positions allow."""
+    """A warning where a kernel cuts texts at fewer tokens than asked, and than positions allow."""
     most = kernel_length(model)
     if most is None or most >= min(asked, _table(model) or asked):
         return []
     return [
-        f"texts are cut at {most} tokens, the one length that w_o full of {named(model)} is built "
-        "for: decay and conv take any"
+        f"texts longer than {most} tokens are cut: w_o full of {named(model)} is built for that "
+        "length, decay and conv take any"
     ]
 
 
