@@ -136,14 +136,18 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
     assert run(["profile", str(out), "--seq-len", "32", "-q"]) == 2
     said = capsys.readouterr().err
     assert "built for 8 tokens; decay and conv" in said
-    asked = ["--data", str(texts), "--task", "mlm", "-q", "--json"]
-    tuned = ["finetune", str(out), "--steps", "2", "--out", str(tmp_path / "tuned")]
-    for words in (["evaluate", str(out)], ["evaluate", str(source), "--baseline", str(out)], tuned):
-        assert run([*words, *asked]) == 0
-        (warning,) = json.loads(capsys.readouterr().out)["warnings"]
-        assert "longer than 8 tokens are cut" in warning and "decay and conv" in warning
-        assert run([*words, *asked, "--max-length", "8", *["--overwrite"] * (words is tuned)]) == 0
-        assert not json.loads(capsys.readouterr().out)["warnings"]
+    asked, teach = ["--data", str(texts), "-q", "--json"], ["--train", "all", "--teacher", str(out)]
+    evaluate = [["evaluate", str(out)], ["evaluate", str(source), "--baseline", str(out)]]
+    tuned = ["--steps", "2", "--out", str(tmp_path / "tuned"), "--overwrite"]
+    tune = [["finetune", str(out), *tuned], ["finetune", str(source), *tuned, *teach]]
+    for words in (*evaluate, *tune):
+        task = [] if "--teacher" in words else ["--task", "mlm"]
+        for length, warnings in (("128", 1), ("8", 0)):
+            assert run([*words, *task, *asked, "--max-length", length]) == 0
+            said = json.loads(capsys.readouterr().out)["warnings"]
+            assert len(said) == warnings
+            assert all("longer than 8 tokens are cut" in each for each in said)
+            assert all(str(out) in each and "decay and conv" in each for each in said)
 
 
 # ---- no text, too long texts, layers that take no kernel

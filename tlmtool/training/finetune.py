@@ -168,7 +168,9 @@ def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> dic
 def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     """What was asked for and could not be done."""
     wanted, asked = recipe.strategy, recipe.training.max_length
-    used, found = job.notes.get("max_length", asked), shortened(job.model, asked)
+    read = [job.model, *filter(None, [getattr(job.objective, "teacher", None)])]
+    found = [warning for model in read for warning in shortened(model, asked)]
+    used = job.notes.get("max_length", asked)
     if recipe.training.pack and used < asked and not found:
         found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":
