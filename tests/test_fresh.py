@@ -25,6 +25,8 @@ from tlmtool.recipe import build, dump
 SIZES = {
     "bert": "hidden_size=32 num_hidden_layers=2 num_attention_heads=2 intermediate_size=48",
     "gpt2": "n_embd=32 n_layer=2 n_head=2 n_positions=64",
+    "mistral": "hidden_size=32 num_hidden_layers=2 num_attention_heads=2 num_key_value_heads=2 "
+    "intermediate_size=48 sliding_window=4",
 }
 FAST = ["--steps", "4", "--batch", "8", "--lr", "1e-3", "--vocab-size", "300", "--device", "cpu"]
 QUICK = [*FAST, "--max-length", "16", "--pack", "-q"]
@@ -41,7 +43,7 @@ def texts(tmp_path_factory) -> Path:
 
 def words_of(family: str, data: Path, out: Path, *more: str) -> list[str]:
     sizes = [part for each in SIZES[family].split() for part in ("--set", f"config.{each}")]
-    task = ["--task", "clm" if family == "gpt2" else "mlm", "--data", str(data)]
+    task = ["--task", "mlm" if family == "bert" else "clm", "--data", str(data)]
     return ["finetune", "--from-config", family, *sizes, *task, *QUICK, "--out", str(out), *more]
 
 
@@ -52,6 +54,7 @@ def words_of(family: str, data: Path, out: Path, *more: str) -> list[str]:
         ("bert", ["--attention", "dimensionwise", "--mixer", "3", "--layers", "1"]),
         ("gpt2", ["--attention", "multilinear", "--w-o", "decay", "--attention-rank", "8"]),
         ("gpt2", ["--attention", "dimensionwise", "--layers", "0"]),
+        ("mistral", ["--attention", "dimensionwise"]),  # in place of a window, which is none then
     ],
 )
 def test_a_new_model_trains_and_loads_with_its_kernels(family, attention, texts, tmp_path, capsys):
@@ -59,7 +62,7 @@ def test_a_new_model_trains_and_loads_with_its_kernels(family, attention, texts,
     assert run(words_of(family, texts, out, *attention, "--json")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["model"]["id"] == f"a new {family}" and report["recipe"].get("model") is None
-    auto = AutoModelForCausalLM if family == "gpt2" else AutoModelForMaskedLM
+    auto = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
     model, tokenizer = auto.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     kernels = len(list(converted(model)))
     assert kernels == (0 if not attention else 1 if "--layers" in attention else 2)
@@ -67,7 +70,7 @@ def test_a_new_model_trains_and_loads_with_its_kernels(family, attention, texts,
     held = (texts / "valid.txt").read_text().split("\n")[:-1]
     found = language_loss(model.eval(), tokenizer, held, max_length=16, pack=True)
     assert found.mean == pytest.approx(report["scores"]["after"]["score"], rel=1e-5)
-    if family == "gpt2":
+    if family != "bert":
         ids = tokenizer("the cat", return_tensors="pt")
         settings = {"max_new_tokens": 8, "do_sample": False}
         cached, plain = (model.generate(**ids, **settings, use_cache=use) for use in (True, False))
