@@ -78,12 +78,13 @@ def test_a_factorized_checkpoint_takes_kernels(form, kernel, texts, tmp_path):
 def test_a_converted_checkpoint_is_factorized(kernel, texts, tmp_path):
     source, first, out = folder(tmp_path), tmp_path / "first", tmp_path / "out"
     assert compress(source, texts, first, *kernel, "--layers", "1") == 0
-    assert compress(first, texts, out, "--rank", "3", "--method", "svd") == 0
+    assert compress(first, "none", out, "--rank", "3", "--method", "svd") == 0
     plan = plan_of(load(out))
     assert len(plan) == (8 if kernel == OWN else 9)
     model = load(first)  # the same by hand
     factorize(model, {s: f for s, f in plan.items() if s not in plan_of(model)})
-    assert output(model).shape == output(load(out)).shape
+    by_hand, found = output(model), output(load(out))
+    assert (found - by_hand).abs().max() <= 1e-5 * by_hand.abs().max()
     assert run(["merge", str(out), "--out", str(tmp_path / "merged"), "-q"]) == 0
     assert [type(f) for f in plan_of(load(tmp_path / "merged")).values()] == [
         type(f) for f in plan_of(load(first)).values()
@@ -93,7 +94,7 @@ def test_a_converted_checkpoint_is_factorized(kernel, texts, tmp_path):
 # ---- a kernel made for one length
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])
+@pytest.mark.parametrize("family", ["llama", "bart"])
 def test_full_is_fitted_too(family, texts, tmp_path):
     out = tmp_path / "out"
     more = ["--max-length", "16"]
@@ -184,11 +185,13 @@ def test_texts_that_are_cut_are_counted(texts, tmp_path):
     more = ["--max-length", "8", "--recover", "2", "--data", str(texts)]
     assert compress(source, texts, out, *DIMENSIONWISE, *more) == 0
     found = report(out)
-    long = sum(len(line.split()) + 2 > 8 for line in texts.read_text().splitlines())
-    calibrated, taught = found["warnings"]
-    assert calibrated.endswith("calibration texts are cut at 8 tokens")
-    assert 0 < int(calibrated.split()[0]) < found["calibration"]["texts"] and long < 120
-    assert taught.endswith("texts of --recover are cut at 8 tokens")
+    read, _ = held_out(texts.read_text().splitlines())
+    long = sum(len(text.split()) + 2 > 8 for text in read)
+    assert len(read) == found["calibration"]["texts"] == found["recovery"]["sentences"] > long > 0
+    assert found["warnings"] == [
+        f"{long} of the {len(read)} {what} are cut at 8 tokens"
+        for what in ("calibration texts", "texts of --recover")
+    ]
     assert compress(source, texts, out, "--rank", "3", "--max-length", "20", "--overwrite") == 0
     assert not report(out)["warnings"]
 

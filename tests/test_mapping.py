@@ -68,6 +68,22 @@ def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(family, kernel, fo
     assert torch.equal(output(again), output(model))
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])
+def test_the_error_of_full_is_that_on_the_texts_held_out(family):
+    """Every fifth, of the outputs of the two models themselves; the rest are nearer still."""
+    _, record, bias, ours, true = fitted(family, MultiLinear(w_o="full", length=16))
+    texts = prepared(pico(family, "lm"), word_tokenizer(), sentences(60), 32, 512)
+    lengths = torch.cat([batch.inputs["attention_mask"].sum(1) for batch in texts])
+    held = (torch.arange(60) % 5 == 4).repeat_interleave(lengths)
+    if bias is not None:
+        true, ours = true - (mean := true[~held].mean(0)), ours - mean
+    wrong, apart = (ours - true).norm(dim=1), true.norm(dim=1)
+    assert float(wrong[held].norm() / apart[held].norm()) == pytest.approx(
+        record["output_error"], rel=1e-4
+    )
+    assert wrong[~held].norm() / apart[~held].norm() < record["output_error"] < 1
+
+
 # ---- ridge regression through the dual
 
 
