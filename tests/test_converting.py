@@ -10,11 +10,9 @@ from conftest import output, pico, sentences, word_tokenizer
 
 from tlmtool.cli import run
 from tlmtool.data.language import held_out
-from tlmtool.data.tasks import texts as data_texts
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.mpo import MPO
 from tlmtool.decompositions.svd import SVD
-from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.counting import forward_flops
 from tlmtool.models.checkpoint import load
 from tlmtool.models.modeling import adopt
@@ -176,20 +174,6 @@ def test_without_text_nothing_is_fitted_and_that_is_said(tmp_path):
     assert torch.equal(before.get_parameter(path), after.get_parameter(path))
 
 
-def test_what_stayed_within_the_budget_is_what_is_written(tmp_path):
-    """Also of kernels that are random throughout, as nothing is fitted."""
-    source, out = folder(tmp_path), tmp_path / "out"
-    kernel = ["--attention", "multilinear", "--core", "full"]
-    assert compress(source, "none", out, *kernel, "--max-loss-increase", "100") == 0
-    found = report(out)
-    measured = found["attention"]["alone"][-1]["together"]
-    assert len(found["attention"]["layers"]) == 2
-    assert found["attention"]["quality"] == found["quality"]["after"] == measured
-    held = held_out(data_texts(None, None, 0))[1]
-    again = Quality(load(source), word_tokenizer(), held, 128, 0).compared(load(out))
-    assert again["after"] == pytest.approx(measured)
-
-
 def test_texts_that_are_cut_are_counted(texts, tmp_path):
     source, out = folder(tmp_path), tmp_path / "out"
     more = ["--max-length", "8", "--recover", "2", "--data", str(texts)]
@@ -251,50 +235,3 @@ def test_layers_that_see_a_window_keep_it(family, texts, tmp_path, capsys):
 def test_a_window_as_wide_as_all_positions_is_none(texts, tmp_path):
     source, out = folder(tmp_path, "mistral", "lm", sliding_window=64), tmp_path / "out"
     assert compress(source, texts, out, *DIMENSIONWISE) == 0
-
-
-# ---- what is said
-
-
-def test_a_dry_run_with_a_budget_of_loss_says_if_all(texts, tmp_path, capsys):
-    source = folder(tmp_path)
-    words = ["compress", str(source), *DIMENSIONWISE, "--dry-run", "-q"]
-    assert run([*words, "--max-loss-increase", "0.1"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("predicted, if all 2 layers take it") == 2
-    assert "--max-loss-increase 0.1 may convert fewer" in " ".join(said.split())
-    assert run([*words, "--max-loss-increase", "0.1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["predicted_if"] == "if all 2 layers take it"
-    assert run([*words, "--json"]) == 0
-    assert "predicted_if" not in json.loads(capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(
-    ("family", "more", "says"),
-    [
-        ("bert", {"kind": "multilinear", "rank": 40}, "--attention-rank 40 is above 32"),
-        ("bert", {"kind": "dimensionwise", "rank": 40}, "--attention-rank 40 is above 8"),
-        ("bert", {"kind": "multilinear", "w_o": "full"}, "give --attention-length N"),
-        ("bert", {"kind": "multilinear", "length": 9}, "--attention-length 9 with w_o decay"),
-        ("bert", {"kind": "dimensionwise", "w_o": "conv"}, "has no --w-o: it has --f"),
-        ("bert", {"kind": "dimensionwise", "blocks": 2}, "has no --attention-blocks"),
-        ("bert", {"kind": "multilinear", "kernels": 2}, "has no --kernels"),
-        ("gpt2", {"kind": "dimensionwise", "f": "softmax"}, "--f softmax"),
-        ("llama", {"kind": "multilinear", "rank": 4}, "--attention-rank 4"),
-        ("llama", {"kind": "multilinear", "blocks": 2}, "--attention-blocks 2"),
-        ("bert", {"w_o": "conv"}, "--w-o says how --attention NAME is to be"),
-        ("bert", {"rank": 4}, "--attention-rank says how --attention NAME is to be"),
-    ],
-)
-def test_a_refusal_names_the_flag_wherever_it_was_given(family, more, says, tmp_path, capsys):
-    from tlmtool.schema_attention import flag
-
-    source, file = folder(tmp_path, family, "lm"), tmp_path / "recipe.yaml"
-    file.write_text(json.dumps({"verb": "compress", "attention": more}))
-    flags = [word for key, value in more.items() for word in (flag(key), str(value))]
-    sets = [word for key, value in more.items() for word in ("--set", f"attention.{key}={value}")]
-    budget = [] if "kind" in more else ["--rank", "2"]
-    for words in (flags, sets, ["--recipe", str(file)]):
-        assert run(["compress", str(source), *words, *budget, "--dry-run", "-q"]) == 2
-        said = capsys.readouterr().err
-        assert says in said and said.count("\n") == 1
