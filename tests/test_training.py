@@ -181,6 +181,34 @@ def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_p
     assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("family", "head", "taught"),
+    [
+        ("t5", "lm", "hidden states and outputs"),
+        ("t5", "base", "hidden states"),
+        ("bart", "base", "hidden states"),
+        ("gpt2", "lm", "hidden states and outputs"),
+    ],
+)
+def test_what_was_taught_is_said_of_every_family(family, head, taught, data, tmp_path, capsys):
+    """T5's models are their own base models, head or not; its base makes no decoder inputs."""
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    pico(family, head).save_pretrained(teacher)
+    word_tokenizer().save_pretrained(teacher)
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i:]) for i in range(9)) * 9)
+    words = ["finetune", str(teacher), "--teacher", str(teacher), "--out", str(out)]
+    words += ["--data", str(tmp_path / "texts.txt"), "--train", "all", "--steps", "1", *FAST]
+    assert run(words) == 0
+    assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+    words = ["--train", "all", "--steps", 1, "--teacher", teacher, "--overwrite"]
+    assert run(arguments(teacher, data, out, *words)) == (2 if head == "lm" else 0)
+    if head == "lm":
+        said = capsys.readouterr().err
+        assert "is not for task classification" in said and said.count("\n") == 1
+    else:
+        assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+
+
 @pytest.mark.parametrize("family", MASKED)
 def test_the_forecast_of_mlm_is_what_a_step_takes(family, tmp_path, capsys):
     """The head is given the predicted tokens alone: 15 % of a text's own."""
