@@ -109,6 +109,13 @@ def test_a_folder_of_something_else_is_left_alone(model, data, tmp_path, capsys)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_study_that_cannot_be_replaced_is_refused_first(model, data, made, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "learn", lambda *args: pytest.fail("a step was taken"))
+    monkeypatch.setattr("os.access", lambda *args: False)
+    assert run(words_of(model, data, made, "--overwrite")) == 2
+    assert "is no folder that can be written to" in capsys.readouterr().err
+
+
 def test_what_is_of_a_study_needs_seeds(model, data, tmp_path, capsys):
     for more in (["--arms", "dense"], ["--lr-grid", "1e-3,1e-4"]):
         words = arguments(model, data, tmp_path / "out", *more)

@@ -79,7 +79,7 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
     if not kept.exists():
         raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
     if recipe.output.overwrite:
-        return None
+        return check_place(out)
     if not recipe.training.resume:
         raise Usage(
             f"--out {out} is not empty: --resume goes on with the study in it, --overwrite "
