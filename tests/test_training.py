@@ -6,6 +6,7 @@ import shutil
 import pytest
 import test_finetune
 import torch
+import transformers
 from conftest import MASKED, WORDS, pico, word_tokenizer
 from safetensors.torch import load_file, save_file
 from test_finetune import FAST, arguments
@@ -177,8 +178,9 @@ def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_p
     weights = load_file(out / "model.safetensors")
     cut = {name: w for name, w in weights.items() if "classifier" not in name}
     save_file(cut, out / "model.safetensors", {"format": "pt"})
-    assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", out)) == 4
-    assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
+    for source, more in ((model, ["--teacher", out]), (out, [])):  # as a teacher, and by its task
+        assert run(arguments(source, data, tmp_path / "new", *words, *more)) == 4
+        assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -207,6 +209,19 @@ def test_what_was_taught_is_said_of_every_family(family, head, taught, data, tmp
         assert "is not for task classification" in said and said.count("\n") == 1
     else:
         assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+
+
+@pytest.mark.parametrize("name", ["BertForPreTraining", "ElectraForPreTraining"])
+def test_a_pretraining_head_is_that_of_mlm_where_it_holds_one(name, tmp_path):
+    """ELECTRA's tells tokens that were replaced: its generator's is new, and no score before."""
+    cls, source, out = getattr(transformers, name), tmp_path / "source", tmp_path / "out"
+    cls(pico(name[: -len("ForPreTraining")].lower()).config).save_pretrained(source)
+    word_tokenizer().save_pretrained(source)
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i:]) for i in range(9)) * 9)
+    words = ["finetune", str(source), "--task", "mlm", "--data", str(tmp_path / "texts.txt")]
+    assert run([*words, *FAST, "--steps", "1", "--out", str(out)]) == 0
+    scores = json.loads((out / "report.json").read_text())["scores"]
+    assert ("before" in scores) == (name == "BertForPreTraining")
 
 
 @pytest.mark.parametrize("family", MASKED)

@@ -115,7 +115,7 @@ def _loader(run: Run, folder: Path) -> Callable[..., Any]:
     draws it."""
     asked, recipe = run.recipe.dtype, run.recipe
     if recipe.fresh.from_config:
-        return lambda _, head, changes: fresh.build(recipe, folder, head, changes)
+        return lambda _, head, changes, has: fresh.build(recipe, folder, head, changes)
     return lambda name, **more: run.load(name, "float32" if asked == "auto" else asked, **more)
 
 

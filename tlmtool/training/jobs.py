@@ -89,7 +89,7 @@ def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.M
     if (share := recipe.training.dropout) is not None:
         changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
-    return load(recipe.model, head=head, changes=changes), has
+    return load(recipe.model, head=head, changes=changes, has=has), has
 
 
 def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
