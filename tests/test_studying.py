@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_finetune
+import yaml
 from test_finetune import arguments
 
 from tlmtool.cli import run
@@ -130,13 +131,16 @@ def test_a_dry_run_of_a_study_tells_what_all_of_it_costs(model, data, tmp_path, 
     del words[words.index("--lr") : words.index("--lr") + 2]
     words += ["--lr-grid", "1e-3,1e-4", "--dry-run"]
     assert run([*words, "--json"]) == 0 and not out.exists()
-    cost = json.loads(capsys.readouterr().out)["cost"]
+    report = json.loads(capsys.readouterr().out)
+    cost, kept = report["cost"], report["recipe"]
     runs = {row["arm"]: row["runs"] for row in cost["rows"]}
     assert runs == {"rates (dense)": 2, "dense": 3, "frozen": 3, "mpo-static": 3, "mpo-dynamic": 3}
     assert cost["runs"] == 14 and cost["steps"] == 4
     by_arm = {row["arm"]: row["step_flops"] for row in cost["rows"]}
     assert by_arm["mpo-static"] > by_arm["dense"] == by_arm["frozen"]
     assert cost["flops"] == sum(4 * row["runs"] * row["step_flops"] for row in cost["rows"])
-    assert run(words) == 0
+    assert run(words) == 0  # below, what it keeps of its recipe is one
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(kept))
+    assert run(["finetune", "--recipe", str(tmp_path / "kept.yaml"), "--dry-run", "-q"]) == 0
     shown = capsys.readouterr().out
     assert "mpo-static" in shown and "in all" in shown and "nothing was written" in shown

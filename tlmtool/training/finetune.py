@@ -50,7 +50,8 @@ SHARDING = {
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with what depends on other parts of it."""
     given, teacher = recipe.training, recipe.distillation.teacher
-    lr = given.lr or (LR_DISTIL if teacher else LR)
+    usual = LR_DISTIL if teacher else LR
+    lr = given.lr or (None if recipe.study.lr_grid else usual)  # which a study picks of the grid
     train = given.train or ("factors" if teacher else "all")
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
