@@ -136,6 +136,7 @@ def test_a_dry_run_of_a_study_tells_what_all_of_it_costs(model, data, tmp_path, 
     runs = {row["arm"]: row["runs"] for row in cost["rows"]}
     assert runs == {"rates (dense)": 2, "dense": 3, "frozen": 3, "mpo-static": 3, "mpo-dynamic": 3}
     assert cost["runs"] == 14 and cost["steps"] == 4
+    assert "selections and evaluations not counted" in cost["note"]
     by_arm = {row["arm"]: row["step_flops"] for row in cost["rows"]}
     assert by_arm["mpo-static"] > by_arm["dense"] == by_arm["frozen"]
     assert cost["flops"] == sum(4 * row["runs"] * row["step_flops"] for row in cost["rows"])

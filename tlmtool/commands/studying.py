@@ -39,8 +39,9 @@ def studied(
         if recipe.output.dry_run:
             return run.report({"model": model, "predicted": True, "cost": cost})
         run.bars.line(
-            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, at most "
-            f"{human(cost['flops'], 'FLOPs')}"
+            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, "
+            f"{human(cost['flops'], 'FLOPs')} (training steps alone; selections and evaluations "
+            "not counted)"
         )
         if recipe.output.overwrite or not (out / NAME).exists():
             with whole_folder(out) as new:

@@ -70,8 +70,9 @@ class Study:
             "steps": step["steps"],
             "flops": sum(row["flops"] for row in rows),
             "rows": rows,
-            "note": f"each: {step['note']}; at most, as if all that an arm may expand were "
-            "expanded from the first step on",
+            "note": f"each: {step['note']}; training steps alone, selections and evaluations not "
+            "counted; as if all that an arm may expand were expanded from the first step on, and "
+            "rates were tried on all of train, of which a tenth is set aside",
         }
 
     def run(self) -> dict[str, Any]:
