@@ -130,8 +130,9 @@ class Stopped(Exception):
 def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
     model, data, tmp_path, capsys, monkeypatch
 ):
+    """But from its first good step on, that state is none to resume."""
     out, learn = tmp_path / "out", Trainer.learn
-    state = tmp_path / "out.training" / "state.pt"
+    state, replaced = (tmp_path / "out.training" / f"{n}.pt" for n in ("state", "replaced"))
 
     def stopping(self, *args):
         if self.step == stop:
@@ -144,17 +145,50 @@ def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
     kept = state.read_bytes()
     assert torch.load(state, weights_only=True)["state"]["step"] == 4
     assert run([*words, "--overwrite", "--data", "no/such/folder"]) == 4  # bad input
+    stop = 0
+    assert run([*words, "--overwrite"]) == 1  # killed before its first step has proved good
+    assert state.read_bytes() == kept
     stop = 2
     assert run([*words, "--overwrite"]) == 1  # killed before its first state has proved good
-    assert state.read_bytes() == kept
+    assert replaced.read_bytes() == kept and not state.exists()
+    stop = 0
+    assert run([*words, "--resume"]) == 1  # at the first step: not where the old run was
+    assert replaced.read_bytes() == kept
     stop = 4
-    assert run([*words, "--overwrite"]) == 1
-    assert torch.load(state, weights_only=True)["state"]["step"] == 2
+    assert run([*words, "--resume"]) == 1
+    assert not replaced.exists() and torch.load(state, weights_only=True)["state"]["step"] == 2
     capsys.readouterr()
     stop = None
     assert run([*words, "--overwrite", "--lr", "1e30", "--clip", 0, "--save-every", 100]) == 1
     assert "the loss is nan" in (said := capsys.readouterr().err) and "last good" not in said
     assert run([*words, "--resume"]) == 0 and not state.parent.exists()
+
+
+def test_a_run_goes_on_from_the_same_input_and_version_alone(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    source, learn = shutil.copytree(model, tmp_path / "source"), Trainer.learn
+    words = arguments(source, data, tmp_path / "out", "--steps", 8, "--save-every", 2)
+
+    def stopping(self, *args):
+        if self.step == 3:
+            raise Stopped
+        return learn(self, *args)
+
+    monkeypatch.setattr(Trainer, "learn", stopping)
+    assert run(words) == 1
+    untrained(monkeypatch)
+    pico("bert", seed=1).save_pretrained(source)
+    capsys.readouterr()
+    assert run([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a run with input" in said and said.count("\n") == 1
+    state = tmp_path / "out.training" / "state.pt"
+    kept = torch.load(state, weights_only=True)
+    torch.save({key: kept[key] for key in ("identity", "state")}, state)
+    assert run([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "of another version of tlm" in said and said.count("\n") == 1
 
 
 def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_path, capsys):

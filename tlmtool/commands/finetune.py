@@ -52,6 +52,7 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
+        store.identity["input"] = " ".join(s[:12] for s in data["model"]["sha256"].values())
         job.objective.progress = run.bars.of("scoring")
         before, scores = count_parameters(job.model), {}
         if job.tuned:
