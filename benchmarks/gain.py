@@ -68,7 +68,7 @@ class Run(Trainer):
         given = (self.model, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
         return Varied(self.variant, *given)
 
-    def learn(self, epoch: int, places: list[int]) -> float:
+    def learn(self, epoch: int, places: list[int]) -> tuple[float, int]:
         if self.step == int(self.variant.until * self.total):
             self.optimizer.release()
         return super().learn(epoch, places)
@@ -125,7 +125,7 @@ def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str
     trainer = Run(
         variant,
         *(job.model, objective, used, recipe.strategy),
-        roles=finetune.competing(every, job.model, set()),
+        roles=finetune.competing(every, job.model, set())[0],
         waiting=[],
         accelerator=finetune.accelerator_of(recipe),
         seed=recipe.seed,

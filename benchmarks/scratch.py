@@ -182,7 +182,7 @@ class Study:
             tokenizer = load_tokenizer(folder)
             job = prepare(
                 recipe,
-                lambda _, head, changes: fresh.build(recipe, folder, head, changes),
+                lambda _, head, changes, has: fresh.build(recipe, folder, head, changes),
                 tokenizer,
                 folder,
             )

@@ -534,12 +534,15 @@ def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
     assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
     assert "not under FSDP" in capsys.readouterr().err
     monkeypatch.undo()
-    for name, way in finetune.SHARDING.items():  # FSDP on CPUs accelerate takes for DDP
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(name, "true")
+    for (name, way), yes in zip(finetune.SHARDING.items(), ("true", "YES", "on"), strict=True):
+        with pytest.MonkeyPatch.context() as patch:  # FSDP on CPUs accelerate takes for DDP
+            patch.setenv(name, yes)
             # before anything is read, such as a model and data that are not there
             assert run(arguments("no/model", "no/data", tmp_path / "out", "--steps", 2)) == 2
             assert f"not under {way}" in capsys.readouterr().err
+            patch.setenv(name, "perhaps")
+            assert run(arguments("no/model", "no/data", tmp_path / "out", "--steps", 2)) == 2
+            assert f"{name}: invalid truth value" in capsys.readouterr().err
 
 
 def test_accelerate_launches_it(model, data, tmp_path):

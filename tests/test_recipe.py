@@ -60,6 +60,23 @@ def test_a_stronger_budget_replaces_a_weaker_one(file):
     assert compress(["compression.energy=0.9"], path, rank="3").compression.energy is None
 
 
+def test_a_rate_or_a_grid_of_rates_replaces_a_weaker_one(file):
+    def of(sets=(), text="", **flags):
+        made = build("finetune", flags, ["study.seeds=2", *sets], file(text))
+        return made.training.lr, made.study.lr_grid
+
+    grid, rate = "study: {seeds: 2, lr_grid: [0.1, 0.2]}\n", "training: {lr: 0.1}\n"
+    assert of(text=grid, lr="0.3") == (0.3, ())
+    assert of(["training.lr=0.3"], grid) == (0.3, ())
+    assert of(["study.lr_grid=null"], grid) == (None, ())
+    assert of(text=rate, lr_grid="0.3,0.4") == (None, (0.3, 0.4))
+    assert of(["training.lr=0.3"], grid, lr_grid="0.4") == (None, (0.4,))
+    with pytest.raises(Usage, match=r"^training.lr and study.lr_grid both say the rate"):
+        of(text=grid + rate)
+    with pytest.raises(Usage, match=r"^--lr and --lr-grid both say the rate"):
+        of(text=grid, lr="0.3", lr_grid="0.4")
+
+
 def test_the_verb_decides_which_field_a_flag_means():
     recipe = build("evaluate", {"model": "m", "task": "clm", "batch": "4", "baseline": "b"})
     assert (recipe.evaluation.batch, recipe.profiling.batch) == (4, 1)

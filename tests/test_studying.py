@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_finetune
+import yaml
 from test_finetune import arguments
 
 from tlmtool.cli import run
@@ -109,6 +110,13 @@ def test_a_folder_of_something_else_is_left_alone(model, data, tmp_path, capsys)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_study_that_cannot_be_replaced_is_refused_first(model, data, made, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "learn", lambda *args: pytest.fail("a step was taken"))
+    monkeypatch.setattr("os.access", lambda *args: False)
+    assert run(words_of(model, data, made, "--overwrite")) == 2
+    assert "is no folder that can be written to" in capsys.readouterr().err
+
+
 def test_what_is_of_a_study_needs_seeds(model, data, tmp_path, capsys):
     for more in (["--arms", "dense"], ["--lr-grid", "1e-3,1e-4"]):
         words = arguments(model, data, tmp_path / "out", *more)
@@ -123,13 +131,17 @@ def test_a_dry_run_of_a_study_tells_what_all_of_it_costs(model, data, tmp_path, 
     del words[words.index("--lr") : words.index("--lr") + 2]
     words += ["--lr-grid", "1e-3,1e-4", "--dry-run"]
     assert run([*words, "--json"]) == 0 and not out.exists()
-    cost = json.loads(capsys.readouterr().out)["cost"]
+    report = json.loads(capsys.readouterr().out)
+    cost, kept = report["cost"], report["recipe"]
     runs = {row["arm"]: row["runs"] for row in cost["rows"]}
     assert runs == {"rates (dense)": 2, "dense": 3, "frozen": 3, "mpo-static": 3, "mpo-dynamic": 3}
     assert cost["runs"] == 14 and cost["steps"] == 4
+    assert "selections and evaluations not counted" in cost["note"]
     by_arm = {row["arm"]: row["step_flops"] for row in cost["rows"]}
     assert by_arm["mpo-static"] > by_arm["dense"] == by_arm["frozen"]
     assert cost["flops"] == sum(4 * row["runs"] * row["step_flops"] for row in cost["rows"])
-    assert run(words) == 0
+    assert run(words) == 0  # below, what it keeps of its recipe is one
+    (tmp_path / "kept.yaml").write_text(yaml.safe_dump(kept))
+    assert run(["finetune", "--recipe", str(tmp_path / "kept.yaml"), "--dry-run", "-q"]) == 0
     shown = capsys.readouterr().out
     assert "mpo-static" in shown and "in all" in shown and "nothing was written" in shown

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import test_finetune
 import torch
+import transformers
 from conftest import MASKED, WORDS, pico, word_tokenizer
 from safetensors.torch import load_file, save_file
 from test_finetune import FAST, arguments
@@ -129,8 +130,9 @@ class Stopped(Exception):
 def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
     model, data, tmp_path, capsys, monkeypatch
 ):
+    """But from its first good step on, that state is none to resume."""
     out, learn = tmp_path / "out", Trainer.learn
-    state = tmp_path / "out.training" / "state.pt"
+    state, replaced = (tmp_path / "out.training" / f"{n}.pt" for n in ("state", "replaced"))
 
     def stopping(self, *args):
         if self.step == stop:
@@ -143,17 +145,50 @@ def test_a_run_that_starts_again_keeps_the_old_state_until_it_has_one(
     kept = state.read_bytes()
     assert torch.load(state, weights_only=True)["state"]["step"] == 4
     assert run([*words, "--overwrite", "--data", "no/such/folder"]) == 4  # bad input
+    stop = 0
+    assert run([*words, "--overwrite"]) == 1  # killed before its first step has proved good
+    assert state.read_bytes() == kept
     stop = 2
     assert run([*words, "--overwrite"]) == 1  # killed before its first state has proved good
-    assert state.read_bytes() == kept
+    assert replaced.read_bytes() == kept and not state.exists()
+    stop = 0
+    assert run([*words, "--resume"]) == 1  # at the first step: not where the old run was
+    assert replaced.read_bytes() == kept
     stop = 4
-    assert run([*words, "--overwrite"]) == 1
-    assert torch.load(state, weights_only=True)["state"]["step"] == 2
+    assert run([*words, "--resume"]) == 1
+    assert not replaced.exists() and torch.load(state, weights_only=True)["state"]["step"] == 2
     capsys.readouterr()
     stop = None
     assert run([*words, "--overwrite", "--lr", "1e30", "--clip", 0, "--save-every", 100]) == 1
     assert "the loss is nan" in (said := capsys.readouterr().err) and "last good" not in said
     assert run([*words, "--resume"]) == 0 and not state.parent.exists()
+
+
+def test_a_run_goes_on_from_the_same_input_and_version_alone(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    source, learn = shutil.copytree(model, tmp_path / "source"), Trainer.learn
+    words = arguments(source, data, tmp_path / "out", "--steps", 8, "--save-every", 2)
+
+    def stopping(self, *args):
+        if self.step == 3:
+            raise Stopped
+        return learn(self, *args)
+
+    monkeypatch.setattr(Trainer, "learn", stopping)
+    assert run(words) == 1
+    untrained(monkeypatch)
+    pico("bert", seed=1).save_pretrained(source)
+    capsys.readouterr()
+    assert run([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "holds a run with input" in said and said.count("\n") == 1
+    state = tmp_path / "out.training" / "state.pt"
+    kept = torch.load(state, weights_only=True)
+    torch.save({key: kept[key] for key in ("identity", "state")}, state)
+    assert run([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "of another version of tlm" in said and said.count("\n") == 1
 
 
 def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_path, capsys):
@@ -177,8 +212,50 @@ def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_p
     weights = load_file(out / "model.safetensors")
     cut = {name: w for name, w in weights.items() if "classifier" not in name}
     save_file(cut, out / "model.safetensors", {"format": "pt"})
-    assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", out)) == 4
-    assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
+    for source, more in ((model, ["--teacher", out]), (out, [])):  # as a teacher, and by its task
+        assert run(arguments(source, data, tmp_path / "new", *words, *more)) == 4
+        assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "taught"),
+    [
+        ("t5", "lm", "hidden states and outputs"),
+        ("t5", "base", "hidden states"),
+        ("bart", "base", "hidden states"),
+        ("gpt2", "lm", "hidden states and outputs"),
+    ],
+)
+def test_what_was_taught_is_said_of_every_family(family, head, taught, data, tmp_path, capsys):
+    """T5's models are their own base models, head or not; its base makes no decoder inputs."""
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    pico(family, head).save_pretrained(teacher)
+    word_tokenizer().save_pretrained(teacher)
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i:]) for i in range(9)) * 9)
+    words = ["finetune", str(teacher), "--teacher", str(teacher), "--out", str(out)]
+    words += ["--data", str(tmp_path / "texts.txt"), "--train", "all", "--steps", "1", *FAST]
+    assert run(words) == 0
+    assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+    words = ["--train", "all", "--steps", 1, "--teacher", teacher, "--overwrite"]
+    assert run(arguments(teacher, data, out, *words)) == (2 if head == "lm" else 0)
+    if head == "lm":
+        said = capsys.readouterr().err
+        assert "is not for task classification" in said and said.count("\n") == 1
+    else:
+        assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+
+
+@pytest.mark.parametrize("name", ["BertForPreTraining", "ElectraForPreTraining"])
+def test_a_pretraining_head_is_that_of_mlm_where_it_holds_one(name, tmp_path):
+    """ELECTRA's tells tokens that were replaced: its generator's is new, and no score before."""
+    cls, source, out = getattr(transformers, name), tmp_path / "source", tmp_path / "out"
+    cls(pico(name[: -len("ForPreTraining")].lower()).config).save_pretrained(source)
+    word_tokenizer().save_pretrained(source)
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i:]) for i in range(9)) * 9)
+    words = ["finetune", str(source), "--task", "mlm", "--data", str(tmp_path / "texts.txt")]
+    assert run([*words, *FAST, "--steps", "1", "--out", str(out)]) == 0
+    scores = json.loads((out / "report.json").read_text())["scores"]
+    assert ("before" in scores) == (name == "BertForPreTraining")
 
 
 @pytest.mark.parametrize("family", MASKED)

@@ -22,6 +22,10 @@ from tlmtool.values import convert, show
 __all__ = ["Override", "Recipe", "build", "built", "comparison", "dump", "known_task", "to_dict"]
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
+ALONE = {  # settings of which one place gives one, instead of any given at a weaker one
+    BUDGETS: "exclude each other: give one budget",
+    ("training.lr", "study.lr_grid"): "both say the rate: give the one, or those to choose from",
+}
 BLOCKS = "compression.blocks"
 OF_KERNELS = ("heads", "head_width", "causal", "backward", "plot")  # what --attention alone reads
 TRANSLATION = "translation"
@@ -41,7 +45,8 @@ def build(
 
     `flags`: {flag without its dashes: text, other value, or None for not given}, and `model`;
     `sets`: 'section.key=value', lists by comma, `null` for none. A budget (rank, keep or energy)
-    replaces any budget given at a weaker place. Raises Usage, or NotLoadable for a missing file.
+    replaces any budget given at a weaker place, a rate a grid of them, and the other way round.
+    Raises Usage, or NotLoadable for a missing file.
     """
     layers = [
         from_file(verb, recipe_file) if recipe_file is not None else {},
@@ -63,13 +68,13 @@ def built(verb: str, layers: list[Layer]) -> Recipe:
             if not path.startswith(FREE)
         }
         free |= {path: raw for path, (_, raw) in layer.items() if path.startswith(FREE)}
-        budget = [path for path in BUDGETS if checked.get(path) is not None]
-        if len(budget) > 1:
-            names = [layer[path][0] for path in budget]
-            raise Usage(f"{' and '.join(names)} exclude each other: give one budget")
-        if budget:
-            weaker = set(BUDGETS) | (set() if budget == ["compression.rank"] else {BLOCKS})
-            values = {path: value for path, value in values.items() if path not in weaker}
+        for paths, why in ALONE.items():
+            given = [path for path in paths if checked.get(path)]
+            if len(given) > 1:
+                raise Usage(f"{' and '.join(layer[path][0] for path in given)} {why}")
+            if given:
+                weaker = {*paths, *([BLOCKS] if given[0] in BUDGETS[1:] else [])}
+                values = {path: value for path, value in values.items() if path not in weaker}
         values |= checked
     if verb == "finetune":
         _check_fresh(values, free)
@@ -140,7 +145,7 @@ def _check(verb: str, values: dict[str, Any]) -> None:
         usual = vars(Training())  # which the recipe of a run holds too
         lone = [k for k in OF_TRANSLATION if values.get(f"training.{k}", usual[k]) != usual[k]]
         if lone:
-            raise Usage(f"--{lone[0].replace('_', '-')} goes with --task translation")
+            raise Usage(f"{_flag(f'training.{lone[0]}')} goes with --task translation")
     if (test := values.get("output.fail_if")) is not None:
         comparison(test)
 
@@ -178,12 +183,10 @@ def _check_training(values: dict[str, Any]) -> None:
             raise Usage(f"--teacher goes with a labelled task or none, not with {task}")
     if values.get("training.pack") and task not in LANGUAGE:
         raise Usage("--pack goes with --task mlm or clm, which read plain text")
-    if values.get("training.lr") is not None and values.get("study.lr_grid"):
-        raise Usage("--lr and --lr-grid both say the rate: give the one, or those to choose from")
     usual = vars(Study())
     lone = [k for k in ("arms", "lr_grid") if values.get(f"study.{k}", usual[k]) != usual[k]]
     if lone and values.get("study.seeds") is None:
-        raise Usage(f"--{lone[0].replace('_', '-')} is of a study: give --seeds N too")
+        raise Usage(f"{_flag(f'study.{lone[0]}')} is of a study: give --seeds N too")
     most, each = values.get("strategy.N"), values.get("strategy.n")
     if values.get("strategy.name") == "dynamic" and (most or 12) < (each or 2):
         raise Usage(f"--N {most or 12} is below --n {each or 2}: at least n matrices are taken")

@@ -39,6 +39,8 @@ def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
             return None
     if get_origin(kind) is not tuple:
         return _scalar(kind, rules, name, raw)
+    if raw is None and "optional" in rules:
+        return ()
     element = get_args(kind)[0]
     if is_dataclass(element):
         return _sections(element, name, raw)

@@ -52,6 +52,7 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
+        store.identity["input"] = " ".join(s[:12] for s in data["model"]["sha256"].values())
         job.objective.progress = run.bars.of("scoring")
         before, scores = count_parameters(job.model), {}
         if job.tuned:
@@ -115,7 +116,7 @@ def _loader(run: Run, folder: Path) -> Callable[..., Any]:
     draws it."""
     asked, recipe = run.recipe.dtype, run.recipe
     if recipe.fresh.from_config:
-        return lambda _, head, changes: fresh.build(recipe, folder, head, changes)
+        return lambda _, head, changes, has: fresh.build(recipe, folder, head, changes)
     return lambda name, **more: run.load(name, "float32" if asked == "auto" else asked, **more)
 
 

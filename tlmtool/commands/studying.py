@@ -39,8 +39,9 @@ def studied(
         if recipe.output.dry_run:
             return run.report({"model": model, "predicted": True, "cost": cost})
         run.bars.line(
-            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, at most "
-            f"{human(cost['flops'], 'FLOPs')}"
+            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, "
+            f"{human(cost['flops'], 'FLOPs')} (training steps alone; selections and evaluations "
+            "not counted)"
         )
         if recipe.output.overwrite or not (out / NAME).exists():
             with whole_folder(out) as new:
@@ -79,7 +80,7 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
     if not kept.exists():
         raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
     if recipe.output.overwrite:
-        return None
+        return check_place(out)
     if not recipe.training.resume:
         raise Usage(
             f"--out {out} is not empty: --resume goes on with the study in it, --overwrite "

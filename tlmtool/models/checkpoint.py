@@ -140,10 +140,11 @@ def load(
     device: str = "cpu",
     head: type | None = None,
     changes: dict[str, Any] | None = None,
+    has: bool = False,
 ) -> PreTrainedModel:
     """A checkpoint (dense or factorized) with the class it was saved with, in evaluation mode.
 
-    `head`: an Auto class instead, whose head is drawn at random where the checkpoint has none;
+    `head`: an Auto class instead, whose head is drawn at random unless the checkpoint `has` it;
     `changes`: keys of config.json. Raises NotLoadable, in one sentence, for whatever cannot be
     loaded whole.
 
@@ -168,7 +169,7 @@ def load(
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _check_whole(model, info, folder, head is None)
+    _check_whole(model, info, folder, head is None or has)
     return model.to(place).eval()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from tlmtool.failure import MissingDependency, Usage
@@ -38,7 +39,7 @@ WAYS = (
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
 )  # weights whole on each process
-SHARDED = "tlm trains in one process or under DDP, not under {}, which shards weights"
+OTHER = "tlm trains in one process or under DDP, not under {}"
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -49,7 +50,8 @@ SHARDING = {
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with what depends on other parts of it."""
     given, teacher = recipe.training, recipe.distillation.teacher
-    lr = given.lr or (LR_DISTIL if teacher else LR)
+    usual = LR_DISTIL if teacher else LR
+    lr = given.lr or (None if recipe.study.lr_grid else usual)  # which a study picks of the grid
     train = given.train or ("factors" if teacher else "all")
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
@@ -58,8 +60,12 @@ def check_launch() -> None:
     """Raises Usage for a launch that shards weights: by accelerate's own variables, since it takes
     FSDP on CPUs for DDP, and before anything else is done."""
     for name, way in SHARDING.items():
-        if os.environ.get(name, "").lower() in ("true", "1"):
-            raise Usage(SHARDED.format(way))
+        try:
+            on = os.environ.get(name) and parse_flag_from_env(name)
+        except ValueError as error:  # which accelerate does not read either
+            raise Usage(f"{name}: {error}") from None
+        if on:
+            raise Usage(OTHER.format(way))
 
 
 def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
@@ -82,7 +88,7 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
         kwargs_handlers=[partly] if recipe.distillation.teacher else None,
     )
     if made.distributed_type not in WAYS:
-        raise Usage(SHARDED.format(made.distributed_type.value))
+        raise Usage(OTHER.format(made.distributed_type.value))
     if tracker:
         made.init_trackers(f"{out.name}.{tracker}")
     return made

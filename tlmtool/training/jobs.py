@@ -15,7 +15,7 @@ from tlmtool.data.language import HELD, language_splits
 from tlmtool.data.parallel import languages_of, parallel_splits
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.bleu import Bleu
-from tlmtool.measuring.outputs import position_limit
+from tlmtool.measuring.outputs import position_limit, takes
 from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
@@ -89,7 +89,7 @@ def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.M
     if (share := recipe.training.dropout) is not None:
         changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
-    return load(recipe.model, head=head, changes=changes), has
+    return load(recipe.model, head=head, changes=changes, has=has), has
 
 
 def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
@@ -187,15 +187,15 @@ def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> 
     job.objective = Distilled(job.model, teacher, plain, score, wanted.temperature, labels)
     if not labels:
         job.objective.name, job.objective.better = name, better
-    headless = any(each.base_model is each for each in (teacher, job.model))
-    job.notes["taught"] = "hidden states" if headless else "hidden states and outputs"
+    heads = job.objective.heads(job.model)
+    job.notes["taught"] = "hidden states and outputs" if heads else "hidden states"
     return job
 
 
 def _check_outputs(recipe: Recipe, teacher: nn.Module, model: nn.Module) -> None:
     """A teacher without a head teaches hidden states alone; raises Usage for one whose head is for
     something else."""
-    if teacher.base_model is teacher:
+    if not takes(teacher, "labels"):
         return
     kinds = (type(each).__name__.removeprefix("Tlm") for each in (teacher, model))
     if len({*kinds}) > 1 or teacher.config.num_labels != model.config.num_labels:

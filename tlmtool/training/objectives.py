@@ -192,15 +192,12 @@ class Distilled(Objective):
         temperature: float,
         labelled: bool,
     ):
-        self.inner, self.teacher, self.labelled = (
-            inner,
-            teacher.eval().requires_grad_(False),
-            labelled,
-        )
+        self.inner, self.labelled = inner, labelled
+        self.teacher = teacher.eval().requires_grad_(False)
         self.lengths, self.temperature, self.score = inner.lengths, temperature, score
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
-        self.shifts = not labelled and takes(model, "decoder_input_ids")
+        self.shifts = takes(model, "decoder_input_ids")
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
             self.dropout = True
@@ -208,15 +205,24 @@ class Distilled(Objective):
     def part(self, places: list[int], epoch: int) -> Batch:
         return self.inner.part(places, epoch)
 
-    def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
+    @torch.no_grad()
+    def heads(self, model: nn.Module) -> bool:
+        """Whether both give outputs, which are learned then, beside their hidden states."""
+        return all("logits" in each for each in self._outputs(model, model, self.part([0], 0))[:2])
+
+    def _outputs(self, model: nn.Module, own: nn.Module, part: Batch) -> tuple[Any, Any, Tensor]:
+        """(what the model gives, what the teacher gives, which tokens are no padding (B, N))"""
         inputs, taught = inputs_once(own, part), inputs_once(self.teacher, part)
         if self.shifts:
             ids = shifted(own, inputs["input_ids"])
             inputs, taught = ({**x, "decoder_input_ids": ids} for x in (inputs, taught))
         with torch.no_grad():
             true = self.teacher(**taught, output_hidden_states=True)
-        found = model(**inputs, output_hidden_states=True)
-        mask = inputs["attention_mask"][..., None].float()  # (B, N, 1)
+        return model(**inputs, output_hidden_states=True), true, inputs["attention_mask"]
+
+    def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
+        found, true, real = self._outputs(model, own, part)
+        mask = real[..., None].float()  # (B, N, 1)
         states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
         pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
         loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)

@@ -10,12 +10,14 @@ import torch
 from tlmtool.failure import NotLoadable, Usage
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
+REPLACED = "replaced.pt"  # the state of a run that was started again; nothing reads it
+FORMAT = 2  # of what is written, raised where a state of before cannot be gone on with
 
 
 class Store:
     """`<out>.training/state.pt`, there while a run is under way.
 
-    `identity`: what must be equal for one run to go on as another (its recipe).
+    `identity`: what must be equal for one run to go on as another (its recipe and input).
     """
 
     def __init__(self, out: Path, identity: dict[str, Any]):
@@ -30,14 +32,19 @@ class Store:
     def save(self, state: dict[str, Any]) -> None:
         """Written beside the last state, which it replaces at `keep`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"identity": self.identity, "state": state}, self.folder / UNFINISHED)
+        kept = {"format": FORMAT, "identity": self.identity, "state": state}
+        torch.save(kept, self.folder / UNFINISHED)
         self.waiting = True
 
     def keep(self) -> None:
-        """The state saved last turned out good: it replaces the one before."""
+        """A step turned out good: the state saved last replaces the one before, and the one of a
+        run that is replaced is none to resume any more, though there until this run has one."""
         if self.waiting:
             os.replace(self.folder / UNFINISHED, self.folder / NAME)
             self.waiting, self.own = False, True
+            (self.folder / REPLACED).unlink(missing_ok=True)
+        elif self.there and not self.own:
+            os.replace(self.folder / NAME, self.folder / REPLACED)
 
     def load(self) -> dict[str, Any]:
         """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
@@ -49,6 +56,11 @@ class Store:
             raise NotLoadable(
                 f"{file} cannot be read as the state of a run; --overwrite starts again"
             ) from error
+        if kept.get("format") != FORMAT:
+            raise Usage(
+                f"{self.folder} holds a run of another version of tlm, which this one cannot go on "
+                "with: --overwrite starts again"
+            )
         for key in sorted({*identity, *self.identity}):
             if identity.get(key) != self.identity.get(key):
                 raise Usage(
@@ -59,9 +71,8 @@ class Store:
         return state
 
     def remove(self) -> None:
-        """Gone: the run has ended well. By the first process alone. A run that starts again removes
-        nothing: its first state replaces the one that is there."""
-        for name in (UNFINISHED, NAME):
+        """Gone: the run has ended well. By the first process alone."""
+        for name in (UNFINISHED, NAME, REPLACED):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # somebody keeps something else in it
             self.folder.rmdir()

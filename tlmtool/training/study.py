@@ -52,11 +52,11 @@ class Study:
         """{"runs", "steps", "flops", "rows", "note"}, predicted: what each arm costs once all that
         it may expand is expanded. Raises whatever an arm would, before any is trained."""
         wanted, rows = self.recipe.study, []
-        recipes = {"dense": self._recipe("dense", self.first, self.recipe.training)}
-        job = prepare(recipes["dense"], self.load, self.tokenizer, self.source)
+        dense = self._recipe("dense", self.first, self.recipe.training)
+        job = prepare(dense, self.load, self.tokenizer, self.source)
         held = {each.site for each in lifted(job.model)}
-        runs = dict.fromkeys([*wanted.arms, *(NEEDS[a] for a in wanted.arms if a in NEEDS)], 0)
-        runs = dict.fromkeys(runs, wanted.seeds)
+        needed = [NEEDS[arm] for arm in wanted.arms if arm in NEEDS]
+        runs = dict.fromkeys([*wanted.arms, *needed], wanted.seeds)
         if len(wanted.lr_grid) > 1:
             runs = {"rates (dense)": len(wanted.lr_grid)} | runs
         for name, count in runs.items():
@@ -70,8 +70,9 @@ class Study:
             "steps": step["steps"],
             "flops": sum(row["flops"] for row in rows),
             "rows": rows,
-            "note": f"each: {step['note']}; at most, as if all that an arm may expand were "
-            "expanded from the first step on",
+            "note": f"each: {step['note']}; training steps alone, selections and evaluations not "
+            "counted; as if all that an arm may expand were expanded from the first step on, and "
+            "rates were tried on all of train, of which a tenth is set aside",
         }
 
     def run(self) -> dict[str, Any]:
