@@ -23,7 +23,7 @@ ORDER = """
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | plots | views | views_training views_complexity
     | views_attention | figures | progress
-    | recipe | sources | values | schema | schema_training schema_overparam schema_profiling
+    | recipe | rules | sources | values | schema | schema_training schema_overparam schema_profiling
     | schema_attention | setting | failure
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.figures import TEXT_COLUMNS, View, figure, human
-from tlmtool.recipe import comparison
+from tlmtool.values import comparison
 from tlmtool.views import views
 from tlmtool.views_complexity import called, forms
 

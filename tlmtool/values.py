@@ -13,6 +13,7 @@ from tlmtool.setting import settings_of
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a line of text"}
 BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}
 LARGEST_INTEGER = 2**63 - 1
+COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 _short = Repr()
@@ -117,3 +118,17 @@ def _rule(kind: type, rules: dict[str, Any], choices: list[str]) -> str:
         return " or ".join([", ".join(choices[:-1]), choices[-1]][len(choices) == 1 :])
     within = [words.format(rules[key]) for key, words in BOUNDS.items() if key in rules]
     return rules.get("what") or f"{WORDS[kind]} {' and '.join(within)}".strip()
+
+
+def comparison(text: str) -> tuple[str, str, float]:
+    """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
+    found = COMPARISON.fullmatch(text)
+    try:
+        if found and (number := float(found[3])) == number:
+            return found[1], found[2], number
+    except ValueError:
+        pass
+    raise Usage(
+        f"the check {show(text)} is not a comparison with a number such as 'loss>3.2' "
+        "(operators: > >= < <= == !=)"
+    )

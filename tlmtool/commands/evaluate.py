@@ -7,8 +7,9 @@ from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
-from tlmtool.recipe import TRANSLATION, Recipe
+from tlmtool.recipe import Recipe
 from tlmtool.report import Report
+from tlmtool.rules import TRANSLATION
 
 
 def evaluate(recipe: Recipe) -> Report:

@@ -15,7 +15,7 @@ from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
 from tlmtool.data.labels import class_name, class_names, turn_of
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, named, rows
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-from tlmtool.recipe import known_task
+from tlmtool.rules import known_task
 from tlmtool.schema_training import LABELLED
 
 TENTH = 10

@@ -8,7 +8,7 @@ from transformers.models.auto import modeling_auto as auto
 from tlmtool.data.labelled import Task
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import base_type
-from tlmtool.recipe import TRANSLATION
+from tlmtool.rules import TRANSLATION
 
 
 def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:

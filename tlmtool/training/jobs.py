@@ -20,7 +20,8 @@ from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
-from tlmtool.recipe import LANGUAGE, TRANSLATION, Recipe
+from tlmtool.recipe import Recipe
+from tlmtool.rules import LANGUAGE, TRANSLATION
 from tlmtool.training.distilling import Lesson, lesson, measure_of
 from tlmtool.training.heads import dropouts, head_of
 from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
