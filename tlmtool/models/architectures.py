@@ -1,6 +1,6 @@
 """THE table of families: which module of a model plays which role. Family names stand only here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ATTENTION = ("query", "key", "value", "qkv", "output")
 FFN = ("gate", "up", "down")
@@ -15,6 +15,7 @@ class Architecture:
 
     The longest ending wins; `embedding` is a whole path; a role may be `optional`. `attention`: the
     ending of a self-attention module that a kernel can take over, or `refuses` says why none can.
+    `masked`: endings of the classes with a head that predicts masked tokens.
     """
 
     roles: dict[str, tuple[str, ...]]
@@ -22,6 +23,7 @@ class Architecture:
     optional: tuple[str, ...] = ()
     attention: str = "self_attn"
     refuses: str = ""
+    masked: tuple[str, ...] = ("ForMaskedLM",)
 
     def attends(self, path: str) -> bool:
         """Whether the module at `path` (below the base model) is self-attention."""
@@ -78,7 +80,7 @@ _BART_LIKE = Architecture(
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": _BERT_LIKE,
+    "bert": replace(_BERT_LIKE, masked=("ForMaskedLM", "ForPreTraining")),
     "roberta": _BERT_LIKE,
     "electra": _BERT_LIKE,
     "distilbert": Architecture(

@@ -7,7 +7,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from tlmtool.data.labelled import Task
 from tlmtool.failure import Usage
-from tlmtool.models.architectures import base_type
+from tlmtool.models.architectures import architecture, base_type
 from tlmtool.rules import TRANSLATION
 
 
@@ -34,7 +34,7 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
             reads = "both ways (mlm)" if masked else "from left to right (clm)"
             raise Usage(f"task {task} does not fit {model}: a {kind} reads {reads}")
         name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
-        ends = ("ForMaskedLM", "BertForPreTraining") if masked else ("ForCausalLM", "LMHeadModel")
+        ends = architecture(kind).masked if masked else ("ForCausalLM", "LMHeadModel")
         return getattr(transformers, name), {}, saved.endswith(ends)
     if kind not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         raise Usage(f"task {task.name} does not fit {model}: a {kind} has no head for classes")
