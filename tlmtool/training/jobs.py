@@ -22,9 +22,9 @@ from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
 from tlmtool.rules import LANGUAGE, TRANSLATION
-from tlmtool.training.distilling import Lesson, lesson, measure_of
+from tlmtool.training.distilling import Distilled, Lesson, lesson, measure_of
 from tlmtool.training.heads import dropouts, head_of
-from tlmtool.training.objectives import Distilled, Labelled, Language, Objective
+from tlmtool.training.objectives import Labelled, Language, Objective
 from tlmtool.training.translation import Translation
 
 SET_ASIDE = 10  # every tenth training example, where choices are made on some

@@ -6,21 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
+from torch.nn.functional import cross_entropy, mse_loss
 
 from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Usage
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
-from tlmtool.measuring.outputs import (
-    before,
-    inputs_once,
-    logits_at,
-    position_limit,
-    shifted,
-    takes,
-)
+from tlmtool.measuring.outputs import before, inputs_once, logits_at, position_limit
 from tlmtool.measuring.predictions import predictions
 
 Progress = Callable[[int, int], None]
@@ -169,90 +162,3 @@ class Language(Objective):
     def scored(self, model: nn.Module, examples: list[str]) -> dict[str, float]:
         settings = {"max_length": self.max_length, "seed": self.seed, "pack": self.pack}
         return {"score": language_loss(model, self.tokenizer, examples, **settings).mean}
-
-
-class Distilled(Objective):
-    """A teacher's hidden states on texts: of each layer where both have as many, else the last.
-
-    The error of a layer is relative to the mean square of the teacher's states, so that no layer
-    counts for its scale. Where both have a head, the divergence of their outputs at a temperature
-    is added (Hinton et al. 2015); with `labels`, the loss of the task too, under dropout.
-    """
-
-    better = "lower"
-    name = "feature error"
-    dropout = False  # the teacher has none: its states would be learned through noise
-
-    def __init__(
-        self,
-        model: nn.Module,
-        teacher: nn.Module,
-        inner: Objective,
-        score: Callable[[nn.Module], float] | None,
-        temperature: float,
-        labelled: bool,
-    ):
-        self.inner, self.labelled = inner, labelled
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.lengths, self.temperature, self.score = inner.lengths, temperature, score
-        config = (model.config.get_text_config(), teacher.config.get_text_config())
-        self.every = len({each.num_hidden_layers for each in config}) == 1
-        self.shifts = takes(model, "decoder_input_ids")
-        if labelled:
-            self.better, self.name, self.measure = inner.better, inner.name, inner.measure
-            self.dropout = True
-
-    def part(self, places: list[int], epoch: int) -> Batch:
-        return self.inner.part(places, epoch)
-
-    @torch.no_grad()
-    def heads(self, model: nn.Module) -> bool:
-        """Whether both give outputs, which are learned then, beside their hidden states."""
-        return all("logits" in each for each in self._outputs(model, model, self.part([0], 0))[:2])
-
-    def _outputs(self, model: nn.Module, own: nn.Module, part: Batch) -> tuple[Any, Any, Tensor]:
-        """(what the model gives, what the teacher gives, which tokens are no padding (B, N))"""
-        inputs, taught = inputs_once(own, part), inputs_once(self.teacher, part)
-        if self.shifts:
-            ids = shifted(own, inputs["input_ids"])
-            inputs, taught = ({**x, "decoder_input_ids": ids} for x in (inputs, taught))
-        with torch.no_grad():
-            true = self.teacher(**taught, output_hidden_states=True)
-        return model(**inputs, output_hidden_states=True), true, inputs["attention_mask"]
-
-    def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        found, true, real = self._outputs(model, own, part)
-        mask = real[..., None].float()  # (B, N, 1)
-        states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
-        pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
-        loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
-        logits, taught = (getattr(each, "logits", None) for each in (found, true))
-        if logits is not None and taught is not None:
-            loss = loss + self._divergence(logits.float(), taught.float(), mask)
-        if self.labelled:
-            loss = loss + self.inner.of(logits.float(), part)
-        return loss
-
-    def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-        if found.shape[-1] == 1:  # a figure, not classes
-            return (found - true).square().sum()
-        t = self.temperature
-        each = kl_div(log_softmax(found / t, -1), softmax(true / t, -1), reduction="none").sum(-1)
-        if each.ndim == 2:  # of each token
-            each = (each * mask[..., 0]).sum(1) / mask[..., 0].sum(1)
-        return t * t * each.sum()
-
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        return {"score": self.score(model)}
-
-
-def hidden(output: Any) -> tuple[Tensor, ...]:
-    """The hidden states (B, N, E) of an output: of an encoder-decoder the decoder's."""
-    return getattr(output, "decoder_hidden_states", None) or output.hidden_states
-
-
-def relative(found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-    """Summed over texts: mean square error of a text's tokens over the mean square of `true`."""
-    scale = (true.square() * mask).sum() / mask.sum()
-    wrong = ((found - true).square() * mask).sum((1, 2)) / mask.sum((1, 2))
-    return (wrong / scale).sum()

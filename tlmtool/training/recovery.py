@@ -8,9 +8,9 @@ from torch import nn
 from tlmtool.progress import Bars
 from tlmtool.schema import Recipe, Training
 from tlmtool.training import finetune
-from tlmtool.training.distilling import lesson, measure_of
+from tlmtool.training.distilling import Distilled, lesson, measure_of
 from tlmtool.training.jobs import Job, freeze
-from tlmtool.training.objectives import Distilled, Objective
+from tlmtool.training.objectives import Objective
 
 RATES = {"factors": 5e-4, "all": 1e-3}  # of what is trained
 
