@@ -22,7 +22,7 @@ ORDER = """
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | plots | views | views_training views_complexity
-    | views_attention | figures | progress
+    | views_attention views_sites | figures | progress
     | recipe | rules | sources | values | schema | schema_training schema_overparam schema_profiling
     | schema_attention | setting | failure
 """
