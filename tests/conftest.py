@@ -1,5 +1,6 @@
 """Pico models, one for every row of the table of families, and a tokenizer of one token a word."""
 
+import gc
 import os
 
 import pytest
@@ -158,3 +159,10 @@ def word_tokenizer(pad: bool = True, special: bool = True) -> PreTrainedTokenize
 def quiet():
     """No progress bars of transformers between the dots."""
     transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Nothing imported is garbage: every command collects twice, and would look at all of it."""
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,5 @@
 """The four commands through the front door, on pico checkpoints: what they write and print."""
 
-import gc
 import hashlib
 import json
 import random
@@ -61,14 +60,6 @@ def tensors(folder):
 def same_weights(a, b):
     ours, theirs = tensors(a), tensors(b)
     return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen():
-    """Each measure of memory collects garbage: let it not walk all that torch holds."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

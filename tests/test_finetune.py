@@ -2,22 +2,29 @@
 merging, bad input."""
 
 import json
+import multiprocessing
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import DistributedType
+from accelerate.commands.launch import launch_command, launch_command_parser
 from conftest import WORDS, output, pico, word_tokenizer
 from safetensors.torch import load_file
 from scipy import stats
-from transformers import AutoModel, AutoModelForSequenceClassification
+from torch.distributed import run as torchrun
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 import tlmtool
 from tlmtool.cli import run
@@ -31,6 +38,8 @@ from tlmtool.training.loop import Trainer
 from tlmtool.training.optimizing import Optimizer
 
 FAST = ["--batch", "8", "--lr", "1e-3", "--max-length", "16", "--device", "cpu", "-q"]
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tlmtool.commands.finetune", "transformers.models.bert"])
 DYNAMIC = ["--strategy", "dynamic", "--N", "2", "--n", "1", "--every", "4", "--growth", "2"]
 
 
@@ -61,8 +70,11 @@ def arguments(model, data, out, *more) -> list[str]:
     return [*words, "--out", str(out), *FAST, *map(str, more)]
 
 
-def command(*words) -> list[str]:
-    return [sys.executable, "-m", "tlmtool", *words]
+def started(call, words) -> BaseProcess:
+    """A new process, forked from one that has imported what takes long."""
+    process = PROCESSES.Process(target=call, args=(words,))
+    process.start()
+    return process
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,9 +92,11 @@ def test_what_is_over_parameterized_is_merged_and_loads_without_us(model, data, 
         assert min(each["first_update"].values()) > 0 and each["growth"] > 1.5
     assert report["parity"]["relative"] <= 1e-5
     assert report["parameters"]["before"] == report["parameters"]["after"]
-    code = "from transformers import AutoModelForSequenceClassification as A\nimport sys\n"
-    code += f"A.from_pretrained({str(out)!r}); assert 'tlmtool' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "tlmtool"]:
+            patch.setitem(sys.modules, name, None)  # whoever imports it fails
+        found = AutoModelForSequenceClassification.from_pretrained(out)
+    assert type(found) is BertForSequenceClassification and type(found.config) is BertConfig
     assert not out.with_name("out.training").exists()
 
 
@@ -101,39 +115,41 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(model, data, tmp
     more = ["--steps", 24, *DYNAMIC, "--save-every", 3]
     more[more.index("dynamic")] = strategy
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(*arguments(model, data, whole, *more)), check=True)
-    words = command(*arguments(model, data, killed, *more, "--resume"))
+    started(run, arguments(model, data, whole, *more)).join()
+    words = arguments(model, data, killed, *more, "--resume")
     state, kills = killed.with_name("killed.training") / "state.pt", 0
     for _ in range(3):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = started(run, words)
+        while process.is_alive():
             if state.exists() and state.stat().st_mtime_ns > before:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+                process.kill()
                 break
             time.sleep(0.001)
-        process.wait()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    started(run, words).join()
     assert kills >= 1 and not state.exists()
     first, second = weights(whole), weights(killed)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
-    more = ("--steps", 20, *DYNAMIC, "--dropout", 0, "--evaluate-every", 1)
-    one, two = tmp_path / "one", tmp_path / "two"
+    more = ("--steps", 12, *DYNAMIC, "--dropout", 0, "--evaluate-every", 1)
+    one, two, logs = (tmp_path / name for name in ("one", "two", "logs"))
     assert run(arguments(model, data, one, *more)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    words = [*launch, "--master_port", str(29500 + os.getpid() % 1000), "-m", "--", "tlmtool"]
-    words += [*arguments(model, data, two, *more), "--json"]
-    found = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
+    launch = ["--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 1000)]
+    launch += ["--redirects", "1", "--log-dir", str(logs), "-m", "--", "tlmtool"]
+    process = started(torchrun.main, [*launch, *arguments(model, data, two, *more), "--json"])
+    process.join()
+    assert process.exitcode == 0
+    found, silent = (next(logs.glob(f"**/{rank}/stdout.log")).read_text() for rank in (0, 1))
     single, double = json.loads((one / "report.json").read_text()), json.loads(found)
-    assert [s["chosen"] for s in single["selections"]] == [
+    assert not silent and [s["chosen"] for s in single["selections"]] == [
         s["chosen"] for s in double["selections"]
     ]
     losses = [[h["loss"] for h in r["training"]["history"]] for r in (single, double)]
-    assert len(losses[0]) == 20
+    assert len(losses[0]) == 12
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-5
 
 
@@ -168,24 +184,26 @@ class Stopped(Exception):
     ids=lambda more: " ".join(more[1:4]),
 )
 def test_every_saved_state_leads_to_the_same_weights(model, data, tmp_path, monkeypatch, more):
+    """A chain of runs, each of which goes from one saved state to the next."""
     words = ("--steps", 24, *DYNAMIC, *more, "--save-every", 3)
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run(arguments(model, data, whole, *words)) == 0
-    learn, first = Trainer.learn, weights(whole)
-    for stop in range(3, 24, 3):
+    learn, first, begun = Trainer.learn, weights(whole), []
+    for stop in range(3, 27, 3):
+        steps = []
 
-        def stopping(self, *args, stop=stop):
+        def stopping(self, *args, stop=stop, steps=steps):
+            steps.append(self.step)
             if self.step == stop + 1:  # the state of `stop` has proved good
                 raise Stopped
             return learn(self, *args)
 
         monkeypatch.setattr(Trainer, "learn", stopping)
-        assert run(arguments(model, data, out, *words, "--overwrite")) == 1
-        monkeypatch.setattr(Trainer, "learn", learn)
-        assert run(arguments(model, data, out, *words, "--resume", "--overwrite")) == 0
-        second = weights(out)
-        assert all(torch.equal(first[name], second[name]) for name in first)
-        shutil.rmtree(out)
+        assert run(arguments(model, data, out, *words, "--resume")) == int(stop < 24)
+        begun.append(steps[0])
+    second = weights(out)
+    assert begun == [*range(0, 24, 3)]
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("kind", ["taylor", "fisher", "zero-out"])
@@ -546,12 +564,11 @@ def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
 
 
 def test_accelerate_launches_it(model, data, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = ["--cpu", "--num_processes", "2"]
     port = ["--main_process_port", str(30500 + os.getpid() % 1000)]
     words = ["-m", "tlmtool", *arguments(model, data, tmp_path / "out", "--steps", 4, *DYNAMIC)]
     words[words.index("4") + 1 : words.index("4") + 1] = ["--every", "2"]
-    made = subprocess.run([*launch, *port, *words], stderr=subprocess.PIPE)
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
+    launch_command(launch_command_parser().parse_args([*launch, *port, *words]))
     assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == 4
 
 
