@@ -9,11 +9,9 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType
 from accelerate.commands.launch import launch_command, launch_command_parser
 from conftest import WORDS, output, pico, word_tokenizer
 from safetensors.torch import load_file
@@ -145,7 +143,8 @@ def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
     assert process.exitcode == 0
     found, silent = (next(logs.glob(f"**/{rank}/stdout.log")).read_text() for rank in (0, 1))
     single, double = json.loads((one / "report.json").read_text()), json.loads(found)
-    assert not silent and [s["chosen"] for s in single["selections"]] == [
+    assert double["training"]["processes"] == 2 and not silent
+    assert [s["chosen"] for s in single["selections"]] == [
         s["chosen"] for s in double["selections"]
     ]
     losses = [[h["loss"] for h in r["training"]["history"]] for r in (single, double)]
@@ -546,30 +545,14 @@ def test_a_tracker_logs_beside_the_checkpoint(model, data, tmp_path, monkeypatch
     assert run([*words, "--overwrite"]) == 5 and "pip install" in capsys.readouterr().err
 
 
-def test_sharding_is_refused(model, data, tmp_path, monkeypatch, capsys):
-    way = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr("tlmtool.training.finetune.Accelerator", lambda **settings: way)
-    assert run(arguments(model, data, tmp_path / "out", "--steps", 2)) == 2
-    assert "not under FSDP" in capsys.readouterr().err
-    monkeypatch.undo()
-    for (name, way), yes in zip(finetune.SHARDING.items(), ("true", "YES", "on"), strict=True):
-        with pytest.MonkeyPatch.context() as patch:  # FSDP on CPUs accelerate takes for DDP
-            patch.setenv(name, yes)
-            # before anything is read, such as a model and data that are not there
-            assert run(arguments("no/model", "no/data", tmp_path / "out", "--steps", 2)) == 2
-            assert f"not under {way}" in capsys.readouterr().err
-            patch.setenv(name, "perhaps")
-            assert run(arguments("no/model", "no/data", tmp_path / "out", "--steps", 2)) == 2
-            assert f"{name}: invalid truth value" in capsys.readouterr().err
-
-
 def test_accelerate_launches_it(model, data, tmp_path):
-    launch = ["--cpu", "--num_processes", "2"]
+    launch = ["--multi_gpu", "--num_processes", "2"]  # so that it starts two, on CPUs too
     port = ["--main_process_port", str(30500 + os.getpid() % 1000)]
     words = ["-m", "tlmtool", *arguments(model, data, tmp_path / "out", "--steps", 4, *DYNAMIC)]
     words[words.index("4") + 1 : words.index("4") + 1] = ["--every", "2"]
     launch_command(launch_command_parser().parse_args([*launch, *port, *words]))
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == 4
+    training = json.loads((tmp_path / "out" / "report.json").read_text())["training"]
+    assert training["steps"] == 4 and training["processes"] == 2 and not training["sharded"]
 
 
 def test_the_cap_of_a_strategy_and_what_did_not_fit_are_said(model, data, tmp_path):

@@ -43,6 +43,9 @@ def _score(data: Mapping[str, Any], scores: Mapping[str, Any]) -> View:
         f"{training.get('strategy')}; scored on {training.get('dev', 0):,} development {unit}, "
         f"{scores.get('better')} is better"
     )
+    if processes := training.get("processes"):
+        way = "FSDP, in shards" if training.get("sharded") else "DDP"
+        note += f"; {processes} processes ({way})"
     if taught := training.get("taught"):
         note += f"; the teacher's {taught} are learned"
     if "signature" in after:

@@ -22,7 +22,7 @@ from tlmtool.training.state import Store
 
 def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or to give a teacher's hidden states, and write it."""
-    training.check_launch()
+    training.check_launch(recipe)
     recipe = training.resolved(recipe)
     if not recipe.fresh.from_config:
         return _trained_from(recipe, checkpoint.resolve(recipe.model, recipe.revision))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from tlmtool.failure import MissingDependency, Usage
@@ -24,7 +23,7 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import Plan, factorized, sites
 from tlmtool.schema import Recipe
-from tlmtool.training import memory
+from tlmtool.training import memory, sharding
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import linears, predicted, records
 from tlmtool.training.jobs import Job
@@ -38,10 +37,10 @@ WAYS = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
-)  # weights whole on each process
-OTHER = "tlm trains in one process or under DDP, not under {}"
+)  # with FSDP they are those of DDP to accelerate
+OTHER = "tlm trains in one process, under DDP or FSDP, not under {}"
+WHOLE = "FSDP shards the matrices that over-parameterizing needs whole: use DDP (no --use_fsdp)"
 SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
@@ -56,22 +55,20 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
 
-def check_launch() -> None:
-    """Raises Usage for a launch that shards weights: by accelerate's own variables, since it takes
-    FSDP on CPUs for DDP, and before anything else is done."""
+def check_launch(recipe: Recipe) -> None:
+    """Raises Usage for a launch that cannot be, by accelerate's own variables, and before anything
+    else is done."""
     for name, way in SHARDING.items():
-        try:
-            on = os.environ.get(name) and parse_flag_from_env(name)
-        except ValueError as error:  # which accelerate does not read either
-            raise Usage(f"{name}: {error}") from None
-        if on:
+        if sharding.on(name):
             raise Usage(OTHER.format(way))
+    if sharding.on(sharding.FSDP) and recipe.strategy.name != "none":
+        raise Usage(WHOLE)
 
 
 def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     """Of the recipe's device and precision, over as many processes as were launched; its tracker,
     where one is asked for, writes to a folder beside `out`."""
-    check_launch()
+    check_launch(recipe)
     place, tracker = checkpoint.device_of(recipe.device), recipe.training.tracker if out else None
     if tracker and find_spec(tracker) is None:
         raise MissingDependency(f"--tracker {tracker} needs its package (pip install {tracker})")
@@ -80,13 +77,14 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
     if place.index is not None:
         torch.cuda.set_device(place)
     partly = DistributedDataParallelKwargs(find_unused_parameters=True)  # hidden states, no head
-    made = Accelerator(
-        cpu=place.type == "cpu",
-        mixed_precision=recipe.training.precision,
-        log_with=tracker,
-        project_dir=out.parent if tracker else None,
-        kwargs_handlers=[partly] if recipe.distillation.teacher else None,
-    )
+    with sharding.unsaid():
+        made = Accelerator(
+            cpu=place.type == "cpu",
+            mixed_precision=recipe.training.precision,
+            log_with=tracker,
+            project_dir=out.parent if tracker else None,
+            kwargs_handlers=[partly] if recipe.distillation.teacher else None,
+        )
     if made.distributed_type not in WAYS:
         raise Usage(OTHER.format(made.distributed_type.value))
     if tracker:
@@ -131,6 +129,8 @@ def run(
     if accelerator.device.type == "cpu":
         memory.keep()
     waiting = lifted(job.model)
+    if waiting and sharding.on(sharding.FSDP):
+        raise Usage(WHOLE)
     job.roles, _ = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
         job.model,
@@ -145,6 +145,8 @@ def run(
         store=store,
         **shown,
     )
+    if trainer.world > 1:
+        job.notes |= {"processes": trainer.world, "sharded": trainer.sharded}
     outcome = trainer.run()
     accelerator.unwrap_model(trainer.wrapped, keep_fp32_wrapper=False)
     for name in ("forward", "_original_forward"):  # what mixed precision had put in its place

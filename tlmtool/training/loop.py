@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized
 from tlmtool.schema import Strategy, Training
+from tlmtool.training import sharding
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.importance import Scores
 from tlmtool.training.objectives import Objective
@@ -88,8 +90,11 @@ class Trainer:
         kind = strategy.importance or ("zero-out" if static else "taylor")
         self.scores = Scores(kind, self.weights)
         end = self.total if self.halfway in (None, 0) else self.halfway
+        self.sharded = sharding.on(sharding.FSDP) and self.world > 1
+        wrap = partial(sharding.Sharded, accelerator) if self.sharded else accelerator.prepare_model
+        self.wrapped = wrap(model)
+        self.live = self.wrapped.module if self.sharded else model  # what holds what is trained
         self.optimizer = self._optimizer(end)
-        self.wrapped = accelerator.prepare_model(model)
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """{site: weight} of the linears that may be expanded, and of those that are already."""
@@ -103,7 +108,7 @@ class Trainer:
     def _optimizer(self, steps: int) -> Optimizer:
         t = self.training
         warmup = int(t.warmup if t.warmup >= 1 else t.warmup * steps)
-        return Optimizer(self.model, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
+        return Optimizer(self.live, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
 
     # ---- a step
 
@@ -118,12 +123,18 @@ class Trainer:
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
             last = i == len(mine) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            with self._alone(not last):
                 with self.accelerator.autocast():
-                    each = self.objective.loss(self.wrapped, self.model, part) / max(1, size)
+                    each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
                 self.accelerator.backward(each * self.world)  # wrapping averages over processes
             loss += each.detach()
         return float(self.accelerator.reduce(loss, "sum")), size
+
+    def _alone(self, alone: bool) -> AbstractContextManager:
+        """Whether each process keeps to itself the gradients of what is done now."""
+        if self.sharded:
+            self.wrapped.set_requires_gradient_sync(not alone)
+        return self.accelerator.no_sync(self.wrapped) if alone else nullcontext()
 
     def learn(self, epoch: int, places: list[int]) -> tuple[float, int]:
         """One step of the optimizer, after whatever the strategy does before it."""
@@ -136,7 +147,7 @@ class Trainer:
         if dynamic or (self.halfway and self.step < self.halfway):
             self.scores.add()
         if self.training.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.clip)
+            self.accelerator.clip_grad_norm_(self.live.parameters(), self.training.clip)
         if dynamic and due(self):
             self.waiting += select(self, self.strategy.n)
         project = self.strategy.moments == "project"
@@ -151,7 +162,7 @@ class Trainer:
     def check(self) -> None:
         """What the optimizer moves is what is to be trained, each once."""
         held = [id(p) for p in self.optimizer.parameters()]
-        if sorted(held) != sorted(id(p) for p in trainable(self.model, self.optimizer.expansions)):
+        if sorted(held) != sorted(id(p) for p in trainable(self.live, self.optimizer.expansions)):
             raise AssertionError("the optimizer does not hold exactly what is to be trained")
 
     def start_again(self) -> None:
@@ -169,7 +180,7 @@ class Trainer:
         else:
             torch.manual_seed(1000 * self.seed + self.accelerator.process_index)
         self.check()
-        self.model.train(self.objective.dropout)
+        self.live.train(self.objective.dropout)
         lengths, batch = self.objective.lengths, self.training.batch
         for epoch, places in steps_of(lengths, batch, self.least, self.seed, self.step):
             if self.step >= self.total:
@@ -189,13 +200,15 @@ class Trainer:
                 break
             if self.store and self.step % self.training.save_every == 0:
                 save(self)
+        sharding.gather(self.model, self.live)
         self.outcome.steps, self.outcome.expansions = self.step, self.optimizer.expansions
         return self.outcome
 
     def evaluate(self) -> bool:
         """Score the model as it is; whether patience has run out."""
+        sharding.gather(self.model, self.live)
         found = [self.objective.measure(self.model)]
-        self.model.train(self.objective.dropout)
+        self.live.train(self.objective.dropout)
         broadcast_object_list(found)
         score, best = found[0]["score"], self.outcome.best
         loss = self.outcome.loss(self.outcome.told)

@@ -12,6 +12,7 @@ from transformers import get_scheduler
 
 from tlmtool.models.factorized import Factorized
 from tlmtool.training.expansion import Expansion, State
+from tlmtool.training.sharding import like, whole
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 WARMED = {"constant": "constant_with_warmup"}  # transformers' names
@@ -134,7 +135,10 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """What `load` needs: the state of each parameter by name, the schedule's, the rates."""
         return {
-            "adam": {self.names[id(p)]: dict(s) for p, s in self.adam.state.items()},
+            "adam": {
+                self.names[id(p)]: {key: whole(value) for key, value in s.items()}
+                for p, s in self.adam.state.items()
+            },
             "schedule": self.schedule.state_dict(),
             "rates": [(group["lr"], group["initial_lr"]) for group in self.adam.param_groups],
         }
@@ -144,7 +148,7 @@ class Optimizer:
         here = {self.names[id(p)]: p for p in self.parameters()}
         for name, state in kept["adam"].items():
             p = here[name]
-            self.adam.state[p] = {key: value.to(p.device) for key, value in state.items()}
+            self.adam.state[p] = {key: like(value, p) for key, value in state.items()}
         self.schedule.load_state_dict(kept["schedule"])
         for group, (rate, first) in zip(self.adam.param_groups, kept["rates"], strict=True):
             group["lr"], group["initial_lr"] = rate, first

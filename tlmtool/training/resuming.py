@@ -7,6 +7,7 @@ from accelerate.utils import gather_object
 
 from tlmtool.decompositions import from_dict
 from tlmtool.training.expansion import Expansion
+from tlmtool.training.sharding import gather, scatter
 
 
 def clones(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -18,6 +19,8 @@ def save(run: Any) -> None:
     """Everything that the rest of the run depends on, written by the first process."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     random = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+    gather(run.model, run.live)
+    optimizer = run.optimizer.state()
     if not run.accelerator.is_main_process:
         return
     kept = [
@@ -35,7 +38,7 @@ def save(run: Any) -> None:
         {
             "step": run.step,
             "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state(),
+            "optimizer": optimizer,
             "expansions": kept,
             "scores": run.scores.values,
             "outcome": outcome,
@@ -48,6 +51,7 @@ def restore(run: Any, kept: dict[str, Any]) -> None:
     """Stand where `save` stood."""
     run.step, run.scores.values = kept["step"], kept["scores"]
     run.model.load_state_dict(kept["model"])
+    scatter(run.model, run.live)
     run.waiting = []
     if run.halfway and run.step > run.halfway:
         run.optimizer = run._optimizer(run.total - run.halfway)
