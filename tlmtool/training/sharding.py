@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed import broadcast
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -55,6 +56,8 @@ class Sharded(nn.Module):
         super().__init__()
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self.module = copy.deepcopy(model)
+        for part in self.module.parameters():  # of the first process, as in DDP
+            broadcast(part.data, 0)
         lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
         for name in lists:
             if not any(name.startswith(f"{other}.") for other in lists):  # which is in a block
