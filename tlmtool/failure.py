@@ -1,5 +1,7 @@
 """Expected failures: a sentence (asked, found, what to do) and the exit code of `tlm` for each."""
 
+import os
+
 
 class Failure(Exception):
     """What a user can understand; `str(failure)` is the sentence, `code` the exit status."""
@@ -32,3 +34,9 @@ class MissingDependency(Failure, ImportError):
     """An optional package that this run needs is not installed."""
 
     code = 5
+
+
+def check_alone(what: str) -> None:
+    """Raises Usage where several processes were launched for what one does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Usage(f"{what} runs in one process: launch it without torchrun or accelerate")

@@ -1,7 +1,6 @@
 """Stages one after another, each a recipe of its own: `tlm run FILE`."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.commands import perform
-from tlmtool.failure import NotLoadable, Usage
+from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.models.saving import whole_folder, write_whole
 from tlmtool.recipe import Recipe, built, to_dict
 from tlmtool.report import Report
@@ -117,8 +116,7 @@ def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[St
 
 
 def _check(out: Path, ours: bool, resume: bool, overwrite: bool) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Usage("a pipeline runs in one process: launch it without torchrun or accelerate")
+    check_alone("a pipeline")
     if resume and overwrite:
         raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
     if out.exists() and not out.is_dir():

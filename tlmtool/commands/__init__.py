@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool import recipe as recipes
+from tlmtool.failure import check_alone
 
 
 def perform(recipe: recipes.Recipe) -> Any:
     """The `Report` of a recipe's verb."""
+    if recipe.verb != "finetune":
+        check_alone(f"tlm {recipe.verb}")
     return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
 
 

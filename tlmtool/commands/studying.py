@@ -1,13 +1,12 @@
 """The study of the verb finetune (`--seeds`): Recipe -> Report, checked before anything goes."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Run, check_place
-from tlmtool.failure import NotLoadable, Usage
+from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.figures import human
 from tlmtool.models.saving import whole_folder, write_whole
 from tlmtool.recipe import Recipe
@@ -66,8 +65,7 @@ def _check(recipe: Recipe) -> None:
         raise Usage("a study has many trainings, of which none is logged: leave out --tracker")
     if used.resume and recipe.output.overwrite:
         raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Usage("a study runs in one process: launch it without torchrun or accelerate")
+    check_alone("a study")
 
 
 def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:

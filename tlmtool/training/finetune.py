@@ -26,6 +26,7 @@ from tlmtool.schema import Recipe
 from tlmtool.training import memory, sharding
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import linears, predicted, records
+from tlmtool.training.heads import skipping
 from tlmtool.training.jobs import Job
 from tlmtool.training.loop import Outcome, Trainer
 from tlmtool.training.order import length_of
@@ -61,7 +62,7 @@ def check_launch(recipe: Recipe) -> None:
     for name, way in SHARDING.items():
         if sharding.on(name):
             raise Usage(OTHER.format(way))
-    if sharding.on(sharding.FSDP) and recipe.strategy.name != "none":
+    if sharding.asked() and recipe.strategy.name != "none":
         raise Usage(WHOLE)
 
 
@@ -129,8 +130,13 @@ def run(
     if accelerator.device.type == "cpu":
         memory.keep()
     waiting = lifted(job.model)
-    if waiting and sharding.on(sharding.FSDP):
+    if waiting and sharding.asked():
         raise Usage(WHOLE)
+    if accelerator.num_processes > 1 and (name := skipping(job.model.config.to_dict())):
+        raise Usage(
+            f"{name} of this model skips other layers in each process: train in one, or set it to "
+            "0 in its config.json"
+        )
     job.roles, _ = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
         job.model,

@@ -54,6 +54,11 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
     return transformers.AutoModelForSequenceClassification, changes, has
 
 
+def skipping(config: dict[str, Any]) -> str:
+    """The key of a config by which training leaves out layers at random; "" for none."""
+    return next((key for key in config if key.endswith("layerdrop") and config[key]), "")
+
+
 def dropouts(config: dict[str, Any], share: float) -> dict[str, float]:
     """Every dropout of config.json at one share, but those of whole layers."""
     kinds = (key for key in config if ("dropout" in key or "pdrop" in key) and "layer" not in key)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ class Trainer:
         kind = strategy.importance or ("zero-out" if static else "taylor")
         self.scores = Scores(kind, self.weights)
         end = self.total if self.halfway in (None, 0) else self.halfway
-        self.sharded = sharding.on(sharding.FSDP) and self.world > 1
+        self.sharded = sharding.asked()
         wrap = partial(sharding.Sharded, accelerator) if self.sharded else accelerator.prepare_model
         self.wrapped = wrap(model)
         self.live = self.wrapped.module if self.sharded else model  # what holds what is trained
@@ -123,18 +123,13 @@ class Trainer:
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
             last = i == len(mine) - 1
-            with self._alone(not last):
+            whole = last or self.sharded  # which keeps sums in shards alone, and so no more memory
+            with nullcontext() if whole else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
                 self.accelerator.backward(each * self.world)  # wrapping averages over processes
             loss += each.detach()
         return float(self.accelerator.reduce(loss, "sum")), size
-
-    def _alone(self, alone: bool) -> AbstractContextManager:
-        """Whether each process keeps to itself the gradients of what is done now."""
-        if self.sharded:
-            self.wrapped.set_requires_gradient_sync(not alone)
-        return self.accelerator.no_sync(self.wrapped) if alone else nullcontext()
 
     def learn(self, epoch: int, places: list[int]) -> tuple[float, int]:
         """One step of the optimizer, after whatever the strategy does before it."""

@@ -26,6 +26,11 @@ FSDP = "ACCELERATE_USE_FSDP"
 FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # loads weights: transformers would obey
 
 
+def asked() -> bool:
+    """Whether there are processes to share the weights, and they were launched to do so."""
+    return on(FSDP) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def on(name: str) -> bool:
     """Whether a launch by accelerate asks for this. Raises Usage for what is no yes or no."""
     try:
@@ -55,7 +60,7 @@ class Sharded(nn.Module):
     def __init__(self, accelerator: Accelerator, model: nn.Module):
         super().__init__()
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        self.module = copy.deepcopy(model)
+        self.module = copy.deepcopy(model).to(accelerator.device)
         for part in self.module.parameters():  # of the first process, as in DDP
             broadcast(part.data, 0)
         lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
@@ -70,8 +75,9 @@ class Sharded(nn.Module):
 
 
 def whole(value: Any) -> Any:
-    """A tensor of all its shards; anything else as it is. To be called on every process."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    """A tensor of all its shards, in main memory; anything else as it is. To be called on every
+    process."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ def gather(model: nn.Module, live: nn.Module) -> None:
     """The weights of what is trained into the model, where that is another, on every process."""
     if live is not model:
         for own, part in zip(model.parameters(), live.parameters(), strict=True):
-            own.copy_(whole(part))
+            own.copy_(part.full_tensor())
 
 
 @torch.no_grad()
