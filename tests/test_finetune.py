@@ -133,7 +133,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(model, data, tmp
 
 
 def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
-    more = ("--steps", 12, *DYNAMIC, "--dropout", 0, "--evaluate-every", 1)
+    more = ("--steps", 20, *DYNAMIC, "--dropout", 0, "--evaluate-every", 1)
     one, two, logs = (tmp_path / name for name in ("one", "two", "logs"))
     assert run(arguments(model, data, one, *more)) == 0
     launch = ["--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 1000)]
@@ -148,7 +148,7 @@ def test_two_processes_select_and_learn_as_one(model, data, tmp_path):
         s["chosen"] for s in double["selections"]
     ]
     losses = [[h["loss"] for h in r["training"]["history"]] for r in (single, double)]
-    assert len(losses[0]) == 12
+    assert len(losses[0]) == 20
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-5
 
 
