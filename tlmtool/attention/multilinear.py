@@ -11,6 +11,7 @@ from tlmtool.attention import _full, _windows
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
 EPSILON = 1e-6
+SPREAD = 0.02  # of the first outputs
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class MultiLinear(Attention):
     def initial(self, heads: int, width: int, features: int) -> Tensors:
         """Gains 1; an even diagonal core or a normal full one; decays over 0.5 to 64 tokens, spaced
         evenly in log; a normal W^O, so that independent q, k, v of any variance give outputs of
-        variance about 1; under "full" (n / length)^2, of n tokens seen."""
+        standard deviation about SPREAD, small beside hidden states as those of an untrained softmax
+        attention (as large, they would drown the tokens); under "full" times n / length, of n
+        tokens seen."""
         shapes = self.shapes(heads, width, features)
         made = {name: torch.ones(shapes[name]) for name in shapes if name.startswith("gain")}
         if self.core == "diagonal":
@@ -96,7 +99,7 @@ class MultiLinear(Attention):
         for name in (n for n in shapes if n.startswith("rate")):
             reach = torch.logspace(-1, 6, self.terms, base=2)
             made[name] = -torch.expm1(1 / reach).log()  # sigmoid of it is exp(-1 / reach)
-        out = torch.randn(shapes["out"]) * heads**0.5  # the mean over blocks is 1 / sqrt(P)
+        out = SPREAD * torch.randn(shapes["out"]) * heads**0.5  # the mean over P is 1 / sqrt(P)
         made["out"] = out if self.w_o == "full" else out / shapes["out"][0]
         return made
 
