@@ -64,8 +64,16 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `hal
     },
 }
 FAMILY = {"mlm": "bert", "clm": "gpt2"}
-FIRST = ("softmax, 8 heads", "dimensionwise + mixer", "half dimensionwise + mixer")
-MATTER = {"mlm": (*FIRST, "multilinear conv"), "clm": (*FIRST, "multilinear decay")}
+MATTER = {  # of several seeds
+    "mlm": (
+        "softmax, 8 heads",
+        "dimensionwise + mixer",
+        "half dimensionwise + mixer",
+        "multilinear conv",
+        "half multilinear conv",
+    )
+}
+MATTER["clm"] = (*MATTER["mlm"], "multilinear decay")
 KEYS = {  # what the two families call the same
     "bert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
              "intermediate_size"),
@@ -92,7 +100,7 @@ def flags() -> argparse.Namespace:
     add("--steps", type=int, default=500)
     add("--tune-steps", type=int, default=300)
     add("--rates", default="1e-3,3e-3")
-    add("--seeds", type=int, default=3, help="of the four arms that matter; of others one")
+    add("--seeds", type=int, default=3, help="of the arms that matter; of others one")
     add("--device", default="cpu")
     given = parser.parse_args()
     given.arms = given.arms.split("|") if given.arms else list(ARMS[given.kind])

@@ -11,7 +11,7 @@ from tlmtool.attention import _full, _windows
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
 EPSILON = 1e-6
-SPREAD = 0.02  # of the first outputs
+SPREAD = 0.005  # of the first outputs
 
 
 @dataclass(frozen=True)
