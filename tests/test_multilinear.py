@@ -105,7 +105,7 @@ def test_decays_are_their_closed_form_at_length_2048_without_overflow(rate, caus
     left = (1 - (1 - lost) ** (i + 1)) / lost
     total = left if causal else left + left.flip(0) - 1
     # T = q k v = 1 up to the small number in the RMS
-    expected = (1 - (1 - lost) ** 2) * total**2
+    expected = lost**2 * total**2
     torch.testing.assert_close(y.double(), expected, rtol=2e-5, atol=0)
 
 
@@ -189,7 +189,8 @@ def test_outputs_start_at_the_size_that_is_said(form, causal):
         tensors = form.initial(blocks, rank, 64)
         qkv = [scale * torch.randn(4, blocks, LENGTH, rank) for _ in range(3)]
         out = form.apply(*qkv, tensors, causal=causal)
-        assert 0.4 < float(out.std()) / SPREAD < 1.6
+        least = 0.05 if form.w_o == "decay" else 0.4  # of means over up to 64 tokens
+        assert least < float(out.std()) / SPREAD < 1.6
 
 
 @pytest.mark.parametrize("form", FORMS[2:], ids=lambda f: f"{f.w_o}-{f.core}")

@@ -1,8 +1,8 @@
 """Sums that decay with distance, over the past or the future: linear time, any length.
 
-P_i[s] = c_s sum_{j <= i} lambda_s^(i-j) x_j with c_s = sqrt(1 - lambda_s^2), which keeps the size
-of independent x. Only powers with exponents >= 0 occur, so nothing overflows at any length. Rates
-come as log lambda (S,), x as (B, N, L), a state, P after some last token, as (B, S, L).
+P_i[s] = c_s sum_{j <= i} lambda_s^(i-j) x_j with c_s = 1 - lambda_s, a mean. Only powers with
+exponents >= 0 occur, so nothing overflows at any length. Rates come as log lambda (S,), x as
+(B, N, L), a state, P after some last token, as (B, S, L).
 """
 
 import torch
@@ -13,8 +13,8 @@ CHUNK = 16  # tokens that meet each other in one matrix product
 
 
 def size_of(log_rates: Tensor) -> Tensor:
-    """c (S,); the small number keeps its gradient finite at lambda = 1."""
-    return (1e-20 - torch.expm1(2 * log_rates)).sqrt()
+    """c (S,)"""
+    return -torch.expm1(log_rates)
 
 
 def sums(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ class MultiLinear(Attention):
              part. j and k count from the first real token.
     "decay"  W_i[j,k,:] = sum_{st} a_s(i-j) b_t(i-k) U[s,t,:], a_s(d) = c_s lambda_s^|d|, b likewise
              with rates of its own, each `terms` learned rates (so CP of terms^2 terms, whose two
-             scans cost as `terms` would); c_s = sqrt(1 - lambda_s^2), which keeps sums of
-             independent rows O(1). Not causal: both sides by distance, so left and right look
-             alike. Linear time, any length.
+             scans cost as `terms` would); c_s = 1 - lambda_s makes means of the sums, so that what
+             rows have in common does not grow with the reach. Not causal: both sides by distance,
+             so left and right look alike. Linear time, any length.
     "conv"   out_i = sum_{a,b < kernel} T[i,i-a,i-b] C[a,b,:], offsets centred where not causal (a -
              (kernel - 1) // 2): our definition of "feature extraction using convolution". Linear
              time, any length.
@@ -89,7 +89,7 @@ class MultiLinear(Attention):
         evenly in log; a normal W^O, so that independent q, k, v of any variance give outputs of
         standard deviation about SPREAD, small beside hidden states as those of an untrained softmax
         attention (as large, they would drown the tokens); under "full" times n / length, of n
-        tokens seen."""
+        tokens seen, and less under "decay", whose means of independent rows are small."""
         shapes = self.shapes(heads, width, features)
         made = {name: torch.ones(shapes[name]) for name in shapes if name.startswith("gain")}
         if self.core == "diagonal":
@@ -150,7 +150,7 @@ class MultiLinear(Attention):
         else:
             if self.w_o == "decay":
                 rates = [tensors[f"rate_{x}"].to(t).sigmoid()[:, None, None] for x in "kv"]
-                a, b = ((1 - r**2).sqrt() * r ** gaps.abs() for r in rates)  # (S, N, N)
+                a, b = ((1 - r) * r ** gaps.abs() for r in rates)  # (S, N, N)
             else:
                 ahead = 0 if causal else (self.kernel - 1) // 2
                 offsets = torch.arange(self.kernel, device=q.device)[:, None, None] - ahead
