@@ -189,7 +189,7 @@ def test_outputs_start_at_the_size_that_is_said(form, causal):
         tensors = form.initial(blocks, rank, 64)
         qkv = [scale * torch.randn(4, blocks, LENGTH, rank) for _ in range(3)]
         out = form.apply(*qkv, tensors, causal=causal)
-        least = 0.05 if form.w_o == "decay" else 0.4  # of means over up to 64 tokens
+        least = 0.2 if form.w_o == "decay" else 0.4  # of means over up to 64 tokens
         assert least < float(out.std()) / SPREAD < 1.6
 
 
