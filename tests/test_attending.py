@@ -37,6 +37,10 @@ def made(family: str, kernel: str, head: str = "lm", layers: slice = slice(None)
     plan = dict.fromkeys(attention_sites(model)[layers], KERNELS[kernel])
     torch.manual_seed(1)
     attend(model, plan)
+    with torch.no_grad():  # off their start, where some outputs are small
+        for name, parameter in model.named_parameters():
+            if ".kernel." in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return adopt(model).eval()
 
 

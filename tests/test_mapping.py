@@ -145,7 +145,7 @@ def test_a_layer_that_gives_no_numbers_is_named(kernel, wrong):
 def test_the_features_of_full_are_what_its_map_maps(core, causal):
     torch.manual_seed(0)
     form = MultiLinear(w_o="full", length=9, core=core)
-    tensors = form.initial(2, 4, 8)
+    tensors = {name: torch.randn_like(t) for name, t in form.initial(2, 4, 8).items()}
     q, k, v = (torch.randn(1, 2, 7, 4) for _ in range(3))
     rows = torch.tensor([0, 3, 6])
     x = form.features(q, k, v, tensors, rows, causal)
