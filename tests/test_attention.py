@@ -232,8 +232,12 @@ def test_the_counter_sees_inside_the_operator():
     """N C D^2 of pairs, and twice N D^2 of states, both ways round: all of it by hand."""
     q = torch.randn(1, 4, 32, D)
     with FlopCounterMode(display=False) as counter:
-        _prefix.prefix(q, q, q, torch.randn(4, D, D), None)
-    assert counter.get_total_flops() == 2 * 4 * 32 * D * D * (9 / 2 + 2)
+        _prefix.prefix(q, q, q, torch.randn(4, D, D), None, None)
+    plain = 2 * 4 * 32 * D * D * (9 / 2 + 2)
+    assert counter.get_total_flops() == plain
+    with FlopCounterMode(display=False) as counter:
+        _prefix.prefix(q, q, q, torch.randn(4, D, D), None, 1e-4)
+    assert counter.get_total_flops() == plain + 2 * 4 * 32 * 16 * 2 * D  # squares of q and k
 
 
 @both_ways

@@ -4,14 +4,14 @@ Fresh memory for every block would cost more than the arithmetic on it.
 """
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
 CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
 BLOCK = 256  # tokens that go through the buffers at once
-STATE = 1 << 14  # numbers in the S of the rows that go through the buffers at once
+STATE = 1 << 15  # numbers in the S of the rows that go through the buffers at once
 
 
 def _even(total: int, most: int) -> tuple[int, int]:
@@ -44,24 +44,23 @@ class Blocks:
         self.sizes, self.few = (texts, heads, chunks * self.c), (texts, heads)
         rows, new = texts * heads, tensors[0].new_zeros
         self.held = [new(rows, chunks, self.c, x.shape[-1]) for x in tensors]
-        self.states = new(rows, chunks, j, m)  # S at the end of each chunk
-        self.before = new(rows, j, m)  # S of what lies before the block
-        ends = [self.before, *self.states.unbind(1)]
-        self.steps = list(zip(ends[1:], ends[:-1], strict=True))
+        self.past = new(rows, j, m)  # S before the block
+        states = tensors[0].new_empty(rows * chunks + 1, j, m)  # S after each chunk, and before it
+        self.after, self.seen = (x.unflatten(0, (rows, chunks)) for x in (states[1:], states[:-1]))
+        self.steps = list(pairwise([self.past, *self.after.unbind(1)]))
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
         """(texts, heads, tokens) of each block, once it is in the buffers."""
         texts, heads, tokens = map(_slices, self.tensors[0].shape, self.sizes)
         tokens = list(tokens)
         for b, h in product(texts, heads):
-            self.before.zero_()
+            self.past.zero_()
             for place in ((b, h, n) for n in tokens):
                 for x, held in zip(self.tensors, self.held, strict=True):
                     if place[2].stop - place[2].start < self.sizes[2]:
                         held.zero_()
                     self.within(held, place).copy_(x[place])
                 yield place
-                self.before.copy_(self.states[:, -1])
 
     def rows(self, buffer: Tensor, b: slice, h: slice) -> Tensor:
         """The part of a buffer (rows, ...) that these fill, (texts, heads, ...)"""
@@ -72,11 +71,19 @@ class Blocks:
         b, h, n = place
         return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
 
-    def scan(self) -> None:
-        """States of the first two tensors, from what was before on."""
-        outer(self.held[0], self.held[1], self.states)
-        for state, last in self.steps:
-            state.add_(last)
+    def scan(self, weights: Tensor | None = None) -> Tensor:
+        """S of the first two tensors before each chunk, (rows, chunks, J, M), each sum times
+        `weights` (rows, J, M)."""
+        outer(self.held[0], self.held[1], self.after)
+        for last, state in self.steps:
+            if weights is None:
+                state.add_(last)
+            else:
+                torch.addcmul(last, state, weights, out=state)
+        last = self.after[:, -1].clone()
+        self.seen[:, 0] = self.past  # in place of the last of the row above
+        self.past.copy_(last)
+        return self.seen
 
     def pairs(self, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(x_i, y_{i-d}, a buffer for their product) for each d: views, (rows, chunks, C - d, .)"""

@@ -1,13 +1,36 @@
-"""A matmul of each head whose result lies as the output projection takes it: an operator."""
+"""Operators on all tokens of a head, in little fresh memory."""
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import bmm_flop, register_flop_formula
 
+PIECE = 1 << 18  # numbers whose squares are held at once, where that is no less than
+LEAST = 64  # tokens
+
 
 def empty(like: Tensor) -> Tensor:
     """(B, H, N, .) as given, in memory (B, N, H, .)."""
     return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
+
+
+@torch.library.custom_op("tlm::squares", mutates_args=())
+def squares(x: Tensor) -> Tensor:
+    """The sum of x^2 over tokens, piece by piece: (B, H, N, D) -> (B, H, D)."""
+    out = x.new_zeros(x.shape[0], x.shape[1], x.shape[3])
+    for piece in x.split(max(LEAST, PIECE // out.numel()), 2):
+        out += piece.square().sum(2)
+    return out
+
+
+@squares.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], x.shape[3])
+
+
+squares.register_autograd(
+    lambda ctx, grad: 2 * grad[:, :, None] * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 @torch.library.custom_op("tlm::by_head", mutates_args=())

@@ -3,8 +3,9 @@
 out_i[j] = sum_{n <= i} sum_m w[j, m] q_n[j] k_n[m] v_i[m], for q (B, H, N, J), k and v
 (B, H, N, M) and w (H, J, M), each head of each text by itself. It is an operator of torch
 (`tlm::prefix`), so that `torch.compile` takes it whole, meta tensors pass and the FLOP counter
-knows it. With an `eps`, row j is divided by sqrt(eps + sum_{n <= i} q_n[j]^2) and v_i[m] by
-sqrt(eps + sum_{n <= i} k_n[m]^2), while they are in the cache.
+knows it. With a `size`, v_i is multiplied by size_i; with an `eps`, row j is divided by
+sqrt(eps + sum_{n <= i} q_n[j]^2) and v_i[m] by sqrt(eps + sum_{n <= i} k_n[m]^2): all while they
+are in the cache.
 
 With S_i = sum_{n <= i} q_n k_n^T, out_i = (w o S_i) v_i. N is cut into chunks of C tokens: S of
 what lies before a chunk is a matmul and a sum, and meets the chunk by a matmul; inside a chunk,
@@ -26,54 +27,76 @@ from tlmtool.attention._heads import empty
 from tlmtool.attention._linear import inverse_norms
 
 
-def _inverse_norms(x: Tensor, sums: Tensor, last: Tensor) -> Tensor:
-    """1 / sqrt of the sums of x^2 (g, n, C, .) up to each token, in the buffer `sums`; `last`
-    (g, .): the sum before, and then after, the block."""
-    torch.mul(x, x, out=sums)
-    for i in range(1, x.shape[2]):
-        sums[:, :, i].add_(sums[:, :, i - 1])
-    past = sums[:, :, -1].cumsum(1).add_(last[:, None])  # after each chunk
-    sums[:, 0].add_(last[:, None])
-    sums[:, 1:].add_(past[:, :-1, None])
-    last.copy_(past[:, -1])
-    return sums.rsqrt_()
+def _run(c: int, chunks: int) -> int:
+    """Tokens whose squares one matmul adds up."""
+    return c if chunks % 2 else 2 * c
+
+
+class _Norms:
+    """The root of the sum of x^2, x (g, n, C, .), up to each token, block after block; `squares`
+    is overwritten."""
+
+    def __init__(self, x: Tensor, squares: Tensor):
+        (g, n, c, width), self.found = x.shape, torch.empty_like(x)
+        run = _run(c, n)
+        self.upto = x.new_ones(run, run).tril().expand(g * n * c // run, run, run)
+        self.x, self.squares = x, squares
+        self.runs = [each.view(-1, run, width) for each in (squares, self.found)]
+        self.sums = self.found.view(g, -1, run, width)
+        self.past = x.new_empty(g, n * c // run + 1, 1, width)  # before each run, after the last
+
+    def start(self, eps: float) -> None:
+        self.past[:, -1] = eps
+
+    def __call__(self) -> Tensor:
+        torch.mul(self.x, self.x, out=self.squares)
+        torch.bmm(self.upto, self.runs[0], out=self.runs[1])
+        self.past[:, 0] = self.past[:, -1]
+        self.past[:, 1:] = self.sums[:, :, -1:]
+        torch.cumsum(self.past, 1, out=self.past)
+        self.sums.add_(self.past[:, :-1])
+        return self.found.sqrt_()
 
 
 @torch.library.custom_op("tlm::prefix", mutates_args=())
-def prefix(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
-    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), in memory (B, N, H, J)."""
+def prefix(
+    q: Tensor, k: Tensor, v: Tensor, w: Tensor, size: Tensor | None, eps: float | None
+) -> Tensor:
+    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M), size (B, 1, N, 1) -> (B, H, N, J), in
+    memory (B, N, H, J)."""
     blocks = Blocks((k, q, v), *w.mT.shape[1:])  # S^T: what follows is then of rows by rows,
     k_, q_, v_ = blocks.held  # which takes half the time of rows by columns
     out, y = empty(q), torch.empty_like(q_)
-    kernel, seen = torch.zeros_like(blocks.before), torch.empty_like(blocks.states)
-    sums = [torch.empty_like(x) for x in (q_, k_)] if eps is not None else []
-    lasts = [x.new_empty(len(x), x.shape[-1]) for x in sums]
-    mapped = [z for _, _, z in blocks.pairs(q_, q_)]
+    kernel = torch.zeros_like(blocks.past)
+    products, mapped = blocks.pairs(v_, k_), [z for _, _, z in blocks.pairs(q_, q_)]
     pairs = [
         (*vkp, vkp[2].flatten(1, 2), z, z.flatten(1, 2), y[:, :, d:], q_[:, :, : blocks.c - d])
-        for d, (vkp, z) in enumerate(zip(blocks.pairs(v_, k_), mapped, strict=True))
+        for d, (vkp, z) in enumerate(zip(products, mapped, strict=True))
     ]
-    for texts, heads, tokens in blocks:
+    norms = [_Norms(q_, mapped[0]), _Norms(k_, products[0][2])] if eps is not None else []
+    for place in blocks:
+        texts, heads, tokens = place
         if tokens.start == 0:
             blocks.rows(kernel, texts, heads).copy_(w[heads].mT)
-            for last in lasts:
-                last.fill_(eps)
-        y.zero_()
-        if eps is not None:
-            rows, columns = map(_inverse_norms, (q_, k_), sums, lasts)
-            v_.mul_(columns)
-        for later, earlier, p, p_flat, z, z_flat, to, of in pairs:
+            for each in norms:
+                each.start(eps)
+        if size is not None:
+            blocks.within(v_, place).mul_(size[texts, :, tokens])
+        if norms:
+            rows, columns = (each() for each in norms)
+            v_.div_(columns)
+        for d, (later, earlier, p, p_flat, z, z_flat, to, of) in enumerate(pairs):
             torch.mul(later, earlier, out=p)
             torch.bmm(p_flat, kernel, out=z_flat)
-            to.addcmul_(z, of)
-        blocks.scan()
-        torch.mul(blocks.before, kernel, out=seen[:, 0])  # by each chunk: w o S before it
-        torch.mul(blocks.states[:, :-1], kernel[:, None], out=seen[:, 1:])
-        y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), seen.flatten(0, 1))
-        if eps is not None:
-            y.mul_(rows)
-        place = texts, heads, tokens
-        out[place] = blocks.within(y, place)
+            if d:
+                to.addcmul_(z, of)
+            else:
+                torch.mul(z, of, out=to)
+        y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), blocks.scan(kernel).flatten(0, 1))
+        if norms:
+            torch.div(blocks.within(y, place), blocks.within(rows, place), out=out[place])
+        else:
+            out[place] = blocks.within(y, place)
     return out
 
 
@@ -83,8 +106,8 @@ def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
     j, m = q.shape[-1], k.shape[-1]
     blocks = Blocks((q, k, v, grad), j, m)
     q_, k_, v_, g_ = blocks.held
-    out, crossed = q.new_zeros(q.shape[1], j, m), torch.empty_like(blocks.states)
-    found = torch.empty_like(blocks.before)
+    out, crossed = q.new_zeros(q.shape[1], j, m), torch.empty_like(blocks.seen)
+    found = torch.empty_like(blocks.past)
     pairs = list(zip(blocks.pairs(v_, k_), blocks.pairs(g_, q_), strict=True))
     for texts, heads, _ in blocks:
         found.zero_()
@@ -92,16 +115,14 @@ def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
             torch.mul(v_i, k_n, out=p)
             torch.mul(g_i, q_n, out=z)
             found.baddbmm_(z.flatten(1, 2).mT, p.flatten(1, 2))
-        blocks.scan()
-        outer(g_, v_, crossed)
-        found.addcmul_(blocks.before, crossed[:, 0])
-        found.add_(crossed[:, 1:].mul_(blocks.states[:, :-1]).sum(1))
+        outer(g_, v_, crossed).mul_(blocks.scan())
+        found.add_(crossed.sum(1))
         out[heads] += blocks.rows(found, texts, heads).sum(0)
     return out
 
 
 @prefix.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+def _(q: Tensor, *args) -> Tensor:
     return empty(q)
 
 
@@ -120,29 +141,32 @@ def _back(x: Tensor) -> Tensor:
 
 
 def _gradient(ctx, grad: Tensor) -> tuple:
-    q, k, v, w, out = ctx.saved_tensors
-    if ctx.eps is None:
-        return *_plain_gradient(grad, q, k, v, w, ctx.needs_input_grad), None
-    row, column = inverse_norms(q, ctx.eps), inverse_norms(k, ctx.eps)
-    needs = (*ctx.needs_input_grad[:2], True, ctx.needs_input_grad[3])
-    of_q, of_k, of_v, of_w = _plain_gradient(row * grad, q, k, column * v, w, needs)
-    of_v = column * of_v
-    if needs[0]:  # the sums of squares: d row = -row^3 q dq for each token after
-        of_q = of_q - q * _back(_back(row.square() * grad * out).cumsum(2))
-    if needs[1]:
-        of_k = of_k - k * _back(_back(column.square() * v * of_v).cumsum(2))
-    return of_q, of_k, of_v, of_w, None
+    q, k, v, w, size, out = ctx.saved_tensors
+    needs, scale, late = list(ctx.needs_input_grad[:4]), size, grad
+    if ctx.eps is not None:
+        row, column = inverse_norms(q, ctx.eps), inverse_norms(k, ctx.eps)
+        scale, late = column if size is None else column * size, row * grad
+        needs[2] = needs[1] or needs[2]
+    scaled = v if scale is None else scale * v
+    of_q, of_k, of_v, of_w = _plain_gradient(late, q, k, scaled, w, needs)
+    of_v = of_v if of_v is None or scale is None else scale * of_v
+    if ctx.eps is not None:  # the sums of squares: d row = -row^3 q dq for each token after
+        if of_q is not None:
+            of_q = of_q - q * _back(_back(row.square() * grad * out).cumsum(2))
+        if of_k is not None:
+            of_k = of_k - k * _back(_back(column.square() * v * of_v).cumsum(2))
+    return of_q, of_k, of_v, of_w, None, None
 
 
 def _plain_gradient(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, w: Tensor, needs: tuple[bool, ...]
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, w: Tensor, needs: list[bool]
 ) -> tuple:
     """That of q, k, v and w, where there is no eps; None where it is not needed."""
     late, seen = _back(grad), _back(v)
     return (
-        _back(prefix(late, seen, _back(k), w, None)) if needs[0] else None,
-        _back(prefix(seen, late, _back(q), w.mT, None)) if needs[1] else None,
-        prefix(k, q, grad, w.mT, None) if needs[2] else None,
+        _back(prefix(late, seen, _back(k), w, None, None)) if needs[0] else None,
+        _back(prefix(seen, late, _back(q), w.mT, None, None)) if needs[1] else None,
+        prefix(k, q, grad, w.mT, None, None) if needs[2] else None,
         prefix_kernel(q, k, v, grad) if needs[3] else None,
     )
 
@@ -151,11 +175,14 @@ prefix.register_autograd(_gradient, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.tlm.prefix)
-def prefix_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
+def prefix_flops(
+    q: torch.Size, k: torch.Size, v=None, w=None, size=None, eps: float | None = None, **kwargs
+) -> int:
     """FLOPs of the matmuls of `prefix`, by the shapes of q and k, padding of blocks included."""
     (j, m), (cuts, c) = (q[-1], k[-1]), cut(q, k[-1])
     chunks = prod(parts * size for parts, size in cuts)  # of all heads and texts
-    return 2 * chunks * (c * (c + 1) // 2 + 2 * c) * j * m  # pairs; states, made and used
+    norms = c * _run(c, cuts[-1][1]) * (j + m) if eps is not None else 0
+    return 2 * chunks * ((c * (c + 1) // 2 + 2 * c) * j * m + norms)  # pairs; states, made and used
 
 
 @register_flop_formula(torch.ops.tlm.prefix_kernel)
@@ -163,8 +190,10 @@ def _kernel_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
     return prefix_flops(q, k)
 
 
-def by_kernel(q: Tensor, k: Tensor, v: Tensor, w: Tensor, eps: float | None) -> Tensor:
+def by_kernel(
+    q: Tensor, k: Tensor, v: Tensor, w: Tensor, size: Tensor | None, eps: float | None
+) -> Tensor:
     """`prefix` of q, k, v (B, H, N, D) for each kernel of w (H, c, D, D) -> (B, H, N, c, D)"""
     c, d = w.shape[1:3]
     q = q.repeat(1, 1, 1, c) if c > 1 else q
-    return prefix(q, k, v, w.flatten(1, 2), eps).unflatten(-1, (c, d))
+    return prefix(q, k, v, w.flatten(1, 2), size, eps).unflatten(-1, (c, d))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
-from tlmtool.attention._heads import by_head
+from tlmtool.attention._heads import by_head, squares
 from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms_flops
 from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
@@ -93,7 +93,7 @@ class DimensionWise(Attention):
         with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
             n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
-            sums = [x.square().sum(2) for x in (q, k)] if self.f == "cosine" else (None, None)
+            sums = [squares(x) for x in (q, k)] if self.f == "cosine" else (None, None)
             s = self._f(q.mT @ k, n, *sums, t["temperature"])
             out = _meet(v, s, t)
             v = pad(v, (0, 0, *self._around(False))) if self.mixer > 1 else v
@@ -147,7 +147,8 @@ class DimensionWise(Attention):
         if self._thin((b, h, n, d)):
             norms = 2 * norms_flops(b, h, n, d) if self.f == "cosine" else 0
             return linear_flops(b, h, n, d, c, r) + norms + 2 * mixer
-        return prefix_flops((b, h, n, c * d), (b, h, n, d)) + 2 * (kernel + mixer)
+        eps = EPS if self.f == "cosine" else None
+        return prefix_flops((b, h, n, c * d), (b, h, n, d), eps=eps) + 2 * (kernel + mixer)
 
     def _check(self, causal: bool) -> None:
         if causal and not self.causal:
@@ -197,19 +198,21 @@ class DimensionWise(Attention):
             n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
             which = "kernel" if self.rank is None else "left"  # which takes the temperature along
             t[which] = t[which] * t["temperature"][:, None, None, None]
-            row, column = None, v  # f(S_i)[j, m] = t size_i row_i[j] S_i[j, m] column_i[m]
+            row, column = None, v  # f(S_i)[j, m] = t row_i[j] S_i[j, m] column_i[m] size_i
             size = (n / (n + q.shape[3])).sqrt() if self.f == "cosine" else 1 / n.clamp(min=1)
             thin, eps = self._thin(q.shape), EPS if self.f == "cosine" else None
-            if eps and (state or thin):  # else inside of `prefix`
-                row = inverse_norms(q, old.get("qq", EPS))
-                column, eps = inverse_norms(k, old.get("kk", EPS)) * v, None
+            if state or thin:  # else inside of `prefix`
+                column, size = v * size, None
+                if eps:
+                    row = inverse_norms(q, old.get("qq", EPS))
+                    column, eps = inverse_norms(k, old.get("kk", EPS)) * column, None
             if thin:
                 out = linear(q, k, column, t["left"], t["right"])
             else:
-                out = by_kernel(q, k, column, _kernel(t), eps)
+                out = by_kernel(q, k, column, _kernel(t), size, eps)
             if state:
                 out = out + _meet(column, old["s"], t)
-            out = (out if row is None else out * row[..., None, :]) * size[..., None]
+            out = out if row is None else out * row[..., None, :]
             if before:
                 v = torch.cat([old["v"], v], 2) if state else pad(v, (0, 0, before, 0))
             new = self._after(q, k, v, n[:, :, -1:], old) if keep else {}
