@@ -5,12 +5,16 @@ A window K_i (A, L) is what token i sees of k (B, N, L), L all blocks and ranks:
 time: they are larger than k by A.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from tlmtool.attention._decay import following, later, sums
 
+EPSILON = 1e-6  # of a mean square
+PIECE = 1 << 18  # numbers of k that are normalised at once, where that is no less than LEAST
 SPAN = 1 << 18  # numbers in the windows of a span, where that is no less than
 LEAST = 64  # tokens
 
@@ -27,26 +31,75 @@ def meet(q: Tensor, core: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
     return (met @ v.mT).flatten(2)
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def normal(x: Tensor, real: Tensor | None) -> Tensor:
+    """x (B, P, N, R) / its RMS over R, zero on padding, at least float32."""
+    x = wide(x if real is None else x.masked_fill(~real[:, None, :, None], 0))
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * torch.rsqrt(norm.square() / x.shape[-1] + EPSILON)
+
+
 def conv(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    real: Tensor | None,
+    scale: Tensor,
     core: Tensor | None,
     kernel: int,
-    state: State | None,
     ahead: int,
+    state: State | None,
 ) -> tuple[Tensor, State]:
-    """F with K_i[a] = k_{i-a+ahead}; the state is the last `kernel` - 1 rows of k and of v."""
-    n, behind = q.shape[1], kernel - 1 - ahead
+    """F with K_i[a] = k_{i-a+ahead}, of q, k and v (B, P, N, R) as they come: normalised, and q
+    times `scale` (P, R). In pieces of N, since fresh memory for all of it would cost more than the
+    arithmetic; queries come `ahead` tokens late, when all that they see is there. The state is the
+    last `kernel` - 1 rows of k and of v."""
+    b, p, n, r = qkv[0].shape
+    step, found = max(LEAST, PIECE // (b * p * r)), []
+    ends = [*range(step, n + ahead, step), n + ahead]
+    late = [end - ahead for end in ends]
+    places = (late, ends, ends)
+    pieces = [_cut(x, 2, at) for x, at in zip(qkv, places, strict=True)]
+    masks = [_cut(real, 1, at) if real is not None else [None] * len(at) for at in places]
+    for place, end in enumerate(ends):
+        size = end - step * place
+        q, k, v = (
+            _filled(normal(x[place], mask[place]).transpose(1, 2), size, front)
+            for x, mask, front in zip(pieces, masks, (True, False, False), strict=True)
+        )
+        features, state = _conv(q * scale, k.flatten(2), v.flatten(2), core, kernel, state)
+        found.append(features)
+    return torch.cat(found, 1)[:, ahead:], state
+
+
+def _cut(x: Tensor, axis: int, ends: list[int]) -> tuple[Tensor, ...]:
+    """x up to each of the places `ends`, as far as it reaches. (The gradient of a slice would be
+    as large as the whole.)"""
+    stops = [min(max(end, 0), x.shape[axis]) for end in (0, *ends)]
+    return x.split([stop - start for start, stop in pairwise(stops)], axis)
+
+
+def _filled(x: Tensor, size: int, front: bool) -> Tensor:
+    """x (B, N, P, R) with zero rows, `size` in all."""
+    short = size - x.shape[1]
+    return pad(x, (0, 0, 0, 0, *((short, 0) if front else (0, short)))) if short else x
+
+
+def _conv(
+    q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, kernel: int, state: State | None
+) -> tuple[Tensor, State]:
+    """F with K_i[a] = k_{i-a}, and the last rows."""
+    n = q.shape[1]
     if state is None:
-        padded = [pad(x, (0, 0, behind, ahead)) for x in (k, v)]
-    else:
-        padded = [torch.cat([state[name], x], 1) for name, x in (("k", k), ("v", v))]
+        state = {name: k.new_zeros(len(k), kernel - 1, k.shape[2]) for name in "kv"}
+    rows = [torch.cat([state[name], x], 1) for name, x in (("k", k), ("v", v))]
     step = _span(q, kernel, core)
-    windows = (x.unfold(1, kernel, 1).mT.split(step, 1) for x in padded)
+    windows = (x.unfold(1, kernel, 1).mT.split(step, 1) for x in rows)
     found = [meet(q, core, k, v) for q, k, v in zip(q.split(step, 1), *windows, strict=True)]
     turned = torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2)
-    return turned, {name: x[:, n:].clone() for name, x in zip("kv", padded, strict=True)}
+    return turned, {name: x[:, n:].clone() for name, x in zip("kv", rows, strict=True)}
 
 
 def decay(

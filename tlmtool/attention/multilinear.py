@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tlmtool.attention import _full, _windows
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
-EPSILON = 1e-6
 SPREAD = 0.005  # of the first outputs
 
 
@@ -120,7 +119,7 @@ class MultiLinear(Attention):
                 return (found @ tensors["out"].flatten(0, 1).to(found)).to(dtype)
             to, back = _full.places(real, q.shape[2])
             q, k, v = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
-            mixed = _full.mix(q, k, v, self._core(tensors, q), tensors["out"], causal)
+            mixed = _full.mix(q, k, v, self._core(tensors), tensors["out"], causal)
             return _full.moved(mixed / self.length, back, 1).to(dtype)
 
     def naive(
@@ -135,12 +134,16 @@ class MultiLinear(Attention):
         n = q.shape[2]
         self._refuse_longer(n)
         (to, back), dtype = _full.places(real, n), q.dtype
-        q, k, v = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
-        core = self._core(tensors, q)
-        if core is None:
-            t = torch.einsum("bpir,bpjr,bpkr->bijk", q, k, v)
+        q, k, v = (
+            _full.moved(_windows.normal(x, real) * tensors[f"gain_{name}"].to(x)[:, None], to, 2)
+            for name, x in (("q", q), ("k", k), ("v", v))
+        )
+        core = tensors["core"].to(q)
+        if self.core == "diagonal":
+            core = core.softmax(-1) * core.shape[1] ** 0.5
+            t = torch.einsum("pr,bpir,bpjr,bpkr->bijk", core, q, k, v) / len(core)
         else:
-            t = torch.einsum("prst,bpir,bpjs,bpkt->bijk", core, q, k, v)
+            t = torch.einsum("prst,bpir,bpjs,bpkt->bijk", core, q, k, v) / len(core)
         gaps = torch.arange(n, device=q.device)[:, None] - torch.arange(n, device=q.device)  # i - j
         if causal:
             t = t * (gaps >= 0)[:, :, None] * (gaps >= 0)[:, None]
@@ -165,7 +168,7 @@ class MultiLinear(Attention):
         T / length, zero where the text has no tokens. (M, length, length)"""
         with exact(q):
             q, k, v = self._ready(q, k, v, tensors, None)
-            t = _full.seen(q, k, v, self._core(tensors, q), rows, causal) / self.length
+            t = _full.seen(q, k, v, self._core(tensors), rows, causal) / self.length
         short = self.length - q.shape[2]
         return nn.functional.pad(t, (0, short, 0, short))
 
@@ -206,31 +209,33 @@ class MultiLinear(Attention):
 
     def _relative(self, q, k, v, tensors, real, causal, state=None) -> tuple[Tensor, State]:
         """(features (B, N, S S), state) of decay and conv"""
-        q, k, v = (x.transpose(1, 2) for x in self._ready(q, k, v, tensors, real))
-        ready = q, k.flatten(2), v.flatten(2), self._core(tensors, q)
+        core = self._core(tensors)
         if self.w_o == "conv":
-            ahead = 0 if causal else (self.kernel - 1) // 2
-            return _windows.conv(*ready, self.kernel, state, ahead)
+            ahead, scale = 0 if causal else (self.kernel - 1) // 2, self._scale(tensors)
+            return _windows.conv((q, k, v), real, scale, core, self.kernel, ahead, state)
+        q, k, v = (x.transpose(1, 2) for x in self._ready(q, k, v, tensors, real))
         rates = tuple(nn.functional.logsigmoid(tensors[f"rate_{name}"].to(q)) for name in "kv")
-        return _windows.decay(*ready, rates, state, causal)
+        return _windows.decay(q, k.flatten(2), v.flatten(2), core, rates, state, causal)
 
     def _ready(self, q, k, v, tensors, real) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised, zero on padding, at least float32; a diagonal core and the mean over blocks
-        are in q."""
-        dtype, made = torch.promote_types(q.dtype, torch.float32), []
-        for name, x in (("q", q), ("k", k), ("v", v)):
-            if real is not None:
-                x = x.masked_fill(~real[:, None, :, None], 0)
-            x = x.to(dtype)
-            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)
-            made.append(x * tensors[f"gain_{name}"].to(dtype)[:, None])
-        scale = 1 / q.shape[1]
-        if self.core == "diagonal":
-            scale = scale * q.shape[3] ** 0.5 * tensors["core"].to(dtype).softmax(-1)[:, None]
-        return made[0] * scale, *made[1:]
+        q, k, v = (_windows.normal(x, real) for x in (q, k, v))
+        return q * self._scale(tensors)[:, None], k, v
 
-    def _core(self, tensors: Tensors, like: Tensor) -> Tensor | None:
-        return None if self.core == "diagonal" else tensors["core"].to(like)
+    def _scale(self, tensors: Tensors) -> Tensor:
+        """(P, R), of q: the mean over blocks, a diagonal core and all gains."""
+        gains, core = [_windows.wide(tensors[f"gain_{name}"]) for name in "qkv"], tensors["core"]
+        scale = gains[0] / len(core)
+        if self.core == "diagonal":
+            scale = scale * gains[1] * gains[2]
+            scale = scale * _windows.wide(core).softmax(-1) * core.shape[1] ** 0.5
+        return scale
+
+    def _core(self, tensors: Tensors) -> Tensor | None:
+        """A full core with the gains of k and v, (P, R, R, R)"""
+        if self.core == "diagonal":
+            return None
+        core, k, v = (_windows.wide(tensors[name]) for name in ("core", "gain_k", "gain_v"))
+        return core * k[:, None, :, None] * v[:, None, None]
 
     def _refuse_longer(self, n: int) -> None:
         if self.length is not None and n > self.length:
