@@ -5,17 +5,16 @@ python benchmarks/attention.py --quick          # N up to 2048
 python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloat16
 
 Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
-in the order that the output projection takes. Batch 1.
+in the order that the output projection takes. Batch 1. Waiting threads do what torch lets them:
+set OMP_WAIT_POLICY=passive, and those of short steps, as of the causal kernel, wake too slowly.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from statistics import median
 
-from side_by_side import Result, Setup, main, timed, turns  # before torch: sets threads up
-
-# isort: split
 import torch
+from side_by_side import Result, Setup, main, timed, turns
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

@@ -7,6 +7,7 @@ python benchmarks/compress.py --only btd,svd --device cuda --out result.json
 
 import copy
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from side_by_side import Goal, Result, Setup, main, timed, turns  # before torch: sets threads up
+# Waiting threads sleep: of themselves they spin, which stalls short operations on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 # isort: split
 import torch
+from side_by_side import Goal, Result, Setup, main, timed, turns
 from torch import Tensor
 from transformers import AutoModel, BertConfig
 from transformers.utils import logging

@@ -6,15 +6,18 @@ python benchmarks/overparam.py --only step,papers --device cuda --dtype bfloat16
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from functools import reduce
 from statistics import median
 from typing import Any
 
-from side_by_side import Result, Setup, main, turns  # before torch: sets threads up
+# Waiting threads sleep: of themselves they spin, which stalls short operations on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 # isort: split
 import torch
+from side_by_side import Result, Setup, main, turns
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig
 

@@ -1,8 +1,7 @@
 """The frame of a measurement beside peers: flags, turns, results, the table and the JSON.
 
 Ours and the peer take turns in one run (A B A B ...), so that what else the machine does meets
-both; a ratio is one of medians. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless it is set):
-of themselves they spin, which on a busy machine stalls whoever runs many short operations.
+both; a ratio is one of medians.
 """
 
 import argparse
@@ -17,8 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 import torch
 from rich import box
@@ -135,7 +132,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "load": os.getloadavg()[0],
     }
 
