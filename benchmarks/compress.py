@@ -133,7 +133,7 @@ def _beside_tensorly(case: str, form: BTD, sample: list[Tensor], setup: Setup) -
     contenders = {"ours": form.decompose, "rough": form.rough().decompose, "tensorly": deflate}
     with tl.backend_context("pytorch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seconds, found = turns(sample, contenders, 2 if setup.quick else 3, setup.device)
+        seconds, found = turns(sample, contenders, 2 if setup.quick else 3, setup.device, keep=True)
     near = {who: [unfold(f) for f in found[who]] for who in ("ours", "rough")}
     left = zip(sample, found["tensorly"], strict=True)
     near["tensorly"] = [w.double() - rest.flatten(0, 1) for w, rest in left]
@@ -159,7 +159,7 @@ def svd(setup: Setup) -> Iterator[Result]:
         return {"left": (u[:, :r] * sigma[:r]).to(weight.dtype), "right": v[:r].to(weight.dtype)}
 
     contenders = {"ours": lambda w: form(w).decompose(w), "torch": truncated}
-    seconds, found = turns(weights, contenders, 2 if setup.quick else 3, setup.device)
+    seconds, found = turns(weights, contenders, 2 if setup.quick else 3, setup.device, keep=True)
     yield timed(f"{name}, {len(weights)} matrices", seconds, ("<=", 0.6))
     errors = {
         who: mean(off(w, form(w).reconstruct(f)) for w, f in zip(weights, factors, strict=True))

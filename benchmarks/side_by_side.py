@@ -61,9 +61,14 @@ Row = Callable[[Setup], Iterator[Result]]
 
 
 def turns(
-    items: list[Any], contenders: dict[str, Callable], runs: int, device: str = "cpu"
+    items: list[Any],
+    contenders: dict[str, Callable],
+    runs: int,
+    device: str = "cpu",
+    keep: bool = False,
 ) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
-    """Seconds of each contender over all items, {name: one a repetition}, and its last results.
+    """Seconds of each contender over all items, {name: one a repetition}, and, to `keep`, its last
+    results; else their memory is given back before the next turn, as in use it would be.
 
     They take turns on each item, after a warm-up on the first.
     """
@@ -75,9 +80,11 @@ def turns(
             for name, work in contenders.items():
                 wait()
                 start = time.perf_counter()
-                results[name].append(work(item))
+                made = work(item)
                 wait()
                 spent[name] += time.perf_counter() - start
+                results[name] += [made] if keep else []
+                del made
         for name in contenders if turn >= 0 else ():
             seconds[name].append(spent[name])
     return seconds, results
