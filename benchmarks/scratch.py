@@ -64,16 +64,14 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `hal
     },
 }
 FAMILY = {"mlm": "bert", "clm": "gpt2"}
-MATTER = {  # of several seeds
-    "mlm": (
-        "softmax, 8 heads",
-        "dimensionwise + mixer",
-        "half dimensionwise + mixer",
-        "multilinear conv",
-        "half multilinear conv",
-    )
-}
-MATTER["clm"] = (*MATTER["mlm"], "multilinear decay")
+MATTER = [  # of several seeds
+    "softmax, 8 heads",
+    "dimensionwise + mixer",
+    "half dimensionwise + mixer",
+    "multilinear conv",
+    "half multilinear conv",
+    "multilinear decay",
+]
 KEYS = {  # what the two families call the same
     "bert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
              "intermediate_size"),
@@ -233,7 +231,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(given.seeds):
         for name in given.arms:
-            if seed and name not in MATTER[given.kind]:
+            if seed and name not in MATTER:
                 continue
             slug = name.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
             rate = study.rate(slug, arms[name])

@@ -36,7 +36,12 @@ class MissingDependency(Failure, ImportError):
     code = 5
 
 
+def processes() -> int:
+    """How many were launched together, by torchrun or accelerate."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_alone(what: str) -> None:
     """Raises Usage where several processes were launched for what one does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise Usage(f"{what} runs in one process: launch it without torchrun or accelerate")

@@ -43,8 +43,8 @@ class Outcome:
     def loss(self, since: int = 0) -> float:
         """The mean loss of the examples (or predicted tokens) seen after so many steps."""
         sizes = self.sizes[since:]
-        whole = sum(loss * n for loss, n in zip(self.losses[since:], sizes, strict=True))
-        return whole / max(1, sum(sizes))
+        total = sum(loss * n for loss, n in zip(self.losses[since:], sizes, strict=True))
+        return total / max(1, sum(sizes))
 
     @property
     def told(self) -> int:
@@ -123,8 +123,8 @@ class Trainer:
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
             last = i == len(mine) - 1
-            whole = last or self.sharded  # which keeps sums in shards alone, and so no more memory
-            with nullcontext() if whole else self.accelerator.no_sync(self.wrapped):
+            summed = last or self.sharded  # which keeps sums in shards alone, and so no more memory
+            with nullcontext() if summed else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
                 self.accelerator.backward(each * self.world)  # wrapping averages over processes

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tlmtool.failure import Usage
+from tlmtool.failure import Usage, processes
 
 FSDP = "ACCELERATE_USE_FSDP"
 FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # loads weights: transformers would obey
@@ -28,7 +28,7 @@ FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # loads weights: transformers wo
 
 def asked() -> bool:
     """Whether there are processes to share the weights, and they were launched to do so."""
-    return on(FSDP) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return on(FSDP) and processes() > 1
 
 
 def on(name: str) -> bool:
