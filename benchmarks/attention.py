@@ -5,8 +5,8 @@ python benchmarks/attention.py --quick          # N up to 2048
 python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloat16
 
 Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
-in the order that the output projection takes. Batch 1. Waiting threads do what torch lets them:
-set OMP_WAIT_POLICY=passive, and those of short steps, as of the causal kernel, wake too slowly.
+in the order that the output projection takes. Batch 1. Waiting threads do what torch lets them;
+under OMP_WAIT_POLICY=passive they wake too slowly for short steps, as of the causal kernel.
 """
 
 from collections.abc import Iterator

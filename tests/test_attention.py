@@ -41,6 +41,7 @@ def small_blocks(monkeypatch):
     """Blocks of two chunks and of few rows, so that these lengths need several."""
     monkeypatch.setattr(_blocks, "BLOCK", 16)
     monkeypatch.setattr(_blocks, "STATE", 4 * D * D)
+    monkeypatch.setattr(_blocks, "NARROW", D)
 
 
 def width_of(name: str) -> int:
@@ -88,6 +89,9 @@ def test_fast_is_naive_forward_and_gradients(name, causal, n, padded):
     found = [way(*qkv, t, real if padded else None, causal) for way in (kernel.apply, kernel.naive)]
     assert found[0].shape == (B, n, kernel.out_features(H, width_of(name), E))
     assert apart(*(x * real[..., None] for x in found)) < 1e-11
+    with torch.no_grad():
+        plain = kernel.apply(*qkv, t, real if padded else None, causal)
+    assert apart(*(x * real[..., None] for x in (plain, found[1]))) < 1e-11
     fast, slow = (gradients(x, real, [*qkv, *t.values()]) for x in found)
     for f, s in zip(fast, slow, strict=True):
         assert torch.isfinite(f).all()
@@ -107,6 +111,18 @@ def test_a_narrow_dtype_is_accumulated_in_float32(name, causal, dtype, tolerance
         inside = KERNELS[name].apply(*(x.float() for x in qkv), t, None, causal)
     assert inside.dtype == torch.float32
     assert apart(inside.double(), KERNELS[name].naive(*wide[0], wide[1], None, causal)) < 1e-4
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_learned_tensors_follow_the_dtype_of_q(name, causal, dtype):
+    qkv, _ = drawn(name, dtype=dtype)
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    _, t = drawn(name, dtype=other)
+    out = KERNELS[name].apply(*qkv, t, None, causal)
+    assert out.dtype == dtype
+    wide = [x.double() for x in qkv], {k: x.double() for k, x in t.items()}
+    assert apart(out.double(), KERNELS[name].naive(*wide[0], wide[1], None, causal)) < 1e-5
 
 
 @both_ways
@@ -222,7 +238,7 @@ def mixer_flops(kernel: Attention, n: int, width: int) -> int:
 def test_flops_are_those_counted(name, causal):
     qkv, t = drawn(name)
     kernel, d = KERNELS[name], width_of(name)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         kernel.apply(*qkv, t, None, causal)
     unseen = mixer_flops(kernel, N, d)
     assert kernel.flops(B, H, N, d, E, causal) == counter.get_total_flops() + unseen
@@ -248,7 +264,9 @@ def test_gradients_reach_every_learned_tensor(name, causal):
         assert x.abs().max() > 1e-9
 
 
-@pytest.mark.parametrize(("name", "causal"), [("kernels", False), ("kernels", True)])
+@pytest.mark.parametrize(
+    ("name", "causal"), [("kernels", False), ("kernels", True), ("thin", True)]
+)
 def test_compiles_whole(name, causal):
     (q, k, v), t = drawn(name, dtype=torch.float32, grad=True)
     real = ragged(N)

@@ -44,6 +44,7 @@ def test_fast_is_naive_and_so_are_its_gradients(form, causal, blocks, n, pieces,
         monkeypatch.setattr(_full, "PIECE", 1500)
         monkeypatch.setattr(_full, "CHUNK", 6)
         monkeypatch.setattr(_windows, "LEAST", 7)
+        monkeypatch.setattr(_windows, "PIECE", 1)
         monkeypatch.setattr(_windows, "SPAN", 1)
         monkeypatch.setattr(_decay, "CHUNK", 3)
     qkv, tensors = drawn(form, blocks, n)
@@ -54,7 +55,10 @@ def test_fast_is_naive_and_so_are_its_gradients(form, causal, blocks, n, pieces,
         generator = torch.Generator().manual_seed(0)
         seen = torch.randn(out.shape, generator=generator, dtype=out.dtype)
         grads.append(torch.autograd.grad(out, leaves, seen))
-    torch.testing.assert_close(*outs, rtol=0, atol=1e-10)
+    with torch.no_grad():
+        outs.append(form.apply(*qkv, tensors, ragged(n), causal))
+    torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(outs[2], outs[1], rtol=0, atol=1e-10)
     for fast, slow in zip(*grads, strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
@@ -68,6 +72,9 @@ def test_both_associations_of_full_are_right(n, rank, core, causal):
     qkv, tensors = drawn(form, 2, n, rank)
     fast, slow = (way(*qkv, tensors, causal=causal) for way in (form.apply, form.naive))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
+    with torch.no_grad():  # another order, which makes no X
+        plain = form.apply(*qkv, tensors, causal=causal)
+    torch.testing.assert_close(plain, slow, rtol=0, atol=1e-10)
 
 
 @EVERY

@@ -12,6 +12,7 @@ from torch import Tensor
 CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
 BLOCK = 256  # tokens that go through the buffers at once
 STATE = 1 << 15  # numbers in the S of the rows that go through the buffers at once
+NARROW = 64  # rows below this width are counted as of it: they take more by their tokens
 
 
 def _even(total: int, most: int) -> tuple[int, int]:
@@ -24,8 +25,9 @@ def cut(shape: torch.Size, m: int) -> tuple[list[tuple[int, int]], int]:
     """How B, H and the chunks of N are cut into blocks, (parts, size) each, and C."""
     batch, heads, length, j = shape
     c = min(CHUNK, length)
-    few = _even(heads, max(1, STATE // (j * m)))
-    texts = _even(batch, max(1, STATE // (few[1] * j * m)))
+    most = max(1, STATE // (max(j, NARROW) * m))
+    few = _even(heads, most)
+    texts = _even(batch, max(1, most // few[1]))
     return [texts, few, _even(-(-length // c), max(1, BLOCK // c))], c
 
 
@@ -72,8 +74,8 @@ class Blocks:
         return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
 
     def scan(self, weights: Tensor | None = None) -> Tensor:
-        """S of the first two tensors before each chunk, (rows, chunks, J, M), each sum times
-        `weights` (rows, J, M)."""
+        """S of the first two tensors before each chunk, (rows, chunks, J, M), times `weights`
+        (rows, J, M): in a buffer of the next scan, which goes on from the end of this block."""
         outer(self.held[0], self.held[1], self.after)
         for last, state in self.steps:
             if weights is None:

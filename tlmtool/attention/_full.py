@@ -4,11 +4,8 @@ T[i,j,k] = sum_l q_i[l] X[l,j,k] over l = (p, r); X is K_j V_k elementwise (diag
 met by K_j and V_k (full core). q X W has two associations: q (X W), through M = X W (L, E), and
 dense, (q X) W; the cheaper is taken. Causal: through the M of all pairs before a chunk of queries,
 and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient; where
-M alone is asked for, sum_k V_k W[j, k] is what is made, and X never.
+there is none, M is made of sum_k V_k W[j, k] instead, which spares X.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +23,9 @@ def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal:
     if causal:
         return _causal(queries, tensors, w, chunk_of(*sizes))
     if through_is_cheaper(*sizes):
-        return queries @ _through(*tensors, w)
+        if w.shape[2] <= 2 * n and not torch.is_grad_enabled():
+            return queries @ _without_x(*tensors, w)
+        return queries @ _over(whole, whole, tensors, w, through=True)[1]
     return _over(whole, whole, tensors, w, queries)[0]
 
 
@@ -64,29 +63,19 @@ def chunk_of(n: int, rank: int, features: int) -> int:
     return min((CHUNK, n), key=cost)
 
 
-def _through(k: Tensor, v: Tensor, core: Tensor | None, w: Tensor) -> Tensor:
-    """M (B, L, E) over all pairs of j and k, in pieces of j."""
+def _without_x(k: Tensor, v: Tensor, core: Tensor | None, w: Tensor) -> Tensor:
+    """M (B, L, E) over all pairs, by tensors of J L E numbers where X has J K L; with a gradient it
+    takes twice as long as X does."""
     rows, (*_, n, features) = v.mT.flatten(0, 2), w.shape  # (B L, K)
     most, m = max(1, PIECE // (len(rows) * features)), 0
     step = -(-n // -(-n // most))
     for part, piece in zip(k.split(step, 2), w.split(step), strict=True):
-        m = m + _kept(_met, rows, part, core, piece)
+        a = (rows @ piece.to(rows)).unflatten(1, (*k.shape[:2], k.shape[3]))  # (J, B, P, R, E)
+        if core is None:
+            m = m + torch.einsum("bpjr,jbpre->bpre", part, a)
+        else:
+            m = m + torch.einsum("bpjs,prst,jbpte->bpre", part, core, a)
     return m.flatten(1, 2)
-
-
-def _met(rows: Tensor, k: Tensor, core: Tensor | None, w: Tensor) -> Tensor:
-    """rows: v (B P R, K), k (B, P, J, R), w (J, K, E) -> (B, P, R, E)"""
-    a = (rows @ w.to(rows)).unflatten(1, (*k.shape[:2], k.shape[3]))  # (J, B, P, R, E)
-    if core is None:
-        return torch.einsum("bpjr,jbpre->bpre", k, a)
-    return torch.einsum("bpjs,prst,jbpte->bpre", k, core, a)
-
-
-def _kept(work: Callable, *given: Any) -> Any:
-    """What it makes, and nothing in between for the gradient."""
-    if torch.is_grad_enabled():
-        return checkpoint(work, *given, use_reentrant=False, preserve_rng_state=False)
-    return work(*given)
 
 
 def _over(
@@ -94,21 +83,26 @@ def _over(
     ks: range,
     tensors: tuple,
     w: Tensor,
-    queries: Tensor,
+    queries: Tensor | None = None,
     first: int | None = None,
     through: bool = False,
 ) -> tuple[Tensor | int, Tensor | int]:
-    """((q X) W (B, N, E), X W (B, L, E) where `through`), over the pairs of j and k, in pieces of
-    the shorter range; w (J, K, E) is of these pairs. (Split, not cut: the gradient of a slice is as
-    large as the whole.) Where causal, `first` is the place of the first query."""
+    """((q X) W (B, N, E) where there are queries, X W (B, L, E) where `through`), over the pairs
+    of j and k, along the shorter range in pieces; w (J, K, E) is of these pairs. (Split, not cut:
+    the gradient of a slice is as large as the whole.) Where causal, `first` is the place of the
+    first query."""
     (b, p, _, r), turned = tensors[0].shape, len(js) > len(ks)
     short, long = (ks, js) if turned else (js, ks)
-    step = max(1, PIECE // (b * len(long) * max(p * r, queries.shape[1])))
+    step = max(1, PIECE // (b * len(long) * max(p * r, 0 if queries is None else queries.shape[1])))
     y = m = 0
     for place, part in enumerate(w.split(step, int(turned))):
         piece = short[place * step : (place + 1) * step]
         pairs = (long, piece) if turned else (piece, long)
-        more = _kept(_piece, *pairs, *tensors, part, queries, first, through)
+        given = *pairs, *tensors, part, queries, first, through
+        if torch.is_grad_enabled():
+            more = checkpoint(_piece, *given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            more = _piece(*given)
         y, m = y + more[0], m + more[1]
     return y, m
 
@@ -120,13 +114,15 @@ def _piece(
     v: Tensor,
     core: Tensor | None,
     w: Tensor,
-    queries: Tensor,
+    queries: Tensor | None,
     first: int | None,
     through: bool,
 ) -> tuple[Tensor | int, Tensor | int]:
     j, k_ = slice(js.start, js.stop), slice(ks.start, ks.stop)
     x = outer(k[:, :, j], v[:, :, k_], core).flatten(2)  # (B, L, J K)
     w = w.reshape(-1, w.shape[2]).to(x.dtype)
+    if queries is None:
+        return 0, x @ w
     t = queries @ x  # (B, N, J K)
     if first is not None:
         i = first + torch.arange(t.shape[1], device=t.device)[:, None]

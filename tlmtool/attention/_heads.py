@@ -13,11 +13,15 @@ def empty(like: Tensor) -> Tensor:
     return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
 
 
+def _keep(ctx, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
 @torch.library.custom_op("tlm::squares", mutates_args=())
 def squares(x: Tensor) -> Tensor:
     """The sum of x^2 over tokens, piece by piece: (B, H, N, D) -> (B, H, D)."""
     out = x.new_zeros(x.shape[0], x.shape[1], x.shape[3])
-    for piece in x.split(max(LEAST, PIECE // out.numel()), 2):
+    for piece in x.split(max(LEAST, PIECE // max(1, out.numel())), 2):
         out += piece.square().sum(2)
     return out
 
@@ -28,8 +32,7 @@ def _(x: Tensor) -> Tensor:
 
 
 squares.register_autograd(
-    lambda ctx, grad: 2 * grad[:, :, None] * ctx.saved_tensors[0],
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    lambda ctx, grad: 2 * grad[:, :, None] * ctx.saved_tensors[0], setup_context=_keep
 )
 
 
@@ -45,10 +48,6 @@ def by_head(x: Tensor, w: Tensor) -> Tensor:
 @by_head.register_fake
 def _(x: Tensor, w: Tensor) -> Tensor:
     return empty(x[..., :1].expand(*x.shape[:3], w.shape[2]))
-
-
-def _keep(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
 
 
 def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:

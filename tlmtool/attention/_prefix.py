@@ -53,7 +53,7 @@ class _Norms:
         torch.bmm(self.upto, self.runs[0], out=self.runs[1])
         self.past[:, 0] = self.past[:, -1]
         self.past[:, 1:] = self.sums[:, :, -1:]
-        torch.cumsum(self.past, 1, out=self.past)
+        self.past.cumsum_(1)
         self.sums.add_(self.past[:, :-1])
         return self.found.sqrt_()
 
@@ -62,8 +62,8 @@ class _Norms:
 def prefix(
     q: Tensor, k: Tensor, v: Tensor, w: Tensor, size: Tensor | None, eps: float | None
 ) -> Tensor:
-    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M), size (B, 1, N, 1) -> (B, H, N, J), in
-    memory (B, N, H, J)."""
+    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M), size (B, 1, N, 1) a constant ->
+    (B, H, N, J), in memory (B, N, H, J)."""
     blocks = Blocks((k, q, v), *w.mT.shape[1:])  # S^T: what follows is then of rows by rows,
     k_, q_, v_ = blocks.held  # which takes half the time of rows by columns
     out, y = empty(q), torch.empty_like(q_)
@@ -174,15 +174,17 @@ def _plain_gradient(
 prefix.register_autograd(_gradient, setup_context=_keep)
 
 
-@register_flop_formula(torch.ops.tlm.prefix)
 def prefix_flops(
     q: torch.Size, k: torch.Size, v=None, w=None, size=None, eps: float | None = None, **kwargs
 ) -> int:
     """FLOPs of the matmuls of `prefix`, by the shapes of q and k, padding of blocks included."""
     (j, m), (cuts, c) = (q[-1], k[-1]), cut(q, k[-1])
-    chunks = prod(parts * size for parts, size in cuts)  # of all heads and texts
+    chunks = prod([parts * each for parts, each in cuts])  # of all heads and texts
     norms = c * _run(c, cuts[-1][1]) * (j + m) if eps is not None else 0
     return 2 * chunks * ((c * (c + 1) // 2 + 2 * c) * j * m + norms)  # pairs; states, made and used
+
+
+register_flop_formula(torch.ops.tlm.prefix)(prefix_flops)
 
 
 @register_flop_formula(torch.ops.tlm.prefix_kernel)

@@ -31,14 +31,14 @@ def meet(q: Tensor, core: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
     return (met @ v.mT).flatten(2)
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def wide(x: Tensor) -> torch.dtype:
+    """Its dtype, at least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def normal(x: Tensor, real: Tensor | None) -> Tensor:
     """x (B, P, N, R) / its RMS over R, zero on padding, at least float32."""
-    x = wide(x if real is None else x.masked_fill(~real[:, None, :, None], 0))
+    x = (x if real is None else x.masked_fill(~real[:, None, :, None], 0)).to(wide(x))
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.rsqrt(norm.square() / x.shape[-1] + EPSILON)
 
@@ -70,8 +70,8 @@ def conv(
             for x, mask, front in zip(pieces, masks, (True, False, False), strict=True)
         )
         features, state = _conv(q * scale, k.flatten(2), v.flatten(2), core, kernel, state)
-        found.append(features)
-    return torch.cat(found, 1)[:, ahead:], state
+        found.append(features[:, max(0, ahead - step * place) :])
+    return torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2), state
 
 
 def _cut(x: Tensor, axis: int, ends: list[int]) -> tuple[Tensor, ...]:
@@ -90,7 +90,7 @@ def _filled(x: Tensor, size: int, front: bool) -> Tensor:
 def _conv(
     q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, kernel: int, state: State | None
 ) -> tuple[Tensor, State]:
-    """F with K_i[a] = k_{i-a}, and the last rows."""
+    """F with K_i[-a] = k_{i-a}, and the last rows."""
     n = q.shape[1]
     if state is None:
         state = {name: k.new_zeros(len(k), kernel - 1, k.shape[2]) for name in "kv"}
@@ -98,8 +98,7 @@ def _conv(
     step = _span(q, kernel, core)
     windows = (x.unfold(1, kernel, 1).mT.split(step, 1) for x in rows)
     found = [meet(q, core, k, v) for q, k, v in zip(q.split(step, 1), *windows, strict=True)]
-    turned = torch.cat(found, 1).unflatten(2, (kernel, kernel)).flip(2, 3).flatten(2)
-    return turned, {name: x[:, n:].clone() for name, x in zip("kv", rows, strict=True)}
+    return torch.cat(found, 1), {name: x[:, n:].clone() for name, x in zip("kv", rows, strict=True)}
 
 
 def decay(

@@ -119,7 +119,7 @@ class MultiLinear(Attention):
                 return (found @ tensors["out"].flatten(0, 1).to(found)).to(dtype)
             to, back = _full.places(real, q.shape[2])
             q, k, v = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
-            mixed = _full.mix(q, k, v, self._core(tensors), tensors["out"], causal)
+            mixed = _full.mix(q, k, v, self._core(tensors, q), tensors["out"], causal)
             return _full.moved(mixed / self.length, back, 1).to(dtype)
 
     def naive(
@@ -168,7 +168,7 @@ class MultiLinear(Attention):
         T / length, zero where the text has no tokens. (M, length, length)"""
         with exact(q):
             q, k, v = self._ready(q, k, v, tensors, None)
-            t = _full.seen(q, k, v, self._core(tensors), rows, causal) / self.length
+            t = _full.seen(q, k, v, self._core(tensors, q), rows, causal) / self.length
         short = self.length - q.shape[2]
         return nn.functional.pad(t, (0, short, 0, short))
 
@@ -209,9 +209,9 @@ class MultiLinear(Attention):
 
     def _relative(self, q, k, v, tensors, real, causal, state=None) -> tuple[Tensor, State]:
         """(features (B, N, S S), state) of decay and conv"""
-        core = self._core(tensors)
+        core = self._core(tensors, q)
         if self.w_o == "conv":
-            ahead, scale = 0 if causal else (self.kernel - 1) // 2, self._scale(tensors)
+            ahead, scale = 0 if causal else (self.kernel - 1) // 2, self._scale(tensors, q)
             return _windows.conv((q, k, v), real, scale, core, self.kernel, ahead, state)
         q, k, v = (x.transpose(1, 2) for x in self._ready(q, k, v, tensors, real))
         rates = tuple(nn.functional.logsigmoid(tensors[f"rate_{name}"].to(q)) for name in "kv")
@@ -219,22 +219,23 @@ class MultiLinear(Attention):
 
     def _ready(self, q, k, v, tensors, real) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (_windows.normal(x, real) for x in (q, k, v))
-        return q * self._scale(tensors)[:, None], k, v
+        return q * self._scale(tensors, q)[:, None], k, v
 
-    def _scale(self, tensors: Tensors) -> Tensor:
+    def _scale(self, tensors: Tensors, like: Tensor) -> Tensor:
         """(P, R), of q: the mean over blocks, a diagonal core and all gains."""
-        gains, core = [_windows.wide(tensors[f"gain_{name}"]) for name in "qkv"], tensors["core"]
-        scale = gains[0] / len(core)
+        dtype = _windows.wide(like)
+        core, q, k, v = (tensors[name].to(dtype) for name in ("core", "gain_q", "gain_k", "gain_v"))
+        scale = q / len(core)
         if self.core == "diagonal":
-            scale = scale * gains[1] * gains[2]
-            scale = scale * _windows.wide(core).softmax(-1) * core.shape[1] ** 0.5
+            scale = scale * k * v * core.softmax(-1) * core.shape[1] ** 0.5
         return scale
 
-    def _core(self, tensors: Tensors) -> Tensor | None:
+    def _core(self, tensors: Tensors, like: Tensor) -> Tensor | None:
         """A full core with the gains of k and v, (P, R, R, R)"""
         if self.core == "diagonal":
             return None
-        core, k, v = (_windows.wide(tensors[name]) for name in ("core", "gain_k", "gain_v"))
+        dtype = _windows.wide(like)
+        core, k, v = (tensors[name].to(dtype) for name in ("core", "gain_k", "gain_v"))
         return core * k[:, None, :, None] * v[:, None, None]
 
     def _refuse_longer(self, n: int) -> None:
