@@ -6,7 +6,8 @@ python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloa
 
 Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
 in the order that the output projection takes. Batch 1. Waiting threads do what torch lets them;
-under OMP_WAIT_POLICY=passive they wake too slowly for short steps, as of the causal kernel.
+under OMP_WAIT_POLICY=passive they wake too slowly for short steps, as of the causal kernel. Freed
+memory is kept for all, as it is in training: else new pages cost as much as an encoder's pass.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.measuring.complexity import exponent
 from tlmtool.measuring.passes import Work, one_pass, peak
+from tlmtool.training.memory import keep
 
 HEADS, WIDTH = 8, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -175,4 +177,5 @@ def relative(setup: Setup) -> Iterator[Result]:
 ROWS = {"encoder": encoder, "causal": causal, "memory": memory, "full": full, "relative": relative}
 
 if __name__ == "__main__":
+    keep()
     main(__doc__, ROWS)
