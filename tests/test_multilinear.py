@@ -164,7 +164,7 @@ def test_cheaper_association_is_taken():
         form = MultiLinear("full", length=n)
         flops = form.flops(1, 1, n, rank, features, causal)
         pairs = n * n
-        return flops, 2 * n * pairs * (rank + features), 2 * (pairs + 2 * n) * rank * features
+        return flops, 2 * n * pairs * (rank + features), 2 * (pairs + n) * rank * features
 
     for n, rank in ((8, 40), (256, 40), (40, 40), (36, 40)):
         flops, dense, through = counted(n, rank, 64, False)

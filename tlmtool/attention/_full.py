@@ -45,7 +45,7 @@ def _causal(queries: Tensor, tensors: tuple, w: Tensor, chunk: int) -> Tensor:
 
 def through_is_cheaper(n: int, rank: int, features: int) -> bool:
     """Whether q (X W) takes fewer multiply-adds than (q X) W; rank: L, features: E."""
-    return n * rank * features * (n + 2) <= n**3 * (rank + features)
+    return n * rank * features * (n + 1) <= n**3 * (rank + features)
 
 
 def chunk_of(n: int, rank: int, features: int) -> int:
@@ -69,12 +69,15 @@ def _without_x(k: Tensor, v: Tensor, core: Tensor | None, w: Tensor) -> Tensor:
     rows, (*_, n, features) = v.mT.flatten(0, 2), w.shape  # (B L, K)
     most, m = max(1, PIECE // (len(rows) * features)), 0
     step = -(-n // -(-n // most))
-    for part, piece in zip(k.split(step, 2), w.split(step), strict=True):
-        a = (rows @ piece.to(rows)).unflatten(1, (*k.shape[:2], k.shape[3]))  # (J, B, P, R, E)
+
+    def met(k: Tensor, w: Tensor) -> Tensor:
+        a = (rows @ w.to(rows)).unflatten(1, (*k.shape[:2], k.shape[3]))  # (J, B, P, R, E)
         if core is None:
-            m = m + torch.einsum("bpjr,jbpre->bpre", part, a)
-        else:
-            m = m + torch.einsum("bpjs,prst,jbpte->bpre", part, core, a)
+            return a.mul_(k.permute(2, 0, 1, 3)[..., None]).sum(0)
+        return torch.einsum("bpjs,prst,jbpte->bpre", k, core, a)
+
+    for part, piece in zip(k.split(step, 2), w.split(step), strict=True):
+        m = m + met(part, piece)
     return m.flatten(1, 2)
 
 
