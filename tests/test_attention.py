@@ -238,7 +238,7 @@ def mixer_flops(kernel: Attention, n: int, width: int) -> int:
 def test_flops_are_those_counted(name, causal):
     qkv, t = drawn(name)
     kernel, d = KERNELS[name], width_of(name)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         kernel.apply(*qkv, t, None, causal)
     unseen = mixer_flops(kernel, N, d)
     assert kernel.flops(B, H, N, d, E, causal) == counter.get_total_flops() + unseen

@@ -72,9 +72,6 @@ def test_both_associations_of_full_are_right(n, rank, core, causal):
     qkv, tensors = drawn(form, 2, n, rank)
     fast, slow = (way(*qkv, tensors, causal=causal) for way in (form.apply, form.naive))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
-    with torch.no_grad():  # another order, which makes no X
-        plain = form.apply(*qkv, tensors, causal=causal)
-    torch.testing.assert_close(plain, slow, rtol=0, atol=1e-10)
 
 
 @EVERY

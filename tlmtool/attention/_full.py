@@ -3,8 +3,7 @@
 T[i,j,k] = sum_l q_i[l] X[l,j,k] over l = (p, r); X is K_j V_k elementwise (diagonal core) or G_p
 met by K_j and V_k (full core). q X W has two associations: q (X W), through M = X W (L, E), and
 dense, (q X) W; the cheaper is taken. Causal: through the M of all pairs before a chunk of queries,
-and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient; where
-there is none, M is made of sum_k V_k W[j, k] instead, which spares X.
+and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient.
 """
 
 import torch
@@ -23,8 +22,6 @@ def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal:
     if causal:
         return _causal(queries, tensors, w, chunk_of(*sizes))
     if through_is_cheaper(*sizes):
-        if w.shape[2] <= 2 * n and not torch.is_grad_enabled():
-            return queries @ _without_x(*tensors, w)
         return queries @ _over(whole, whole, tensors, w, through=True)[1]
     return _over(whole, whole, tensors, w, queries)[0]
 
@@ -61,24 +58,6 @@ def chunk_of(n: int, rank: int, features: int) -> int:
         return total
 
     return min((CHUNK, n), key=cost)
-
-
-def _without_x(k: Tensor, v: Tensor, core: Tensor | None, w: Tensor) -> Tensor:
-    """M (B, L, E) over all pairs, by tensors of J L E numbers where X has J K L; with a gradient it
-    takes twice as long as X does."""
-    rows, (*_, n, features) = v.mT.flatten(0, 2), w.shape  # (B L, K)
-    most, m = max(1, PIECE // (len(rows) * features)), 0
-    step = -(-n // -(-n // most))
-
-    def met(k: Tensor, w: Tensor) -> Tensor:
-        a = (rows @ w.to(rows)).unflatten(1, (*k.shape[:2], k.shape[3]))  # (J, B, P, R, E)
-        if core is None:
-            return a.mul_(k.permute(2, 0, 1, 3)[..., None]).sum(0)
-        return torch.einsum("bpjs,prst,jbpte->bpre", k, core, a)
-
-    for part, piece in zip(k.split(step, 2), w.split(step), strict=True):
-        m = m + met(part, piece)
-    return m.flatten(1, 2)
 
 
 def _over(
