@@ -6,12 +6,15 @@ dense, (q X) W; the cheaper is taken. Causal: through the M of all pairs before 
 and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient.
 """
 
+from math import gcd
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 PIECE = 1 << 19  # numbers of X, and of T, in memory at once
 CHUNK = 8  # queries whose own pairs are dense where causal
+PARTS = 8  # of the sum over pairs, a matmul each: threads share out one of L rows badly
 
 
 def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal: bool) -> Tensor:
@@ -76,6 +79,7 @@ def _over(
     (b, p, _, r), turned = tensors[0].shape, len(js) > len(ks)
     short, long = (ks, js) if turned else (js, ks)
     step = max(1, PIECE // (b * len(long) * max(p * r, 0 if queries is None else queries.shape[1])))
+    step -= step % PARTS if step > PARTS else 0
     y = m = 0
     for place, part in enumerate(w.split(step, int(turned))):
         piece = short[place * step : (place + 1) * step]
@@ -101,10 +105,11 @@ def _piece(
     through: bool,
 ) -> tuple[Tensor | int, Tensor | int]:
     j, k_ = slice(js.start, js.stop), slice(ks.start, ks.stop)
-    x = outer(k[:, :, j], v[:, :, k_], core).flatten(2)  # (B, L, J K)
-    w = w.reshape(-1, w.shape[2]).to(x.dtype)
+    x = outer(k[:, :, j], v[:, :, k_], core)  # (B, L, J, K)
+    w = w.to(x.dtype)
     if queries is None:
-        return 0, x @ w
+        return 0, _through(x, w)
+    x, w = x.flatten(2), w.reshape(-1, w.shape[2])
     t = queries @ x  # (B, N, J K)
     if first is not None:
         i = first + torch.arange(t.shape[1], device=t.device)[:, None]
@@ -113,10 +118,19 @@ def _piece(
     return t @ w, x @ w if through else 0
 
 
+def _through(x: Tensor, w: Tensor) -> Tensor:
+    """X W, the sum over pairs in parts: (B, L, J, K) and (J, K, E) -> (B, L, E)"""
+    b, parts = x.shape[0], gcd(PARTS, x.shape[2])
+    x = x.flatten(0, 1).unflatten(1, (parts, -1)).flatten(2)  # (B L, parts, .)
+    w = w.unflatten(0, (parts, -1)).flatten(1, 2)
+    return (x.transpose(0, 1) @ w).sum(0).unflatten(0, (b, -1))
+
+
 def outer(k: Tensor, v: Tensor, core: Tensor | None) -> Tensor:
     """X (B, L, J, K) of k (B, P, J, R) and v (B, P, K, R); the shorter one meets the core first."""
     if core is None:
-        x = k.mT[..., None] * v.mT[..., None, :]  # (B, P, R, J, K)
+        k, v = k.mT.contiguous(), v.mT.contiguous()  # else R would be what lies close in X
+        x = k[..., None] * v[..., None, :]  # (B, P, R, J, K)
     elif k.shape[2] <= v.shape[2]:
         x = torch.einsum("bpjs,prst->bprjt", k, core) @ v.mT[:, :, None]
     else:
