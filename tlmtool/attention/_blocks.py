@@ -12,6 +12,7 @@ from torch import Tensor
 CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
 BLOCK = 256  # tokens that go through the buffers at once
 STATE = 1 << 15  # numbers in the S of the rows that go through the buffers at once
+PARTS = 2  # of a block that states are added up in side by side: one has no work for two threads
 NARROW = 64  # rows below this width are counted as of it: they take more by their tokens
 
 
@@ -46,32 +47,39 @@ class Blocks:
         self.sizes, self.few = (texts, heads, chunks * self.c), (texts, heads)
         rows, new = texts * heads, tensors[0].new_zeros
         self.held = [new(rows, chunks, self.c, x.shape[-1]) for x in tensors]
-        self.past = new(rows, j, m)  # S before the block
+        parts = min(PARTS, torch.get_num_threads()) if chunks % PARTS == 0 else 1
+        start = new(rows, parts, j, m)
+        self.past = start[:, 0]  # S before the block
         states = tensors[0].new_empty(rows * chunks + 1, j, m)  # S after each chunk, and before it
         self.after, self.seen = (x.unflatten(0, (rows, chunks)) for x in (states[1:], states[:-1]))
-        self.steps = list(pairwise([self.past, *self.after.unbind(1)]))
+        self.parts = self.after.unflatten(1, (parts, -1))
+        self.steps = list(pairwise([start, *self.parts.unbind(2)]))
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
         """(texts, heads, tokens) of each block, once it is in the buffers."""
         texts, heads, tokens = map(_slices, self.tensors[0].shape, self.sizes)
-        tokens = list(tokens)
+        tokens, opened = list(tokens), [self.opened(x) for x in self.held]
         for b, h in product(texts, heads):
             self.past.zero_()
             for place in ((b, h, n) for n in tokens):
-                for x, held in zip(self.tensors, self.held, strict=True):
+                for x, held in zip(self.tensors, opened, strict=True):
                     if place[2].stop - place[2].start < self.sizes[2]:
                         held.zero_()
-                    self.within(held, place).copy_(x[place])
+                    self.filled(held, place).copy_(x[place])
                 yield place
 
     def rows(self, buffer: Tensor, b: slice, h: slice) -> Tensor:
         """The part of a buffer (rows, ...) that these fill, (texts, heads, ...)"""
         return buffer.unflatten(0, self.few)[: b.stop - b.start, : h.stop - h.start]
 
-    def within(self, buffer: Tensor, place: tuple[slice, slice, slice]) -> Tensor:
-        """What of a buffer (rows, chunks, C, .) that a block fills, (texts, heads, tokens, .)"""
-        b, h, n = place
-        return self.rows(buffer.flatten(1, 2), b, h)[:, :, : n.stop - n.start]
+    def opened(self, buffer: Tensor) -> Tensor:
+        """A buffer (rows, chunks, C, .) as (texts, heads, tokens, .)"""
+        return buffer.flatten(1, 2).unflatten(0, self.few)
+
+    def filled(self, opened: Tensor, place: tuple[slice, slice, slice]) -> Tensor:
+        """What of an opened buffer a block fills."""
+        sizes = tuple(each.stop - each.start for each in place)
+        return opened if sizes == self.sizes else opened[tuple(map(slice, sizes))]
 
     def scan(self, weights: Tensor | None = None) -> Tensor:
         """S of the first two tensors before each chunk, (rows, chunks, J, M), times `weights`
@@ -81,7 +89,9 @@ class Blocks:
             if weights is None:
                 state.add_(last)
             else:
-                torch.addcmul(last, state, weights, out=state)
+                torch.addcmul(last, state, weights[:, None], out=state)
+        for part, later in pairwise(self.parts.unbind(1)):
+            later += part[:, -1:]
         last = self.after[:, -1].clone()
         self.seen[:, 0] = self.past  # in place of the last of the row above
         self.past.copy_(last)

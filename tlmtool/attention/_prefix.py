@@ -74,6 +74,8 @@ def prefix(
         for d, (vkp, z) in enumerate(zip(products, mapped, strict=True))
     ]
     norms = [_Norms(q_, mapped[0]), _Norms(k_, products[0][2])] if eps is not None else []
+    scaled, found = blocks.opened(v_), blocks.opened(y)
+    divisors = blocks.opened(norms[0].found) if norms else None
     for place in blocks:
         texts, heads, tokens = place
         if tokens.start == 0:
@@ -81,10 +83,10 @@ def prefix(
             for each in norms:
                 each.start(eps)
         if size is not None:
-            blocks.within(v_, place).mul_(size[texts, :, tokens])
+            blocks.filled(scaled, place).mul_(size[texts, :, tokens])
         if norms:
-            rows, columns = (each() for each in norms)
-            v_.div_(columns)
+            norms[0]()
+            v_.div_(norms[1]())
         for d, (later, earlier, p, p_flat, z, z_flat, to, of) in enumerate(pairs):
             torch.mul(later, earlier, out=p)
             torch.bmm(p_flat, kernel, out=z_flat)
@@ -94,9 +96,10 @@ def prefix(
                 torch.mul(z, of, out=to)
         y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), blocks.scan(kernel).flatten(0, 1))
         if norms:
-            torch.div(blocks.within(y, place), blocks.within(rows, place), out=out[place])
+            by = blocks.filled(divisors, place)
+            torch.div(blocks.filled(found, place), by, out=out[place])
         else:
-            out[place] = blocks.within(y, place)
+            out[place] = blocks.filled(found, place)
     return out
 
 
