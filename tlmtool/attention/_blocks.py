@@ -52,8 +52,10 @@ class Blocks:
         self.past = start[:, 0]  # S before the block
         states = tensors[0].new_empty(rows * chunks + 1, j, m)  # S after each chunk, and before it
         self.after, self.seen = (x.unflatten(0, (rows, chunks)) for x in (states[1:], states[:-1]))
-        self.parts = self.after.unflatten(1, (parts, -1))
-        self.steps = list(pairwise([start, *self.parts.unbind(2)]))
+        both = self.after.unflatten(1, (parts, -1))
+        self.steps = list(pairwise([start, *both.unbind(2)]))
+        self.joints = [(x[:, -1:], later) for x, later in pairwise(both.unbind(1))]
+        self.first, self.last = self.seen[:, 0], self.after[:, -1]
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
         """(texts, heads, tokens) of each block, once it is in the buffers."""
@@ -85,15 +87,16 @@ class Blocks:
         """S of the first two tensors before each chunk, (rows, chunks, J, M), times `weights`
         (rows, J, M): in a buffer of the next scan, which goes on from the end of this block."""
         outer(self.held[0], self.held[1], self.after)
+        weights = weights if weights is None else weights[:, None]
         for last, state in self.steps:
             if weights is None:
                 state.add_(last)
             else:
-                torch.addcmul(last, state, weights[:, None], out=state)
-        for part, later in pairwise(self.parts.unbind(1)):
-            later += part[:, -1:]
-        last = self.after[:, -1].clone()
-        self.seen[:, 0] = self.past  # in place of the last of the row above
+                torch.addcmul(last, state, weights, out=state)
+        for end, later in self.joints:
+            later.add_(end)
+        last = self.last.clone()
+        self.first.copy_(self.past)  # in place of the last of the row above
         self.past.copy_(last)
         return self.seen
 

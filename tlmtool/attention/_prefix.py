@@ -43,18 +43,21 @@ class _Norms:
         self.x, self.squares = x, squares
         self.runs = [each.view(-1, run, width) for each in (squares, self.found)]
         self.sums = self.found.view(g, -1, run, width)
+        self.ends = self.sums[:, :, -1:]
         self.past = x.new_empty(g, n * c // run + 1, 1, width)  # before each run, after the last
+        self.before, self.later = self.past[:, :-1], self.past[:, 1:]
+        self.first, self.last = self.past[:, 0], self.past[:, -1]
 
     def start(self, eps: float) -> None:
-        self.past[:, -1] = eps
+        self.last.fill_(eps)
 
     def __call__(self) -> Tensor:
         torch.mul(self.x, self.x, out=self.squares)
         torch.bmm(self.upto, self.runs[0], out=self.runs[1])
-        self.past[:, 0] = self.past[:, -1]
-        self.past[:, 1:] = self.sums[:, :, -1:]
+        self.first.copy_(self.last)
+        self.later.copy_(self.ends)
         self.past.cumsum_(1)
-        self.sums.add_(self.past[:, :-1])
+        self.sums.add_(self.before)
         return self.found.sqrt_()
 
 
