@@ -2,6 +2,7 @@
 
 python benchmarks/attention.py                  # all rows, some minutes
 python benchmarks/attention.py --quick          # N up to 2048
+python benchmarks/attention.py --warm           # each kernel as if measured alone
 python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloat16
 
 Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
@@ -76,9 +77,9 @@ def compared(
     for backward in (False, True):
         for n in lengths(setup):
             works = against_softmax(setup, kernel, causal, n, backward)
-            runs = 2 if n > 4096 and backward else 3 if backward else RUNS
             naive = works.pop("naive", None)
-            seconds, _ = turns([None], works, 3 if setup.quick else runs, setup.device)
+            runs = 2 if n > 4096 and backward else 3 if backward or setup.quick else RUNS
+            seconds, _ = turns([None], works, runs, setup.device, warm=setup.warm)
             goal = (">=", goals[n]) if n in goals and not backward else None
             case = f"{what}, N = {n}" + (", with backward" if backward else "")
             yield timed(case, seconds, goal, gain=True)

@@ -55,6 +55,7 @@ class Setup:
     full: bool = False
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    warm: bool = False
 
 
 Row = Callable[[Setup], Iterator[Result]]
@@ -66,11 +67,13 @@ def turns(
     runs: int,
     device: str = "cpu",
     keep: bool = False,
+    warm: bool = False,
 ) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
     """Seconds of each contender over all items, {name: one a repetition}, and, to `keep`, its last
     results; else their memory is given back before the next turn, as in use it would be.
 
-    They take turns on each item, after a warm-up on the first.
+    They take turns on each item, after a warm-up on the first. `warm`: a pass of the contender
+    before each that is timed, so that it finds what it left in the caches, not what the peer did.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -78,6 +81,8 @@ def turns(
         spent, results = dict.fromkeys(contenders, 0.0), {name: [] for name in contenders}
         for item in items[:1] if turn < 0 else items:
             for name, work in contenders.items():
+                if warm:
+                    work(item)
                 wait()
                 start = time.perf_counter()
                 made = work(item)
@@ -111,6 +116,7 @@ def flags(doc: str, rows: dict[str, Row]) -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of forward passes")
     add("--threads", type=int, metavar="N", help="threads of torch (default: torch's own)")
+    add("--warm", action="store_true", help="an untimed pass before each, where a row can")
     add("--only", metavar="ROW[,ROW]", help=f"some of {', '.join(rows)}")
     add("--out", type=Path, metavar="FILE", help="also write the results as JSON")
     given = parser.parse_args()
@@ -160,7 +166,7 @@ def table(name: str, about: str, results: list[Result]) -> Table:
     return made
 
 
-def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool) -> str:
+def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool, warm: bool) -> str:
     packages = ", ".join(f"{k} {v or 'missing'}" for k, v in env["versions"].items())
     took = ", ".join(f"{name} {s:.0f} s" for name, s in seconds.items())
     lines = [
@@ -169,6 +175,8 @@ def footer(env: dict[str, Any], seconds: dict[str, float], quick: bool) -> str:
         f"(OMP_WAIT_POLICY={env['OMP_WAIT_POLICY']}); machine's load before: {env['load']:.1f}",
         f"each number is measured in this run; took {took}",
     ]
+    if warm:
+        lines.append("--warm: each timed pass follows an untimed one of the same contender")
     if quick:
         lines.append("--quick: smaller shapes; the goals are meant for those of the full run")
     return "\n".join(lines)
@@ -180,7 +188,7 @@ def main(doc: str, rows: dict[str, Row]) -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
         os.environ["OMP_NUM_THREADS"] = str(given.threads)  # of processes that a row starts
-    setup = Setup(given.quick, given.full, given.device, getattr(torch, given.dtype))
+    setup = Setup(given.quick, given.full, given.device, getattr(torch, given.dtype), given.warm)
     env, seconds, kept = environment(given.device), {}, []
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)
@@ -193,8 +201,8 @@ def main(doc: str, rows: dict[str, Row]) -> None:
         seconds[name] = time.perf_counter() - start
         console.print(table(name, (rows[name].__doc__ or "").strip(), results))
         kept += [{"row": name, **asdict(r), "met": r.met} for r in results]
-    console.print(footer(env, seconds, given.quick))
+    console.print(footer(env, seconds, given.quick, given.warm))
     if given.out:
-        content = {"environment": env, "quick": given.quick, "dtype": given.dtype}
-        content |= {"row_seconds": seconds, "results": kept}
+        content = {"environment": env, "quick": given.quick, "warm": given.warm}
+        content |= {"dtype": given.dtype, "row_seconds": seconds, "results": kept}
         given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
