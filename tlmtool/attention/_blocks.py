@@ -12,7 +12,7 @@ from torch import Tensor
 CHUNK = 8  # tokens; the pairs inside a chunk and the states between cost about the same
 BLOCK = 256  # tokens that go through the buffers at once
 STATE = 1 << 15  # numbers in the S of the rows that go through the buffers at once
-PARTS = 2  # of a block that states are added up in side by side: one has no work for two threads
+PARTS = 2  # of a block whose states are added up side by side: of one they are too few for threads
 NARROW = 64  # rows below this width are counted as of it: they take more by their tokens
 
 
