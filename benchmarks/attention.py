@@ -163,7 +163,7 @@ def relative(setup: Setup) -> Iterator[Result]:
                     kernel.w_o: one_pass(ours, [*qkv, *t.values()], backward),
                     "sdpa": one_pass(sdpa, qkv, backward),
                 }
-                runs = 3 if setup.quick or backward or n > 2048 else RUNS
+                runs = 3 if setup.quick or backward else RUNS
                 seconds, _ = turns([None], works, runs, setup.device)
                 taken[n], of_softmax[n] = (median(s) for s in seconds.values())
             case = f"{kernel.w_o}, {'causal' if causal else 'both ways'}"

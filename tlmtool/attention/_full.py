@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PIECE = 1 << 19  # numbers of X, and of T, in memory at once
+PIECE = 1 << 20  # numbers of X, and of T, in memory at once
 CHUNK = 8  # queries whose own pairs are dense where causal
 PARTS = 8  # of the sum over pairs, a matmul each: threads share out one of L rows badly
 
