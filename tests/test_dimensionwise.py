@@ -91,3 +91,20 @@ def test_the_memory_of_a_long_text_holds_no_state_of_each_token():
     ):
         DimensionWise().apply(q, k, v, t, None, True)
     assert max(kept) <= 2 * n * 32
+
+
+@pytest.mark.parametrize("f", ["cosine", "scale"])
+@pytest.mark.parametrize("n", [13, 40, 64, 500])  # 2, 5, 8 chunks; two ragged blocks of 32
+def test_states_added_up_for_two_threads_are_those_of_one(f, n, monkeypatch):
+    """Tests run with one thread each, which adds the states up in one row of steps."""
+    torch.manual_seed(0)
+    kernel = DimensionWise(f=f)
+    leaves = [torch.randn(2, H, n, D, dtype=torch.float64) for _ in range(3)]
+    t = {k: x.double() for k, x in kernel.initial(H, D, H * D).items()}
+    leaves = [x.requires_grad_() for x in (*leaves, t["kernel"])]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = []
+    for way in (kernel.apply, kernel.naive):
+        out = way(*leaves[:3], t, None, True)
+        found.append([out.detach(), *torch.autograd.grad((out**3).sum(), leaves)])
+    assert max(apart(x, y) for x, y in zip(*found, strict=True)) < 1e-9

@@ -52,9 +52,9 @@ class Blocks:
         self.past = start[:, 0]  # S before the block
         states = tensors[0].new_empty(rows * chunks + 1, j, m)  # S after each chunk, and before it
         self.after, self.seen = (x.unflatten(0, (rows, chunks)) for x in (states[1:], states[:-1]))
-        both = self.after.unflatten(1, (parts, -1))
-        self.steps = list(pairwise([start, *both.unbind(2)]))
-        self.joints = [(x[:, -1:], later) for x, later in pairwise(both.unbind(1))]
+        split = self.after.unflatten(1, (parts, -1))
+        self.steps = list(pairwise([start, *split.unbind(2)]))
+        self.joints = [(x[:, -1:], later) for x, later in pairwise(split.unbind(1))]
         self.first, self.last = self.seen[:, 0], self.after[:, -1]
 
     def __iter__(self) -> Iterator[tuple[slice, slice, slice]]:
