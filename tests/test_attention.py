@@ -235,10 +235,11 @@ def mixer_flops(kernel: Attention, n: int, width: int) -> int:
 
 
 @both_ways
-def test_flops_are_those_counted(name, causal):
+@pytest.mark.parametrize("grad", [True, False])  # without, some operators are not called as such
+def test_flops_are_those_counted(name, causal, grad):
     qkv, t = drawn(name)
     kernel, d = KERNELS[name], width_of(name)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(grad):
         kernel.apply(*qkv, t, None, causal)
     unseen = mixer_flops(kernel, N, d)
     assert kernel.flops(B, H, N, d, E, causal) == counter.get_total_flops() + unseen
