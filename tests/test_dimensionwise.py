@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tlmtool.attention.dimensionwise import DimensionWise
+from tlmtool.attention.dimensionwise import START, DimensionWise
 
 H, D = 3, 4
 
@@ -57,17 +57,18 @@ def test_a_cosine_is_bounded_and_free_of_the_scale_of_q_and_k(causal):
     assert apart(out, scaled) < 1e-3
 
 
-def test_at_the_start_the_output_is_of_the_size_of_v_at_every_place():
-    """Within a factor of 2, for columns of q and k that are random maps of D features."""
+@pytest.mark.parametrize("rank", [None, 4])
+def test_at_the_start_the_output_is_a_known_part_of_v_at_every_place(rank):
+    """START within a factor of 2, for columns of q and k that are random maps of D features."""
     torch.manual_seed(0)
     n, d = 256, 16
     x = torch.randn(8, 4, n, d)
     q, k = (x @ torch.randn(4, d, d) for _ in range(2))
-    v, kernel = torch.randn(8, 4, n, d), DimensionWise()
+    v, kernel = torch.randn(8, 4, n, d), DimensionWise(rank=rank)
     t = kernel.initial(4, d, 64)
-    size = kernel.apply(q, k, v, t, None, True).square().mean((0, 2)).sqrt()
+    size = kernel.apply(q, k, v, t, None, True).square().mean((0, 2)).sqrt() / START
     assert size.min() > 0.5 and size.max() < 2
-    assert 0.5 < kernel.apply(q, k, v, t).std() < 2
+    assert 0.5 < kernel.apply(q, k, v, t).std() / START < 2
 
 
 def test_tokens_that_all_look_alike_mix_by_the_mixer_alone():

@@ -13,6 +13,7 @@ from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
 KINDS = ("cosine", "scale", "softmax")
+START = 0.03  # of the entries of a first W, against those that keep the size of v
 EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
 
 
@@ -36,9 +37,10 @@ class DimensionWise(Attention):
     scale    t S / n
     softmax  D softmax(t S / n) over m, its mean 1; not separable in j and m, so encoders only.
 
-    At the start t = sqrt(D) and W is normal of variance 1/D. Where q and k are random maps of
-    features with D independent directions, a cosine has variance 1/n + 1/D; that of f(S) is then 1
-    and that of the output the one of v, for every n. The mixer starts normal of variance 1/w.
+    At the start t = sqrt(D), W / START is normal of variance 1/D and the mixer of 1/w. Where q and
+    k are random maps of features with D independent directions, a cosine has variance 1/n + 1/D;
+    that of f(S) is then 1 and that of the output START^2 that of v, for every n: an f(S) of untrained
+    q and k turns v at random, in each text another way, and as large as v it drowns the tokens.
     """
 
     kernels: int = 1
@@ -72,8 +74,9 @@ class DimensionWise(Attention):
     def initial(self, heads: int, width: int, features: int) -> Tensors:
         made = {k: torch.randn(s) for k, s in self.shapes(heads, width, features).items()}
         made["temperature"] = torch.full((heads,), width**0.5)
-        spread = {"kernel": width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
-        spread["left"] = spread["right"] = (width * (self.rank or 1)) ** -0.25
+        spread = {"kernel": START * width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
+        spread["right"] = (width * (self.rank or 1)) ** -0.25
+        spread["left"] = START * spread["right"]
         return {k: x * spread.get(k, 1.0) for k, x in made.items()}
 
     def out_features(self, heads: int, width: int, features: int) -> int:
