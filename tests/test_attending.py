@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import CAUSAL, CONFIGS, WORDS, auto, inputs, output, pico, word_tokenizer
 
-from tlmtool.attention.dimensionwise import DimensionWise
+from tlmtool.attention.dimensionwise import START, DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
 from tlmtool.decompositions.svd import SVD
@@ -223,6 +223,19 @@ def test_a_converted_checkpoint_is_fitted_and_recovers(checkpoint, texts, more, 
     assert found["recovered"] < found["compressed"] and found["dense"] == 0
     model = load(out)
     assert [p for p, _ in converted(model)] == [layer["site"]]
+
+
+@pytest.mark.parametrize(("calibration", "size"), [("texts", 1.0), ("none", START)])
+def test_w_starts_small_only_where_no_output_map_is_fitted(
+    checkpoint, texts, calibration, size, tmp_path
+):
+    """A fitted map takes the size of its features away."""
+    words = ["compress", str(checkpoint), "--attention", "dimensionwise", "--layers", "1", "-q"]
+    given = str(texts) if calibration == "texts" else "none"
+    assert run([*words, "--calibration", given, "--out", str(tmp_path / "out")]) == 0
+    ((_, module),) = converted(load(tmp_path / "out"))
+    kernel = module.kernel["kernel"]
+    assert 0.7 < kernel.std() * kernel.shape[-1] ** 0.5 / size < 1.4
 
 
 def test_the_output_map_is_the_best_one(checkpoint, texts, tmp_path):

@@ -69,6 +69,8 @@ def test_at_the_start_the_output_is_a_known_part_of_v_at_every_place(rank):
     size = kernel.apply(q, k, v, t, None, True).square().mean((0, 2)).sqrt() / START
     assert size.min() > 0.5 and size.max() < 2
     assert 0.5 < kernel.apply(q, k, v, t).std() / START < 2
+    t = kernel.initial(4, d, 64, fitted=True)
+    assert 0.5 < kernel.apply(q, k, v, t).std() < 2
 
 
 def test_tokens_that_all_look_alike_mix_by_the_mixer_alone():

@@ -57,8 +57,9 @@ class Attention:
         """{learned tensor: shape} for H heads of width D in a model of width E."""
         raise NotImplementedError
 
-    def initial(self, heads: int, width: int, features: int) -> Tensors:
-        """The learned tensors before training, float32, from torch's global generator."""
+    def initial(self, heads: int, width: int, features: int, fitted: bool = False) -> Tensors:
+        """The learned tensors before training, float32, from torch's global generator; `fitted`:
+        what follows is fitted to them, so that outputs need not start small."""
         raise NotImplementedError
 
     def out_features(self, heads: int, width: int, features: int) -> int:

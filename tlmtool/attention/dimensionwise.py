@@ -13,7 +13,7 @@ from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
 KINDS = ("cosine", "scale", "softmax")
-START = 0.03  # of the entries of a first W, against those that keep the size of v
+START = 0.03  # of a first W that nothing is fitted to, against one that keeps the size of v
 EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
 
 
@@ -37,10 +37,11 @@ class DimensionWise(Attention):
     scale    t S / n
     softmax  D softmax(t S / n) over m, its mean 1; not separable in j and m, so encoders only.
 
-    At the start t = sqrt(D), W / START is normal of variance 1/D and the mixer of 1/w. Where q and
-    k are random maps of features with D independent directions, a cosine has variance 1/n + 1/D;
-    that of f(S) is then 1 and that of the output START^2 that of v, for every n: an f(S) of untrained
-    q and k turns v at random, in each text another way, and as large as v it drowns the tokens.
+    At the start t = sqrt(D), W is normal of variance START^2 / D and the mixer of 1/w. Where q and
+    k are random maps of features with D independent directions, a cosine has variance 1/n + 1/D,
+    f(S) 1 and the output, for every n, START^2 of that of v: untrained q and k turn v at random,
+    in each text another way, and as large as v that drowns the tokens. W / START where a fitted
+    output map follows, which takes the size away and would leave W too small for its rate.
     """
 
     kernels: int = 1
@@ -71,12 +72,13 @@ class DimensionWise(Attention):
         mixer = {"mixer": (h, c, d, self.mixer)} if self.mixer else {}
         return {**kernel, "temperature": (h,), **mixer}
 
-    def initial(self, heads: int, width: int, features: int) -> Tensors:
+    def initial(self, heads: int, width: int, features: int, fitted: bool = False) -> Tensors:
         made = {k: torch.randn(s) for k, s in self.shapes(heads, width, features).items()}
         made["temperature"] = torch.full((heads,), width**0.5)
-        spread = {"kernel": START * width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
+        start = 1.0 if fitted else START
+        spread = {"kernel": start * width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
         spread["right"] = (width * (self.rank or 1)) ** -0.25
-        spread["left"] = START * spread["right"]
+        spread["left"] = start * spread["right"]
         return {k: x * spread.get(k, 1.0) for k, x in made.items()}
 
     def out_features(self, heads: int, width: int, features: int) -> int:

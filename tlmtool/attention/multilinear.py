@@ -83,7 +83,7 @@ class MultiLinear(Attention):
         rates = {f"rate_{name}": (side,) for name in "kv"} if self.w_o == "decay" else {}
         return {**gains, "core": core, **rates, "out": (side, side, features)}
 
-    def initial(self, heads: int, width: int, features: int) -> Tensors:
+    def initial(self, heads: int, width: int, features: int, fitted: bool = False) -> Tensors:
         """Gains 1; an even diagonal core or a normal full one; decays over 0.5 to 64 tokens, spaced
         evenly in log; a normal W^O, so that independent q, k, v of any variance give outputs of
         standard deviation about SPREAD, small beside hidden states as those of an untrained softmax

@@ -43,7 +43,7 @@ def convert(
         module = model.base_model.get_submodule(path)
         old = {role: model.base_model.get_submodule(site) for role, site in linears.items()}
         before, sizes = _parameters(model, path, linears["output"]), heads_of(module)
-        attend(model, {path: form})
+        attend(model, {path: form}, fitted=dense is not None)
         if form.heads(*sizes) != sizes:
             _project(model, linears, old, form.heads(*sizes), sizes)
         error = None

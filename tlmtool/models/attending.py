@@ -137,9 +137,10 @@ def projections(model: PreTrainedModel, path: str) -> dict[str, str]:
     return found
 
 
-def attend(model: PreTrainedModel, plan: dict[str, Attention]) -> None:
+def attend(model: PreTrainedModel, plan: dict[str, Attention], fitted: bool = False) -> None:
     """Softmax attention -> kernels, in place, at the attention modules of the plan; learned tensors
-    as the kernel starts them. Also on the meta device: sizes only.
+    as the kernel starts them (`fitted`: for an output map that will be). Also on the meta device:
+    sizes only.
 
     Raises ValueError where the module cannot take the kernel.
     """
@@ -147,7 +148,7 @@ def attend(model: PreTrainedModel, plan: dict[str, Attention]) -> None:
     for path, form in plan.items():
         if path not in known:
             raise ValueError(f"{path} is no self-attention of {type(model).__name__}")
-        _attend(model, path, form)
+        _attend(model, path, form, fitted)
 
 
 def why_not(module: nn.Module) -> str | None:
@@ -161,7 +162,7 @@ def why_not(module: nn.Module) -> str | None:
     return None
 
 
-def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
+def _attend(model: PreTrainedModel, path: str, form: Attention, fitted: bool) -> None:
     base = model.base_model
     module, linears = base.get_submodule(path), projections(model, path)
     if module.is_causal and not form.causal:
@@ -181,7 +182,8 @@ def _attend(model: PreTrainedModel, path: str, form: Attention) -> None:
     if weight.is_meta:
         tensors = {k: torch.empty(s, **made) for k, s in form.shapes(*wanted, features).items()}
     else:
-        tensors = {k: t.to(**made) for k, t in form.initial(*wanted, features).items()}
+        drawn = form.initial(*wanted, features, fitted)
+        tensors = {k: t.to(**made) for k, t in drawn.items()}
     module.kernel = nn.ParameterDict({k: nn.Parameter(t) for k, t in tensors.items()})
     module.mixing, module.config = form, copy.copy(module.config)
     module.config._attn_implementation_internal = NAME
