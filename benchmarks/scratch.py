@@ -41,6 +41,7 @@ from tlmtool.training.jobs import prepare
 from tlmtool.training.study import NEVER, paired
 
 MIXED = {"attention": "dimensionwise", "mixer": "5"}
+ALONE = MIXED | {"f": "none"}  # the control of the others
 CONV = {"attention": "multilinear", "w_o": "conv"}
 ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `half`: of its config
     "mlm": {
@@ -50,6 +51,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `hal
         "dimensionwise, 8 kernels": {"attention": "dimensionwise", "kernels": "8"},
         "dimensionwise + mixer": MIXED,
         "dimensionwise + mixer, 8 kernels": MIXED | {"kernels": "8"},
+        "mixer alone": ALONE,
         "multilinear conv": CONV,
         "half dimensionwise + mixer": MIXED | {"half": True},
         "half multilinear conv": CONV | {"half": True},
@@ -59,6 +61,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `hal
         "multilinear decay": {"attention": "multilinear", "w_o": "decay"},
         "multilinear conv": CONV,
         "dimensionwise + mixer": MIXED,
+        "mixer alone": ALONE,
         "half dimensionwise + mixer": MIXED | {"half": True},
         "half multilinear conv": CONV | {"half": True},
     },
@@ -67,6 +70,7 @@ FAMILY = {"mlm": "bert", "clm": "gpt2"}
 MATTER = [  # of several seeds
     "softmax, 8 heads",
     "dimensionwise + mixer",
+    "mixer alone",
     "half dimensionwise + mixer",
     "multilinear conv",
     "half multilinear conv",
