@@ -20,9 +20,9 @@ Progress = Callable[[int, int], None]
 WAITED = 1.25  # time by the clock over that of the processor, above which a warning is due
 NOTE = (
     "kernels alone, from q, k, v to what the output projection takes (multilinear: past it, as its "
-    "own output map replaces it); 1 multiply-add = 2 FLOPs, matrix products only, counted, not "
-    "measured; memory: the most that one pass allots at once, its result included; exponents: "
-    "least squares through the logarithms of all lengths"
+    "own output map replaces it); 1 multiply-add = 2 FLOPs, matrix products and convolutions only, "
+    "counted, not measured; memory: the most that one pass allots at once, its result included; "
+    "exponents: least squares through the logarithms of all lengths"
 )
 
 
@@ -113,7 +113,8 @@ class Case(NamedTuple):
         with FlopCounterMode(display=False) as counter:
             out = kernel.apply(*qkv, tensors, causal=self.causal)
             unseen = forward - counter.get_total_flops()  # elementwise: a mixer's
-            torch.autograd.grad(out, [*qkv, *tensors.values()], torch.ones_like(out))
+            leaves = [*qkv, *tensors.values()]
+            torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
         return counter.get_total_flops() + 3 * unseen
 
 
