@@ -102,7 +102,7 @@ class DimensionWise(Attention):
         causal: bool = False,
     ) -> Tensor:
         if causal:
-            return self._causal(q, k, v, tensors, None, real, False)[0]
+            return self.stream(q, k, v, tensors, None, real, keep=False)[0]
         with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
             out = None if self.f == "none" else self._whole(q, k, v, t, mask)
@@ -140,8 +140,20 @@ class DimensionWise(Attention):
         tensors: Tensors,
         state: State | None = None,
         real: Tensor | None = None,
+        keep: bool = True,
     ) -> tuple[Tensor, State]:
-        return self._causal(q, k, v, tensors, state, real, True)
+        """As in the base; the state after these tokens is left out unless `keep`."""
+        self._check(True)
+        with exact(q):
+            dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
+            old = state or {}
+            n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
+            n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
+            out = None if self.f == "none" else self._prefix(q, k, v, n, t, old)
+            if self.mixer > 1:
+                v = torch.cat([old["v"], v], 2) if old else _mixer.widened(v, self.mixer, True)
+            new = self._after(q, k, v, n[:, :, -1:], old) if keep else {}
+            return self._output(out, v, t).to(dtype), new
 
     def flops(
         self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
@@ -188,29 +200,6 @@ class DimensionWise(Attention):
         n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
         sums = [squares(x) for x in (q, k)] if self.f == "cosine" else (None, None)
         return _meet(v, self._f(q.mT @ k, n, *sums, t["temperature"]), t)
-
-    def _causal(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tensors: Tensors,
-        state: State | None,
-        real: Tensor | None,
-        keep: bool,
-    ) -> tuple[Tensor, State]:
-        """`stream`; the state after these tokens is left out unless `keep`."""
-        self._check(True)
-        with exact(q):
-            dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
-            old = state or {}
-            n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
-            n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
-            out = None if self.f == "none" else self._prefix(q, k, v, n, t, old)
-            if self.mixer > 1:
-                v = torch.cat([old["v"], v], 2) if old else _mixer.widened(v, self.mixer, True)
-            new = self._after(q, k, v, n[:, :, -1:], old) if keep else {}
-            return self._output(out, v, t).to(dtype), new
 
     def _prefix(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, t: Tensors, old: State) -> Tensor:
         """By the S_i of n tokens (B, 1, N, 1): (B, H, N, D) each -> (B, H, N, c, D)"""
