@@ -33,6 +33,7 @@ from rich.table import Table
 from tlmtool.data.language import language_splits
 from tlmtool.data.vocabulary import trained
 from tlmtool.measuring.counting import SCORES, count_parameters, forward_flops
+from tlmtool.models.attending import converted
 from tlmtool.models.checkpoint import load_tokenizer
 from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe, build
@@ -41,9 +42,9 @@ from tlmtool.training.jobs import prepare
 from tlmtool.training.study import NEVER, paired
 
 MIXED = {"attention": "dimensionwise", "mixer": "5"}
-ALONE = MIXED | {"f": "none"}  # the control of the others
+ALONE = MIXED | {"alone": True}  # the control: W stays 0
 CONV = {"attention": "multilinear", "w_o": "conv"}
-ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `half`: of its config
+ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `half`, `alone`: ours
     "mlm": {
         "softmax, 8 heads": {},
         "softmax, 1 head": {"heads": 1},
@@ -145,7 +146,7 @@ class Study:
 
     def recipe(self, arm: dict[str, Any], inner: int, **more: Any) -> Recipe:
         arm, given = dict(arm), self.given
-        heads, half = arm.pop("heads", 8), arm.pop("half", False)
+        heads, half, _ = arm.pop("heads", 8), arm.pop("half", False), arm.pop("alone", False)
         sizes = (given.width, given.layers, heads, given.length, inner)
         config = dict(zip(KEYS[self.family], sizes, strict=True))
         if half:  # every other layer, the first one first
@@ -196,6 +197,9 @@ class Study:
                 tokenizer,
                 folder,
             )
+        if arm.get("alone"):
+            for _, module in converted(job.model):
+                module.kernel["kernel"].requires_grad_(False).zero_()
         spent: list[float] = []
 
         def tick(step: int, of: int, loss: float) -> None:

@@ -20,7 +20,6 @@ from tlmtool.models.surgery import factorize, plan_of, sites
 
 KERNELS = {
     "dimensionwise": DimensionWise(mixer=3),
-    "mixer alone": DimensionWise(f="none", mixer=3),
     "two kernels": DimensionWise(kernels=2, f="scale", rank=3),
     "decay": MultiLinear(w_o="decay", terms=3),
     "conv": MultiLinear(w_o="conv", kernel=3, core="full"),

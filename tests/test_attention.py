@@ -19,7 +19,6 @@ KERNELS = {
     "scale": DimensionWise(f="scale"),
     "softmax": DimensionWise(f="softmax", mixer=2),
     "kernels": DimensionWise(kernels=3, mixer=4),
-    "mixer alone": DimensionWise(f="none", kernels=2, mixer=3),
     "rank": DimensionWise(rank=2),
     "thin": DimensionWise(rank=1, kernels=2, mixer=3),  # as linear attentions, see `drawn`
     "decay": MultiLinear(w_o="decay", terms=3),
@@ -30,7 +29,6 @@ KERNELS = {
     "full, full core": MultiLinear("full", "full", length=N + 3),
 }
 CAUSAL = [name for name, kernel in KERNELS.items() if kernel.causal]
-LOCAL = [name for name in KERNELS if name.split(",")[0] in ("conv", "full", "mixer alone")]
 STREAMS = [name for name in CAUSAL if not name.startswith("full")]  # else the state is the text
 WAYS = [(name, False) for name in KERNELS] + [(name, True) for name in CAUSAL]
 
@@ -142,8 +140,7 @@ def test_padding_does_not_leak(name, causal, at):
     assert torch.isfinite(out).all()
     alone = kernel.apply(*(x[:, :, some] for x in (q, k, v)), t, None, causal)
     assert apart(out[:, some], alone) < 1e-10
-    read = (v,) if name == "mixer alone" else (k, v)
-    found = torch.autograd.grad(out[:, some].square().sum(), read)
+    found = torch.autograd.grad(out[:, some].square().sum(), (k, v))
     assert all(g[:, :, ~real[0]].abs().max() == 0 for g in found)
 
 
@@ -169,7 +166,7 @@ def test_the_future_does_not_leak_and_the_past_is_seen(name):
         assert token == N - 1 or moved[:, token + 1].gt(1e-6).all()
 
 
-@pytest.mark.parametrize("name", [n for n in KERNELS if n not in LOCAL])
+@pytest.mark.parametrize("name", [n for n in KERNELS if n.split(",")[0] not in ("conv", "full")])
 def test_an_encoder_sees_both_sides(name):
     (q, k, v), t = drawn(name)
     before = KERNELS[name].apply(q, k, v, t)
@@ -264,8 +261,7 @@ def test_the_counter_sees_inside_the_operator():
 def test_gradients_reach_every_learned_tensor(name, causal):
     qkv, t = drawn(name, grad=True)
     out = KERNELS[name].apply(*qkv, t, None, causal)
-    read = qkv[2:] if name == "mixer alone" else qkv
-    for x in torch.autograd.grad(out.square().sum(), [*read, *t.values()]):
+    for x in torch.autograd.grad(out.square().sum(), [*qkv, *t.values()]):
         assert x.abs().max() > 1e-9
 
 

@@ -70,10 +70,7 @@ def test_softmax_attention_is_what_its_formula_says(causal):
     assert case.flops(Softmax(), 7) == 7 * (2 * 2 * 2 * pairs * 4)
 
 
-MIXERS = [DimensionWise(mixer=3), DimensionWise(f="none", mixer=3)]
-
-
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), *MIXERS, MultiLinear("conv")])
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), DimensionWise(mixer=3), MultiLinear("conv")])
 @pytest.mark.parametrize("causal", [False, True])
 def test_flops_are_the_kernels_own_and_those_of_both_passes_are_counted(kernel, causal):
     heads, width, n = 2, 4, 16
@@ -81,9 +78,9 @@ def test_flops_are_the_kernels_own_and_those_of_both_passes_are_counted(kernel, 
     assert once == kernel.flops(1, heads, n, width, 8, causal)
     both = CASE._replace(causal=causal, backward=True)
     assert both.flops(kernel, n) > 2 * once
-    with FlopCounterMode(display=False) as counter:  # with numbers, not on meta
-        both.work(kernel, n)()
     if not isinstance(kernel, Softmax) and not getattr(kernel, "mixer", 0):
+        with FlopCounterMode(display=False) as counter:  # with numbers, not on meta
+            both.work(kernel, n)()
         assert counter.get_total_flops() == both.flops(kernel, n)
 
 

@@ -30,12 +30,10 @@ def test_softmax_in_a_decoder_says_why_not(way):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"f": "relu"}, r"unknown f 'relu'; known: cosine, scale, softmax, none"),
+        ({"f": "relu"}, r"unknown f 'relu'; known: cosine, scale, softmax"),
         ({"kernels": 0}, "kernels 0 is below 1"),
         ({"rank": 0}, "rank 0 is below 1"),
         ({"mixer": -1}, "mixer -1 is below 0"),
-        ({"f": "none"}, "f 'none' leaves the mixer alone: give it, of 1 token or more"),
-        ({"f": "none", "mixer": 5, "rank": 2}, "f 'none' has no W that could be of a rank"),
     ],
 )
 def test_choices_that_cannot_be(fields, said):
@@ -76,8 +74,7 @@ def test_at_the_start_the_output_is_a_known_part_of_v_at_every_place(rank):
 
 
 def test_tokens_that_all_look_alike_mix_by_the_mixer_alone():
-    """With W at 0 only the convolution is left: the last w tokens in a decoder, in their order.
-    f 'none' says the same of them, and has no W."""
+    """With W at 0 only the convolution is left: the last w tokens in a decoder, in their order."""
     kernel = DimensionWise(kernels=3, mixer=4)
     (q, k, v), t = drawn(kernel)
     t["kernel"].zero_()
@@ -85,12 +82,20 @@ def test_tokens_that_all_look_alike_mix_by_the_mixer_alone():
     taps = t["mixer"]  # (H, c, D, w)
     expected = sum(v[:, :, 9 - 3 + i, None] * taps[..., i] for i in range(4))
     assert apart(out[:, 9], expected) < 1e-12
-    alone = DimensionWise(f="none", kernels=3, mixer=4)
-    assert list(alone.shapes(H, D, H * D)) == ["mixer"]
-    for causal in (False, True):
-        given = {"mixer": taps}
-        ways = (kernel.apply(q, k, v, t, None, causal), alone.apply(q, k, v, given, None, causal))
-        assert torch.equal(*ways)
+
+
+@pytest.mark.parametrize(("width", "first"), [(5, -2), (4, -1), (2, 0), (1, 0)])
+def test_the_mixer_of_an_encoder_looks_to_both_sides(width, first):
+    """Of w tokens (w - 1) // 2 before, w // 2 after, nothing beyond the ends."""
+    kernel = DimensionWise(mixer=width)
+    (q, k, v), t = drawn(kernel)
+    t["kernel"].zero_()
+    for way in (kernel.apply, kernel.naive):
+        out = way(q, k, v, t).unflatten(-1, (H, D))
+        for i in (0, 9, 20):
+            at = [(j, i + first + j) for j in range(width) if 0 <= i + first + j < 21]
+            expected = sum(v[:, :, place] * t["mixer"][:, 0, :, j] for j, place in at)
+            assert apart(out[:, i], expected) < 1e-12
 
 
 def test_the_memory_of_a_long_text_holds_no_state_of_each_token():

@@ -55,8 +55,8 @@ class Attending:
     )
     kernels: int | None = setting(None, CHOICE, "kernels W of a head of dimensionwise", "c", ge=1)
     f: str | None = setting(
-        None, CHOICE, "of dimensionwise: cosine, scale, softmax (encoders), none (mixer alone)",
-        "NAME", choices=("cosine", "scale", "softmax", "none"),
+        None, CHOICE, "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
+        choices=("cosine", "scale", "softmax"),
     )  # fmt: skip
     mixer: int | None = setting(
         None,

@@ -8,7 +8,7 @@ from torch.nn.functional import conv1d, pad
 def around(width: int, causal: bool) -> tuple[int, int]:
     """Tokens that a mixer of so many takes before and after the present one."""
     after = 0 if causal else width // 2
-    return max(width - 1 - after, 0), after
+    return width - 1 - after, after
 
 
 def widened(v: Tensor, width: int, causal: bool) -> Tensor:
@@ -16,12 +16,11 @@ def widened(v: Tensor, width: int, causal: bool) -> Tensor:
     return pad(v, (0, 0, *around(width, causal))) if width > 1 else v
 
 
-def mixed(out: Tensor | None, v: Tensor, taps: Tensor) -> Tensor:
-    """out (B, H, N, c, D), None for 0, and taps (H, c, D, w) of v (B, H, N + w - 1, D)."""
-    n = v.shape[2] - taps.shape[-1] + 1
+def mixed(out: Tensor, v: Tensor, taps: Tensor) -> Tensor:
+    """out (B, H, N, c, D) and taps (H, c, D, w) of v (B, H, N + w - 1, D), added."""
     for i in range(taps.shape[-1]):
-        part, tap = v[:, :, i : i + n, None], taps[:, None, :, :, i]
-        out = part * tap if out is None else torch.addcmul(out, part, tap)
+        part, tap = v[:, :, i : i + out.shape[2], None], taps[:, None, :, :, i]
+        out = torch.addcmul(out, part, tap)
     return out
 
 

@@ -12,7 +12,7 @@ from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms
 from tlmtool.attention._prefix import by_kernel, prefix_flops
 from tlmtool.attention.base import Attention, State, Tensors, exact
 
-KINDS = ("cosine", "scale", "softmax", "none")
+KINDS = ("cosine", "scale", "softmax")
 START = 0.03  # of a first W that nothing is fitted to, against one that keeps the size of v
 EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
 
@@ -36,7 +36,6 @@ class DimensionWise(Attention):
              size 1/sqrt(n) (of one token: a sign).
     scale    t S / n
     softmax  D softmax(t S / n) over m, its mean 1; not separable in j and m, so encoders only.
-    none     0: the mixer alone, without W, q and k. The control that tells what S is good for.
 
     At the start t = sqrt(D), W is normal of variance START^2 / D and the mixer of 1/w. Where q and
     k are random maps of features with D independent directions, a cosine has variance 1/n + 1/D,
@@ -58,10 +57,6 @@ class DimensionWise(Attention):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"{field} {value} is below {least}")
-        if self.f == "none" and self.rank is not None:
-            raise ValueError("f 'none' has no W that could be of a rank")
-        if self.f == "none" and not self.mixer:
-            raise ValueError("f 'none' leaves the mixer alone: give it, of 1 token or more")
 
     @property
     def causal(self) -> bool:
@@ -71,18 +66,15 @@ class DimensionWise(Attention):
         h, c, d, r = heads, self.kernels, width, self.rank
         if r is not None and r > d:
             raise ValueError(f"rank {r} is above {d}, the width of a head")
-        mixer = {"mixer": (h, c, d, self.mixer)} if self.mixer else {}
-        if self.f == "none":
-            return mixer
         kernel = {"kernel": (h, c, d, d)}
         if r is not None:
             kernel = {"left": (h, c, d, r), "right": (h, c, r, d)}
+        mixer = {"mixer": (h, c, d, self.mixer)} if self.mixer else {}
         return {**kernel, "temperature": (h,), **mixer}
 
     def initial(self, heads: int, width: int, features: int, fitted: bool = False) -> Tensors:
         made = {k: torch.randn(s) for k, s in self.shapes(heads, width, features).items()}
-        if self.f != "none":
-            made["temperature"] = torch.full((heads,), width**0.5)
+        made["temperature"] = torch.full((heads,), width**0.5)
         start = 1.0 if fitted else START
         spread = {"kernel": start * width**-0.5, "mixer": max(self.mixer, 1) ** -0.5}
         spread["right"] = (width * (self.rank or 1)) ** -0.25
@@ -105,7 +97,9 @@ class DimensionWise(Attention):
             return self.stream(q, k, v, tensors, None, real, keep=False)[0]
         with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
-            out = None if self.f == "none" else self._whole(q, k, v, t, mask)
+            n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
+            sums = [squares(x) for x in (q, k)] if self.f == "cosine" else (None, None)
+            out = _meet(v, self._f(q.mT @ k, n, *sums, t["temperature"]), t)
             return self._output(out, _mixer.widened(v, self.mixer, False), t).to(dtype)
 
     def naive(
@@ -119,15 +113,13 @@ class DimensionWise(Attention):
     ) -> Tensor:
         self._check(causal)
         dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
-        out = 0
-        if self.f != "none":
-            mask = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
-            add = torch.cumsum if causal else lambda x, dim: x.sum(dim, keepdim=True)
-            s = add(q[..., :, None] * k[..., None, :], 2)  # S_i: (B, H, N, D, D), or S: N is 1
-            n = add(mask, 2)[..., None]
-            s = self._f(s, n, add(q**2, 2), add(k**2, 2), t["temperature"])
-            x = s * v[..., None, :]  # the Khatri-Rao product, (B, H, N, D, D)
-            out = torch.einsum("hcjm,bhijm->bihcj", _kernel(t), x).flatten(2)
+        mask = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
+        add = torch.cumsum if causal else lambda x, dim: x.sum(dim, keepdim=True)
+        s = add(q[..., :, None] * k[..., None, :], 2)  # S_i: (B, H, N, D, D), or S: N is 1
+        n = add(mask, 2)[..., None]
+        s = self._f(s, n, add(q**2, 2), add(k**2, 2), t["temperature"])
+        x = s * v[..., None, :]  # the Khatri-Rao product, (B, H, N, D, D)
+        out = torch.einsum("hcjm,bhijm->bihcj", _kernel(t), x).flatten(2)
         if self.mixer:
             out = out + _mixer.naive(v, t["mixer"], causal)
         return out.to(dtype)
@@ -149,7 +141,7 @@ class DimensionWise(Attention):
             old = state or {}
             n = torch.ones_like(v[:, :1, :, :1]) if mask is None else mask
             n = n.cumsum(2) + old.get("n", 0)  # (B, 1, N, 1)
-            out = None if self.f == "none" else self._prefix(q, k, v, n, t, old)
+            out = self._prefix(q, k, v, n, t, old)
             if self.mixer > 1:
                 v = torch.cat([old["v"], v], 2) if old else _mixer.widened(v, self.mixer, True)
             new = self._after(q, k, v, n[:, :, -1:], old) if keep else {}
@@ -161,8 +153,6 @@ class DimensionWise(Attention):
         """The matmuls of `apply` and the mixer, 1 multiply-add = 2; not what is elementwise."""
         (b, h, n, d), c, r = (batch, heads, length, width), self.kernels, self.rank or 0
         mixer, kernel = b * h * n * d * c * self.mixer, h * c * d * d * r
-        if self.f == "none":
-            return 2 * mixer
         if not causal:
             return 2 * (b * h * n * d * d * (1 + c) + kernel + mixer)
         if self._thin((b, h, n, d)):
@@ -195,12 +185,6 @@ class DimensionWise(Attention):
         s = s * (t / (n + (n == 0)))
         return width * s.softmax(-1) if self.f == "softmax" else s
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor, t: Tensors, mask: Tensor | None) -> Tensor:
-        """By one S of all tokens: (B, H, N, D) each -> (B, H, N, c, D)"""
-        n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
-        sums = [squares(x) for x in (q, k)] if self.f == "cosine" else (None, None)
-        return _meet(v, self._f(q.mT @ k, n, *sums, t["temperature"]), t)
-
     def _prefix(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, t: Tensors, old: State) -> Tensor:
         """By the S_i of n tokens (B, 1, N, 1): (B, H, N, D) each -> (B, H, N, c, D)"""
         which = "kernel" if self.rank is None else "left"  # which takes the temperature along
@@ -223,9 +207,7 @@ class DimensionWise(Attention):
 
     def _after(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, old: State) -> State:
         """The state after n tokens, of which v ends with the last; it holds no view of all N."""
-        new = {"n": n.clone()}
-        if self.f != "none":
-            new["s"] = old.get("s", 0) + q.mT @ k
+        new = {"n": n.clone(), "s": old.get("s", 0) + q.mT @ k}
         if self.f == "cosine":
             for name, x in (("qq", q), ("kk", k)):
                 new[name] = old.get(name, EPS) + x.square().sum(2, keepdim=True)
@@ -233,7 +215,7 @@ class DimensionWise(Attention):
             new["v"] = v[:, :, 1 - self.mixer :].clone()
         return new
 
-    def _output(self, out: Tensor | None, v: Tensor, t: Tensors) -> Tensor:
+    def _output(self, out: Tensor, v: Tensor, t: Tensors) -> Tensor:
         """(B, H, N, c, D), with the mixer of v (B, H, N + w - 1, D) -> (B, N, F)"""
         out = _mixer.mixed(out, v, t["mixer"]) if self.mixer else out
         return out.transpose(1, 2).flatten(2)

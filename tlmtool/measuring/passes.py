@@ -20,7 +20,7 @@ Work = Callable[..., Any]
 
 
 def one_pass(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) -> Work:
-    """`call` without a graph, or with gradients of the leaves it reads; arguments are ignored."""
+    """`call` without a graph, or with the gradients of all leaves; arguments are ignored."""
 
     def forward(*_: Any) -> Tensor:
         with torch.no_grad():
@@ -28,7 +28,7 @@ def one_pass(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) 
 
     def both(*_: Any) -> Any:
         out = call()
-        return torch.autograd.grad(out, leaves, torch.ones_like(out), allow_unused=True)
+        return torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     return both if backward else forward
 
