@@ -24,7 +24,7 @@ ORDER = """
     | attention | report | card | plots | views | views_training views_complexity
     | views_attention views_sites | figures | progress
     | recipe | rules | sources | values | schema | schema_training schema_overparam schema_profiling
-    | schema_attention | setting | failure
+    | schema_attention | setting | files | failure
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

@@ -1,0 +1,54 @@
+"""Files that others wrote: only regular ones are opened, and none that is larger than it can be.
+
+A pipe or a device in place of a file would be waited for, or read, without end.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from tlmtool.failure import NotLoadable
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+
+def regular(path: str | os.PathLike, most: int | None = None) -> Path:
+    """The path, of a regular file (links are followed) of at most `most` bytes, or of nothing.
+
+    Raises NotLoadable where something else stands there, which is told by what it is.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # it is not there: whoever opens it has the sentence for that
+        return Path(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+        raise NotLoadable(f"{os.fspath(path)} is {kind}: it should be an ordinary file")
+    if most is not None and found.st_size > most:
+        raise NotLoadable(
+            f"{os.fspath(path)} has {found.st_size:,} bytes: at most {_size(most)} is read of such "
+            "a file"
+        )
+    return Path(path)
+
+
+def read_text(path: str | os.PathLike, most: int) -> str:
+    """The text, in UTF-8, of a regular file of at most `most` bytes.
+
+    Raises NotLoadable as `regular` does, OSError where it cannot be opened, and UnicodeDecodeError.
+    """
+    with regular(path, most).open("rb") as opened:
+        return opened.read(most).decode("utf-8")
+
+
+def _size(count: int) -> str:
+    """2097152 -> 2 MiB"""
+    name, unit = next(((n, u) for n, u in UNITS if count >= u), ("bytes", 1))
+    return f"{count // unit} {name}"
