@@ -15,7 +15,8 @@ import tlmtool
 ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
-    cli flags terminal | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
+    cli flags terminal stopping
+    | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | data
     | models.saving | models.checkpoint | models.modeling | models.surgery | models.attending
     | models.states | models.factorized | models.architectures models.__init__

@@ -13,9 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from tlmtool.failure import Failure
+from tlmtool.failure import Failure, Stopped
 from tlmtool.flags import command
 from tlmtool.schema import decompositions
+from tlmtool.stopping import stopping
 from tlmtool.terminal import console, show, told
 
 COMMANDS = {  # verb: (what it does, an example)
@@ -67,6 +68,11 @@ def main() -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Runs `tlm` with these arguments; prints a failure as one sentence; the exit status."""
+    with stopping():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a "?"
@@ -82,6 +88,8 @@ def run(args: list[str]) -> int:
         return _fail(str(failure), failure.code)
     except KeyboardInterrupt:
         return _interrupted()
+    except Stopped as stopped:
+        return _fail(str(stopped), stopped.code)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,7 +103,8 @@ def run(args: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"tlm: {' '.join(sentence.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"tlm: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
     return code
 
 

@@ -1,6 +1,7 @@
 """Expected failures: a sentence (asked, found, what to do) and the exit code of `tlm` for each."""
 
 import os
+import signal
 
 
 class Failure(Exception):
@@ -34,6 +35,14 @@ class MissingDependency(Failure, ImportError):
     """An optional package that this run needs is not installed."""
 
     code = 5
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end. No Exception, so that nothing on the way takes it for one."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.code = 128 + number
 
 
 def processes() -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -28,8 +28,9 @@ class Bars(AbstractContextManager):
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.progress.stop()
-        sys.stderr.flush()
+        with suppress(OSError):  # a terminal that hung up takes no last line
+            self.progress.stop()
+            sys.stderr.flush()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         if what not in self.tasks:
