@@ -24,7 +24,8 @@ ORDER = """
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | report | card | plots | views | views_training views_complexity
     | views_attention views_sites | figures | progress
-    | recipe | rules | sources | values | schema | schema_training schema_overparam schema_profiling
+    | recipe | rules | sources | notation | values | schema
+    | schema_training schema_overparam schema_profiling
     | schema_attention | setting | files | failure
 """
 

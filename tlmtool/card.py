@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from tlmtool.figures import TEXT_COLUMNS, View, human
+from tlmtool.notation import written
 from tlmtool.views import views
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
@@ -21,8 +22,6 @@ def card(
     data: Mapping[str, Any], model_id: str, methods: list[str], facts: list[tuple[str, str]]
 ) -> str:
     """Front matter and Markdown for a report's data, the names of its methods and its facts."""
-    import yaml
-
     model, recipe = data.get("model") or {}, data.get("recipe")
     base = None if model.get("new") else model.get("base_model") or model.get("id")
     kind = str(model.get("class") or "")
@@ -33,7 +32,7 @@ def card(
         "tags": ["tlm", *methods],
     }
     front = {key: value for key, value in front.items() if value}
-    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n", f"# {model_id}\n"]
+    parts = [f"---\n{written(front)}---\n", f"# {model_id}\n"]
     parts += [_introduction(data, methods), _loading(model_id, kind, data["verb"] == "merge")]
     for view in views(data):
         parts.append(f"## {view.title.capitalize()}\n\n{_markdown(view)}")
@@ -44,7 +43,7 @@ def card(
     if cited := [f"* {name}: {text}" for name, text in _references(methods).items()]:
         parts.append("## References\n\n" + "\n".join(cited) + "\n")
     if recipe:
-        text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False)
+        text = recipe if isinstance(recipe, str) else written(recipe)
         parts.append(f"## Recipe\n\n```yaml\n{text.strip()}\n```\n")
     return "\n".join(parts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
+from tlmtool.notation import written
 from tlmtool.rules import BLOCKS, BUDGETS, check
 from tlmtool.schema import Override, Recipe, settings
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
@@ -101,7 +102,4 @@ def _plain(entry: Any) -> dict[str, Any]:
 
 def dump(recipe: Recipe, file: str = "recipe.yaml") -> str:
     """YAML that `build` reads back as the same recipe; its first line is a command for that."""
-    import yaml
-
-    text = yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
-    return f"# tlm {recipe.verb} --recipe {file}\n{text}"
+    return f"# tlm {recipe.verb} --recipe {file}\n{written(to_dict(recipe))}"

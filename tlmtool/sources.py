@@ -2,13 +2,16 @@
 their keys; whatever is wrong is one sentence: a Usage.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tlmtool.failure import NotLoadable, Usage
+from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.files import regular
+from tlmtool.notation import parse
 from tlmtool.schema import Recipe, settings, settings_of
 from tlmtool.values import show
 
@@ -42,7 +45,7 @@ def from_sets(verb: str, sets: Iterable[str]) -> Layer:
             raise Usage(f"--set takes key=value such as compression.rank=8, got {show(text)}")
         if path.startswith(FREE) and path != FREE:
             _known(verb, FROM, "in --set")
-            layer[path] = (path, _plain_value(raw))
+            layer[path] = (path, _json(path, parse(raw, f"{path} in --set")))
             continue
         _known(verb, path, "in --set")
         if path == "compression.overrides":
@@ -71,7 +74,9 @@ def from_mapping(verb: str, given: Mapping[Any, Any], where: str) -> Layer:
             for leaf, inner in value.items():
                 if key == FREE[:-1]:
                     _known(verb, FROM, f"in {where}")
-                    layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
+                    if not isinstance(leaf, str):
+                        raise Usage(f"config in {where} has the key {show(leaf)}: keys are text")
+                    layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", _json(f"{key}.{leaf}", inner))
                     continue
                 _known(verb, f"{key}.{leaf}", f"in {where}")
                 layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
@@ -80,49 +85,42 @@ def from_mapping(verb: str, given: Mapping[Any, Any], where: str) -> Layer:
     return layer
 
 
-def _plain_value(raw: str) -> Any:
-    """The number, boolean, list or text that YAML reads in it."""
-    import yaml
-
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError:
-        return raw
+def _json(path: str, value: Any) -> Any:
+    """A value for config.json; raises Usage for what JSON cannot hold."""
+    inner = [value]
+    while inner:
+        each = inner.pop()
+        if isinstance(each, dict):
+            if odd := [key for key in each if not isinstance(key, str)]:
+                raise Usage(f"{path} has the key {show(odd[0])}: in config.json keys are text")
+            inner += each.values()
+        elif isinstance(each, list):
+            inner += each
+        elif isinstance(each, float) and not math.isfinite(each):
+            raise Usage(f"{path} holds {each}: numbers of config.json are finite")
+    return value
 
 
 def read(file: str | Path) -> dict[Any, Any]:
-    """The mapping in a YAML file, by `safe_load`, explicit tags refused."""
-    import yaml
-
+    """The mapping in a YAML file, as `notation.parse` reads it."""
+    if Path(file).is_dir():
+        raise NotLoadable(f"recipe {file} is a directory: name a YAML file")
     try:
-        with open(file, "rb") as stream:
-            text = stream.read(LARGEST_FILE + 1).decode("utf-8-sig")
+        with regular(file).open("rb") as stream:
+            raw = stream.read(LARGEST_FILE + 1)
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise NotLoadable(f"recipe {file} does not exist") from None
-    except IsADirectoryError:
-        raise NotLoadable(f"recipe {file} is a directory: name a YAML file") from None
-    except OSError as error:
-        raise NotLoadable(f"recipe {file} cannot be read: {error.strerror}") from None
+    except Failure as error:
+        raise NotLoadable(f"recipe {error}") from None
     except UnicodeDecodeError:
         raise Usage(f"recipe {file} is binary: it should be YAML, text in UTF-8") from None
-    try:
-        if len(text) > LARGEST_FILE:
-            raise Usage(f"recipe {file} is larger than 1 MiB: it should be a page of YAML")
-        if tag := next((t for t in yaml.scan(text) if isinstance(t, yaml.TagToken)), None):
-            line = tag.start_mark.line + 1
-            raise Usage(f"recipe {file}, line {line}: YAML tags such as {tag.value[1]} are refused")
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", "broken")
-        raise Usage(f"recipe {file}{where} is not valid YAML: {problem}") from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, Usage):
-            raise
-        deep = isinstance(error, RecursionError)
-        why = "it nests too deep" if deep else show(str(error))
-        raise Usage(f"recipe {file} is not valid YAML: {why}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise NotLoadable(f"recipe {show(str(file))} cannot be read: {why}") from None
+    if len(raw) > LARGEST_FILE:
+        raise Usage(f"recipe {file} is larger than 1 MiB: it should be a page of YAML")
+    data = parse(text, f"recipe {file}")
     if not isinstance(data, dict):
         found = "empty" if data is None else f"a {type(data).__name__}"
         raise Usage(f"recipe {file} is {found}: it should hold keys such as model and compression")
@@ -136,7 +134,9 @@ def _known(verb: str, path: Any, where: str) -> None:
     others = {s.path: s.verbs for s in settings_of(Recipe)}
     if path in others:
         raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
-    shown = path if isinstance(path, str) and path.isprintable() else show(path)
+    shown = (
+        path if isinstance(path, str) and path.isprintable() and path[:80] == path else show(path)
+    )
     sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
     hint = _nearest(str(path), [*settings(verb), *sections], others=sorted(sections))
     raise Usage(f"unknown key {shown} {where}{hint}")

@@ -1,5 +1,6 @@
 """One value of a recipe against its rule in the schema; every refusal is one sentence."""
 
+import math
 import re
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -14,6 +15,11 @@ WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a li
 BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}
 LARGEST_INTEGER = 2**63 - 1
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
+INTEGER = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"  # both as YAML 1.2 has them
+FLOAT = (
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 _short = Repr()
@@ -23,12 +29,22 @@ _short.maxlevel = 2
 
 def show(value: Any) -> str:
     """A value as an error shows it: short, printable, numbers given as text without quotes."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]{1,40}", value):
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]{1,40}", value):
         return value
     try:
         return ascii(value) if isinstance(value, float) else _short.repr(value)
     except ValueError:  # an integer of thousands of digits
         return "a very long number"
+
+
+def number(text: str) -> int | float:
+    """The number that a text writes, by the rules of YAML 1.2: 010 is 10, 0x10 is 16, 1e3 is a
+    thousand, 1_000 is none. Raises ValueError for what is none, or has thousands of digits."""
+    if re.fullmatch(INTEGER, text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if re.fullmatch(FLOAT, text):
+        return float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python writes inf and nan without
+    raise ValueError(f"{show(text)} is not a number")
 
 
 def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
@@ -99,8 +115,9 @@ def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
     try:
         wrong = isinstance(raw, bool) and kind is not bool
         wrong = wrong or (isinstance(raw, str) and bool(UNPRINTABLE.search(raw)))
-        value = None if wrong else _adapter(kind, tuple(bounds.items())).validate_python(raw)
-    except ValidationError:
+        given = number(raw.strip(" ")) if isinstance(raw, str) and kind in (int, float) else raw
+        value = None if wrong else _adapter(kind, tuple(bounds.items())).validate_python(given)
+    except (ValidationError, ValueError):
         wrong, value = True, None
     choices = rules.get("choices")
     choices = list(choices() if callable(choices) else choices or ())
@@ -124,9 +141,9 @@ def comparison(text: str) -> tuple[str, str, float]:
     """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
     found = COMPARISON.fullmatch(text)
     try:
-        if found and (number := float(found[3])) == number:
-            return found[1], found[2], number
-    except ValueError:
+        if found and math.isfinite(limit := number(found[3])):
+            return found[1], found[2], float(limit)
+    except (ValueError, OverflowError):
         pass
     raise Usage(
         f"the check {show(text)} is not a comparison with a number such as 'loss>3.2' "
