@@ -340,6 +340,33 @@ def test_more_blocks_never_hurt():
     assert all(later < before for before, later in pairwise(errors))
 
 
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("outs", "ins"), [((2, 3, 4), (5, 3, 2)), ((3, 2, 2, 2), (2, 3, 5, 1)), ((4, 1, 6), (5, 1, 6))]
+)
+def test_a_truncated_mpo_is_the_tt_svd(outs, ins, decay):
+    """Against tensorly's, on weights whose singular values fall between every pair of cores."""
+    from tensorly import backend_context
+    from tensorly.decomposition import tensor_train_matrix
+    from tensorly.tt_matrix import tt_matrix_to_tensor
+
+    modes, order = (outs, ins), len(outs)
+    full, draw = MPO(order=order, modes=modes), torch.Generator().manual_seed(0)
+    cores = {
+        k: torch.randn(s, generator=draw).double() * torch.arange(1, s[3] + 1) ** -decay
+        for k, s in full.shapes(24, 30).items()
+    }
+    for w in (full.reconstruct(cores), weight(24, 30, 1, torch.float64)):
+        for rank in (1, 2, 4, 9):
+            with backend_context("pytorch"):
+                theirs = tensor_train_matrix(w.reshape(*outs, *ins), [1, *[rank] * (order - 1), 1])
+                best = float((tt_matrix_to_tensor(theirs).reshape(24, 30) - w).norm() / w.norm())
+            mine = MPO(rank, order=order, modes=modes)
+            assert error(w, mine) <= best * (1 + 1e-6) + 1e-12
+            norms = [float(f.norm()) for f in mine.decompose(w).values() if f.shape[1:3] != (1, 1)]
+            assert max(norms) <= 20 * min(norms)  # shared out, for low precision and training
+
+
 def test_tucker_and_btd_are_no_worse_than_tensorly():
     import tensorly
     from tensorly.decomposition import parafac, tucker

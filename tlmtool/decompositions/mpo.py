@@ -1,6 +1,6 @@
 """Matrix product operator (tensor-train matrix): W as a chain of order-4 cores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 from typing import ClassVar
@@ -18,9 +18,9 @@ class MPO(Decomposition):
 
     R caps every inner rank d_k; without one they are full and the form is exact. `modes`
     ((i_1 .. i_K), (j_1 .. j_K)): the sizes that O and I are split into, outputs first; of itself
-    `order` balanced factors. Unit sites (i = j = 1) hold a literal identity at first. `crop`: the
-    (O, I) of a weight that the modes are larger than; it is padded with zeros. Own TT-SVD in
-    balanced gauge (tensorly's leaves all of the norm in the last core).
+    `order` balanced factors. Unit sites (i = j = 1) between others hold a literal identity at
+    first. `crop`: the (O, I) of a weight that the modes are larger than; it is padded with zeros.
+    Own TT-SVD in balanced gauge (tensorly's leaves all of the norm in the last core).
     """
 
     order: int = 3
@@ -67,20 +67,13 @@ class MPO(Decomposition):
         order = len(shapes)
         outs, ins = [x[1] for x in shapes], [x[2] for x in shapes]
         padding = (0, prod(ins) - weight.shape[1], 0, prod(outs) - weight.shape[0])
-        rest = torch.nn.functional.pad(weight, padding).reshape(*outs, *ins)
-        rest = rest.permute([m for k in range(order) for m in (k, order + k)])
-        cores = {}
-        for k, (left, i, j, right) in enumerate(shapes[:-1]):
-            if i * j == 1 and left == right:
-                cores[f"core{k}"] = torch.eye(left).to(weight).reshape(left, 1, 1, right)
-                continue
-            rest = rest.reshape(left * i * j, -1)
-            u, sigma, v = torch.linalg.svd(rest, full_matrices=False)
-            half = sigma[:right].clamp_min(0).sqrt()
-            cores[f"core{k}"] = (u[:, :right] * half).reshape(left, i, j, right)
-            rest = half[:, None] * v[:right]
-        cores[f"core{order - 1}"] = rest.reshape(shapes[-1])
-        return cores
+        tensor = torch.nn.functional.pad(weight, padding).reshape(*outs, *ins)
+        tensor = tensor.permute([m for k in range(order) for m in (k, order + k)])
+        exact = shapes == list(replace(self, rank=None).shapes(*weight.shape).values())
+        cores = _chain(tensor, shapes, balanced=exact)
+        if not exact:  # a gauge that came first would weigh what the later cores leave out
+            _balance(cores)
+        return {f"core{k}": core for k, core in enumerate(cores)}
 
     def reconstruct(self, factors: dict[str, Tensor]) -> Tensor:
         cores = list(factors.values())
@@ -111,6 +104,40 @@ class MPO(Decomposition):
             y = y.unflatten(3, (ins[k], -1))
             y = torch.einsum("noajr,aijb->noibr", y, core).flatten(1, 2)
         return y.reshape(*x.shape[:-1], -1)
+
+
+def _chain(tensor: Tensor, shapes: list[tuple[int, ...]], balanced: bool) -> list[Tensor]:
+    """TT-SVD (Oseledets 2011, algorithm 1) of a tensor (i_1, j_1, .., i_K, j_K): cores of `shapes`,
+    orthonormal but for the last; if `balanced`, neighbours share singular values as they go."""
+    cores, rest = [], tensor
+    for left, i, j, right in shapes[:-1]:
+        if _unit((left, i, j, right)):
+            cores.append(torch.eye(left).to(tensor).reshape(left, 1, 1, right))
+            continue
+        u, sigma, v = torch.linalg.svd(rest.reshape(left * i * j, -1), full_matrices=False)
+        sigma = sigma[:right].clamp_min(0)
+        part = sigma.sqrt() if balanced else torch.ones_like(sigma)
+        cores.append((u[:, :right] * part).reshape(left, i, j, right))
+        rest = (sigma.sqrt() if balanced else sigma)[:, None] * v[:right]
+    return [*cores, rest.reshape(shapes[-1])]
+
+
+def _balance(cores: list[Tensor]) -> None:
+    """Neighbours share singular values, in place, last to first; the product stays as it is."""
+    carry = cores[0].new_ones(1, 1)
+    for k in range(len(cores) - 1, 0, -1):
+        core = torch.tensordot(cores[k], carry, 1)
+        if _unit(core.shape) and k < len(cores) - 1:
+            carry = core[:, 0, 0]
+            continue
+        u, sigma, v = torch.linalg.svd(core.flatten(1), full_matrices=False)
+        half = sigma.sqrt()
+        cores[k], carry = (half[:, None] * v).reshape(core.shape), u * half
+    cores[0] = torch.tensordot(cores[0], carry, 1)
+
+
+def _unit(shape: tuple[int, ...]) -> bool:
+    return shape[1] * shape[2] == 1 and shape[0] == shape[3]
 
 
 def _joined(a: Tensor, b: Tensor) -> Tensor:
