@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
 from tlmtool.models.architectures import ATTENTION, architecture
-from tlmtool.models.factorized import Factorized, bias_of, shape
+from tlmtool.models.factorized import Factorized, Store, bias_of, shape
 from tlmtool.models.states import StateLayer, layer_of
 
 NAME = "tlm"
@@ -69,7 +69,7 @@ def mix(
     heads, n = query.shape[1], query.shape[2]
     if key.shape[1] != heads:
         key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
-    real, tensors = real_of(attention_mask, n), dict(module.kernel.items())
+    real, tensors = real_of(attention_mask, n), module.kernel()
     if tlm_layer is None:
         mixed = module.mixing.apply(query, key, value, tensors, real, bool(module.is_causal))
     else:
@@ -184,7 +184,7 @@ def _attend(model: PreTrainedModel, path: str, form: Attention, fitted: bool) ->
     else:
         drawn = form.initial(*wanted, features, fitted)
         tensors = {k: t.to(**made) for k, t in drawn.items()}
-    module.kernel = nn.ParameterDict({k: nn.Parameter(t) for k, t in tensors.items()})
+    module.kernel = Store({k: nn.Parameter(t) for k, t in tensors.items()})
     module.mixing, module.config = form, copy.copy(module.config)
     module.config._attn_implementation_internal = NAME
     module.__class__ = attending(type(module))

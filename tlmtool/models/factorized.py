@@ -1,12 +1,36 @@
 """Modules that hold a weight as factors, and the one way to ask any linear for its W."""
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.decompositions import Decomposition
+
+
+class Store(nn.ParameterDict):
+    """Tensors that a module computes with, called for: a tool that keeps weights elsewhere (on a
+    disk, in a machine's other memory) brings them when a module that holds them is called."""
+
+    __call__ = nn.Module.__call__  # a ParameterDict refuses
+
+    def forward(self) -> dict[str, Tensor]:
+        """{name: tensor}"""
+        return dict(self.items())
+
+
+class Turned(nn.Module):
+    """A linear map whose weight (I, O) is held the other way round, without bias."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O)"""
+        return x @ self.weight
 
 
 class Factorized(nn.Module):
@@ -23,18 +47,23 @@ class Factorized(nn.Module):
         again = isinstance(dense, Factorized)  # factors of factors
         bias = bias_of(dense)
         if decomposition.chain:
-            links = [(name, _linear(factors[name])) for name in decomposition.chain]
-            links[-1][1].bias = bias
-            self.weight = nn.Sequential()
-            for name, link in links:
-                self.weight.add_module(name, link)
+            links = {name: self._link(name, factors[name]) for name in decomposition.chain}
+            links[decomposition.chain[-1]].bias = bias
+            self.weight = nn.Sequential(OrderedDict(links))
         else:
-            self.weight = nn.ParameterDict({k: nn.Parameter(f) for k, f in factors.items()})
+            self.weight = Store({k: nn.Parameter(f) for k, f in factors.items()})
             self.register_parameter("bias", bias)
         for factor in self.factors.values():
             factor.requires_grad_(next(dense.parameters()).requires_grad)
         self.form = dense.form if again else (_on_meta(dense),)  # a tuple: not a submodule
         self.train(dense.training)
+
+    def _link(self, name: str, factor: Tensor) -> nn.Module:
+        """The module of a factor that chains."""
+        with torch.device("meta"):
+            link = nn.Linear(factor.shape[1], factor.shape[0], bias=False)
+        link.weight = nn.Parameter(factor)
+        return link
 
     @property
     def factors(self) -> dict[str, Tensor]:
@@ -64,28 +93,23 @@ class FactorizedLinear(Factorized):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)"""
-        factors = self.factors
-        x = x.to(next(iter(factors.values())).dtype)
         if self.decomposition.chain:
-            return self.weight(x)
-        y = self.decomposition.apply(x, factors)
+            return self.weight(x.to(self.weight[0].weight.dtype))
+        factors = self.weight()
+        y = self.decomposition.apply(x.to(next(iter(factors.values())).dtype), factors)
         return y if self.bias is None else y + self.bias
 
 
 class FactorizedEmbedding(Factorized):
     """An embedding whose table W (V, E) is left (V, R) right (R, E); rows are looked up in left."""
 
+    def _link(self, name: str, factor: Tensor) -> nn.Module:
+        return nn.Embedding(*factor.shape, _weight=factor) if name == "left" else Turned(factor)
+
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., E)"""
-        table = nn.functional.embedding(ids, self.weight.left.weight)
-        return table @ self.weight.right.weight * getattr(self.form[0], "embed_scale", 1.0)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    with torch.device("meta"):
-        link = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    link.weight = nn.Parameter(weight)
-    return link
+        table = self.weight.right(self.weight.left(ids))
+        return table * getattr(self.form[0], "embed_scale", 1.0)
 
 
 def _on_meta(dense: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skelet
 
 NAME = "Tlm"
 SPREADS = ("initializer_range", "init_std", "initializer_factor")
+WHOLE = ("FactorizedLinear", "FactorizedEmbedding")  # whose factors `device_map` keeps in one place
 GUARD = "this is a tlm checkpoint: import tlmtool, then load it with an Auto class of transformers"
 
 
@@ -80,6 +81,7 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         "__init__": __init__,
         "save_pretrained": save_pretrained,
         "config_class": config_class(base.config_class.model_type),
+        "_no_split_modules": [*(base._no_split_modules or []), *WHOLE],
     }
     made = type(NAME + base.__name__, (base,), body)
     globals()[made.__name__] = made  # so that it can be pickled
