@@ -47,7 +47,7 @@ from tlmtool.training import finetune
 from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Trainer
 from tlmtool.training.objectives import Labelled
-from tlmtool.training.study import paired
+from tlmtool.training.verdicts import paired
 
 RATES = (1e-4, 1.4e-4, 2e-4, 4e-4)
 SCORES = ("score", "held_out")

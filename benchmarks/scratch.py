@@ -39,7 +39,8 @@ from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe, build
 from tlmtool.training import finetune, fresh
 from tlmtool.training.jobs import prepare
-from tlmtool.training.study import NEVER, paired
+from tlmtool.training.study import NEVER
+from tlmtool.training.verdicts import paired
 
 MIXED = {"attention": "dimensionwise", "mixer": "5"}
 ALONE = MIXED | {"alone": True}  # the control: W stays 0

@@ -15,7 +15,6 @@ import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
 from conftest import WORDS, output, pico, word_tokenizer
 from safetensors.torch import load_file
-from scipy import stats
 from torch.distributed import run as torchrun
 from transformers import (
     AutoModel,
@@ -447,16 +446,6 @@ def test_the_arms_of_a_study_are_what_they_say(model, data, tmp_path, monkeypatc
     assert any(not each & set(chosen) and each for each in moved)  # one arm of them: frozen
     assert sum(bool(each & set(chosen)) for each in moved) == 3
     assert len(accelerators) == 1 and not accelerators[0]._models
-
-
-def test_paired_differences_are_those_of_a_t_test():
-    draw = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(6, generator=draw).tolist() for _ in range(2))
-    made, known = study.paired(first, second), stats.ttest_rel(first, second)
-    low, high = known.confidence_interval(0.95)
-    assert made["interval"] == pytest.approx([low, high])
-    assert (made["verdict"] == "differ") == (known.pvalue < 0.05)
-    assert study.paired(first[:3], second[:3])["verdict"] == "trend (3 seeds)"
 
 
 def test_a_study_that_cannot_be_is_refused(model, data, tmp_path, capsys, monkeypatch):

@@ -4,12 +4,9 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean, geometric_mean, stdev
+from statistics import geometric_mean
 from typing import Any
-
-from scipy.stats import t as student
 
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.models.saving import write_whole
@@ -18,8 +15,8 @@ from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
 from tlmtool.training.jobs import Job, prepare
 from tlmtool.training.loop import Outcome
+from tlmtool.training.verdicts import compared, spread
 
-LEVEL, ENOUGH = 0.95, 5  # of an interval; seeds below which it is called a trend
 NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
 NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from
 STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}  # others: none
@@ -93,10 +90,7 @@ class Study:
             "rates": rates,
             "results": results,
             "arms": [{"arm": arm, **spread(scores)} for arm, scores in found.items()],
-            "pairs": [
-                {"first": a, "second": b, **paired(found[a], found[b])}
-                for a, b in combinations(found, 2)
-            ],
+            "pairs": compared(found),
         }
 
     def _higher(self, results: list[Result]) -> bool:
@@ -180,21 +174,3 @@ def _expanded(job: Job, outcome: Outcome) -> dict[str, Any]:
     kept = {"chosen": [each.site for each in found], "step_ratio": ratio}
     made = finetune.expansions_of(job, outcome)
     return kept | {"selections": outcome.selections, "expansions": made}
-
-
-def spread(scores: list[float]) -> dict[str, Any]:
-    """{"mean", "deviation", "scores"} over seeds."""
-    deviation = stdev(scores) if len(scores) > 1 else None
-    return {"mean": fmean(scores), "deviation": deviation, "scores": scores}
-
-
-def paired(first: list[float], second: list[float]) -> dict[str, Any]:
-    """Mean difference first - second over seeds, with its paired t interval of 95 %."""
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    n, mean = len(differences), fmean(differences)
-    if n < 2:
-        return {"difference": mean, "interval": None, "verdict": "one seed"}
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * stdev(differences) / n**0.5
-    apart = "differ" if abs(mean) > half else "no difference shown"
-    verdict = apart if n >= ENOUGH else f"trend ({n} seeds)"
-    return {"difference": mean, "interval": [mean - half, mean + half], "verdict": verdict}
