@@ -156,6 +156,7 @@ def test_a_pickle_is_not_opened(refused, broken):
 @pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": {"a": "gone.safetensors"}}'])
 def test_an_index_of_shards(refused, broken, index):
     (broken / "model.safetensors.index.json").write_text(index)
+    (broken / "model.safetensors").rename(broken / "a.safetensors")
     sentence = refused(4, broken, *RANK)
     assert "has no gone" in sentence if "gone" in index else "is not an index" in sentence
 
@@ -292,7 +293,7 @@ def ends_well(*args):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run([*map(str, ("compress", *args, "--dry-run", "-q"))])
-    told = err.getvalue()
+    told = "".join(x for x in err.getvalue().splitlines(True) if not x.startswith("warning: "))
     assert code in (0, 2, 3, 4), told
     assert "Traceback" not in told and "internal error" not in told
     assert told.count("\n") == (code != 0) and (not code or told.startswith("tlm: "))

@@ -13,7 +13,7 @@ from transformers import AutoModel, BertModel, PreTrainedModel
 
 from tlmtool.compression.compress import compress
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-from tlmtool.models import checkpoint
+from tlmtool.models import folder as folders
 from tlmtool.models.checkpoint import empty, load, load_tokenizer, read_config, resolve
 from tlmtool.models.modeling import merge
 from tlmtool.models.saving import save
@@ -78,7 +78,7 @@ def test_dtype_and_device_are_those_asked_for(folder, tmp_path):
 
 def test_a_folder_an_alias_minilm_and_a_hub_id_resolve(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(checkpoint, "_from_hub", lambda *args: asked.append(args) or Path("hub"))
+    monkeypatch.setattr(folders, "_from_hub", lambda *args: asked.append(args) or Path("hub"))
     assert resolve(str(folder)) == folder
     for name in ("bert-base", "gpt2", "org/model"):
         assert resolve(name, "main") == Path("hub")
@@ -99,7 +99,7 @@ def test_minilm_is_the_installed_one():
 
 @pytest.mark.parametrize("name", ["./none", "/no/such", "~/none", "a/b/c", "x" * 97])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(name, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_from_hub", lambda *args: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(folders, "_from_hub", lambda *args: pytest.fail("asked the Hub"))
     with pytest.raises(NotLoadable, match="does not exist"):
         resolve(name)
 

@@ -18,7 +18,8 @@ ORDER = """
     cli flags terminal stopping
     | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | data
-    | models.saving | models.checkpoint | models.modeling | models.surgery | models.attending
+    | models.saving | models.checkpoint models.beside models.front | models.fitting models.tokens
+    | models.weights | models.folder | models.modeling | models.surgery | models.attending
     | models.states | models.factorized | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes

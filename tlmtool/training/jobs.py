@@ -86,7 +86,8 @@ def freeze(recipe: Recipe, job: Job) -> None:
 def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.Module, bool]:
     """The model with the task's head, and whether the checkpoint had it."""
     named = recipe.model or f"a new {folder.name}"
-    head, changes, has = head_of(checkpoint.read_config(folder), named, task)
+    config = (checkpoint.described if recipe.model else checkpoint.read_config)(folder)
+    head, changes, has = head_of(config, named, task)
     if (share := recipe.training.dropout) is not None:
         changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
