@@ -18,7 +18,8 @@ from tlmtool.data import tasks
 from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
-from tlmtool.measuring.outputs import named, position_limit
+from tlmtool.measuring.inputs import named
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.beside import side_files

@@ -10,6 +10,7 @@ from tlmtool.compression.compress import compress as compress_model
 from tlmtool.data.batching import cut
 from tlmtool.failure import NotLoadable
 from tlmtool.measuring.comparison import Quality
+from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
@@ -123,6 +124,7 @@ def _cut(recipe: Recipe, model: Any, tokenizer: Any, texts: list[str], recovery:
     longest = recipe.calibration.max_length
     limit = min(longest, position_limit(model) or longest)
     found = cut(tokenizer, texts, limit, "calibration texts")
+    found += oddities(model, tokenizer) if tokenizer else []
     return found + (
         cut(tokenizer, recovery.sentences, limit, "texts of --recover") if recovery else []
     )

@@ -5,6 +5,7 @@ from typing import Any
 from tlmtool.bookkeeping import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
 from tlmtool.recipe import Recipe
@@ -47,10 +48,10 @@ def evaluate(recipe: Recipe) -> Report:
             )
         given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
         source = given or wanted.data or "the text that comes with tlm"
-        short = [
-            w for each in (model, *others.values()) for w in shortened(each, wanted.max_length)
-        ]
-        data = {"model": {"id": recipe.model}, "data": source, "warnings": short}
+        told = found.pop("warnings")
+        for each in (model, *others.values()):
+            told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
+        data = {"model": {"id": recipe.model}, "data": source, "warnings": told}
         return run.report(data | found)
 
 

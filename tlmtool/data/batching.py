@@ -22,6 +22,10 @@ class Batch(NamedTuple):
     inputs: dict[str, Tensor]
     special: Tensor
 
+    def reading(self, ids: Tensor) -> "Batch":
+        """The same batch with other token ids (B, N)."""
+        return self._replace(inputs=self.inputs | {"input_ids": ids})
+
 
 def encode(
     tokenizer: Any,

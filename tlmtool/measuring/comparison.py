@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tlmtool.failure import CheckFailed
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.evaluation import WHAT
+from tlmtool.measuring.inputs import outputs_of
 from tlmtool.measuring.losses import language_loss, objective_of
 from tlmtool.measuring.outputs import (
     evaluating,
@@ -81,7 +82,7 @@ def probe(model: nn.Module, seed: int = 0) -> Tensor:
     """The first output of the model on two rows of 48 seeded random tokens, float64 on the CPU."""
     inputs = example_of(model, min(48, position_limit(model) or 48), 2, seed)
     with evaluating(model):
-        return model(**inputs)[0].double().cpu()
+        return outputs_of(model, model, inputs)[0].double().cpu()
 
 
 def parity(after: Tensor, before: Tensor) -> dict[str, float]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.failure import Usage
-from tlmtool.measuring.outputs import kernel_length, named, position_limit, takes
+from tlmtool.measuring.inputs import named, takes
+from tlmtool.measuring.outputs import kernel_length, position_limit
 
 OTHER, SCORES = "other", "attention scores"
 PROJECTIONS = {"query", "key", "value", "qkv"}  # a module that holds one computes attention scores

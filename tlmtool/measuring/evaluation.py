@@ -18,6 +18,7 @@ from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.examples import labelled_examples, plain_examples, translations
+from tlmtool.measuring.inputs import named
 from tlmtool.measuring.losses import language_loss, objective_of
 from tlmtool.measuring.metrics import (
     LEVEL,
@@ -28,7 +29,7 @@ from tlmtool.measuring.metrics import (
     scored,
     statistic,
 )
-from tlmtool.measuring.outputs import counted, named, position_limit
+from tlmtool.measuring.outputs import counted, position_limit
 from tlmtool.measuring.predictions import predictions
 from tlmtool.measuring.states import features, similarity
 from tlmtool.measuring.translating import Sides, translated
@@ -122,6 +123,7 @@ def evaluate(
         + (f"; texts read one after the other, in blocks of {max_length} tokens" if pack else ""),
         "max_length": max_length,
         "models": found[:1],
+        "warnings": [],
     }
     if baseline is not None:
         result["baseline"] = _against(found, statistics, held, seed)

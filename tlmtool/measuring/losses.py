@@ -10,13 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
+from tlmtool.measuring.inputs import inputs_once, named, rows_of
 from tlmtool.measuring.outputs import (
     Tick,
     before,
     evaluating,
-    inputs_once,
     logits_at,
-    named,
     position_limit,
     shifted,
 )
@@ -90,8 +89,7 @@ def language_loss(
             f"the tokenizer of {named(model)} has no mask token, which the masked loss needs"
         )
     max_length = min(max_length, position_limit(model) or max_length)
-    vocabulary = model.config.get_text_config().vocab_size
-    batch = max(1, min(batch, LOGITS // (max_length * vocabulary)))
+    batch = max(1, min(batch, LOGITS // (max_length * rows_of(model))))
     encoded = (
         packed(tokenizer, texts, max_length)
         if pack
@@ -127,8 +125,8 @@ def _text_losses(
     ids = inputs["input_ids"]
     real = part.inputs["attention_mask"].bool().to(ids.device)  # (B, N)
     if objective == "mlm":
-        corrupted, chosen = masked(part, tokenizer, seed)
-        inputs["input_ids"], wanted = corrupted.to(ids.device), chosen.to(ids.device)
+        corrupted, wanted = masked(part, tokenizer, seed, rows_of(model))
+        inputs, wanted = inputs_once(model, part.reading(corrupted)), wanted.to(ids.device)
     elif objective == "seq2seq":
         inputs["decoder_input_ids"] = shifted(model, ids)
         wanted = real
@@ -142,12 +140,15 @@ def _text_losses(
     return sums.numpy(), wanted.sum(1).cpu().numpy()
 
 
-def masked(part: Batch, tokenizer: Any, seed: int) -> tuple[Tensor, Tensor]:
+def masked(
+    part: Batch, tokenizer: Any, seed: int, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Corrupted ids (B, N) and which tokens to predict (B, N), drawn from (seed, place of text).
 
     Predicted are 15 % of a text's tokens that are not special, one at least; of these 80 % become
-    the mask token, 10 % a random one, 10 % stay.
+    the mask token, 10 % a random one (of the first `rows`), 10 % stay.
     """
+    others = min(tokenizer.vocab_size, rows or tokenizer.vocab_size)
     ids, chosen = part.inputs["input_ids"].clone(), torch.zeros_like(part.special)
     for row, index in enumerate(part.indices):
         free = (~part.special[row]).nonzero()[:, 0].numpy()
@@ -155,7 +156,7 @@ def masked(part: Batch, tokenizer: Any, seed: int) -> tuple[Tensor, Tensor]:
             continue
         draw = np.random.default_rng((seed, index))
         places = draw.choice(free, max(1, round(MASKED * len(free))), replace=False)
-        kind, other = draw.random(len(places)), draw.integers(0, tokenizer.vocab_size, len(places))
+        kind, other = draw.random(len(places)), draw.integers(0, others, len(places))
         chosen[row, places] = True
         ids[row, places[kind < AS_MASK]] = tokenizer.mask_token_id
         swap = (kind >= AS_MASK) & (kind < AS_MASK + AS_RANDOM)

@@ -1,6 +1,5 @@
 """What a model gives for texts: its last hidden states, and how far those of two are apart."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtool.data.batching import Batch, batches
-from tlmtool.failure import Usage
+from tlmtool.measuring.inputs import inputs_of, named, takes
 
 Tick = Callable[[int], None]
 
@@ -38,11 +37,6 @@ def counted(progress: Callable[[int, int], None] | None, total: int) -> Tick | N
         progress(done, total)
 
     return tick
-
-
-def takes(model: nn.Module, argument: str) -> bool:
-    """Whether the forward pass of the model names this argument."""
-    return argument in inspect.signature(model.forward).parameters
 
 
 def position_limit(model: nn.Module) -> int | None:
@@ -90,24 +84,6 @@ def _table(model: nn.Module) -> int | None:
     return min(limits, default=None)
 
 
-def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The batch as this model takes it, on its device; too large a token id raises Usage."""
-    rows, largest = model.config.get_text_config().vocab_size, int(batch.inputs["input_ids"].max())
-    if largest >= rows:
-        has = f"{named(model)} has {rows} tokens"
-        raise Usage(
-            f"the tokenizer gives token {largest}; {has}: use the tokenizer it was made with"
-        )
-    device = next(model.parameters()).device
-    return {name: value.to(device) for name, value in batch.inputs.items() if takes(model, name)}
-
-
-def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """`inputs_of` for one forward pass, of which no cache is kept: a decoder whose kernel kept its
-    state would go the way of streaming."""
-    return inputs_of(model, batch) | ({"use_cache": False} if takes(model, "use_cache") else {})
-
-
 def logits_at(model: nn.Module, own: nn.Module, inputs: dict[str, Any], places: Tensor) -> Tensor:
     """Logits (M, V), float32, at these places (B, N) of a language-model head, in their order.
     `own`: the model, `model`: what wraps it.
@@ -140,11 +116,6 @@ def shifted(model: nn.Module, ids: Tensor) -> Tensor:
     starts = [getattr(model.config, name, None) for name in names]
     first = torch.full_like(ids[:, :1], next((s for s in starts if s is not None), 0))
     return torch.cat([first, ids[:, :-1]], 1)
-
-
-def named(model: nn.Module) -> str:
-    """The path or Hub name that the model was loaded from, or else its class."""
-    return getattr(model, "name_or_path", "") or type(model).__name__
 
 
 def last_hidden(model: nn.Module, batch: Batch) -> Tensor:

@@ -10,7 +10,8 @@ from torch import nn
 from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.outputs import evaluating, inputs_once, named, position_limit
+from tlmtool.measuring.inputs import inputs_once, named, outputs_of
+from tlmtool.measuring.outputs import evaluating, position_limit
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def predictions(
     found = np.zeros(len(examples))
     with evaluating(model):
         for part in batches(tokenizer, firsts, batch, max_length, seconds):
-            logits = model(**inputs_once(model, part)).logits.float().cpu()
+            logits = outputs_of(model, model, inputs_once(model, part)).logits.float().cpu()
             if not torch.isfinite(logits).all():
                 raise Failure(f"the outputs of {named(model)} are not finite")
             best = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)

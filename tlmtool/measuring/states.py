@@ -11,8 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure, Usage
+from tlmtool.measuring.inputs import named
 from tlmtool.measuring.metrics import Statistic
-from tlmtool.measuring.outputs import named, streamed
+from tlmtool.measuring.outputs import streamed
 
 
 def similarity(

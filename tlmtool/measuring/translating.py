@@ -13,14 +13,13 @@ from tlmtool.data.batching import Batch, encode, encode_targets, pad
 from tlmtool.data.parallel import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.inputs import check_token, inputs_of, named, padding_of, rows_of
 from tlmtool.measuring.losses import LOGITS, Loss, objective_of
 from tlmtool.measuring.metrics import Statistic
 from tlmtool.measuring.outputs import (
     Tick,
     evaluating,
-    inputs_of,
     logits_at,
-    named,
     position_limit,
     shifted,
 )
@@ -48,18 +47,13 @@ class Sides:
         self.targets = encode_targets(tokenizer, [b for _, b in pairs], self.max_length)
         sources = self.sources["input_ids"]
         self.lengths = [len(a) + len(b) for a, b in zip(sources, self.targets, strict=True)]
-        largest, rows = max(map(max, self.targets)), model.config.get_text_config().vocab_size
-        if largest >= rows:
-            raise Usage(
-                f"the tokenizer gives token {largest}; {named(model)} has {rows} tokens: use the "
-                "tokenizer it was made with"
-            )
+        self.fill = padding_of(model) or 0
+        check_token(model, max(map(max, self.targets)))
 
     def part(self, places: list[int]) -> Part:
         """The pairs at these places."""
         rows = [torch.tensor(self.targets[i]) for i in places]
-        fill = self.tokenizer.pad_token_id or 0
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.fill)
         lengths = torch.tensor([len(row) for row in rows])
         wanted = torch.arange(ids.shape[1]) < lengths[:, None]
         return Part(pad(self.tokenizer, self.sources, places), ids, wanted)
@@ -80,7 +74,7 @@ def translates(model: nn.Module, tokenizer: Any) -> None:
         )
     if tokenizer.eos_token_id is None:
         raise Usage(f"the tokenizer of {named(model)} has no end token, which a translation needs")
-    rows, start = model.config.get_text_config().vocab_size, start_of(model)
+    rows, start = rows_of(model), start_of(model)
     if start >= rows:
         raise Usage(
             f"config.json of {named(model)} has decoder_start_token_id {start}, but there are "
@@ -109,8 +103,7 @@ def translation_loss(
 ) -> Loss:
     """NLL of each translation in nats, its end token included, and the number of its tokens;
     raises Failure for one that is not finite."""
-    rows = sides.max_length * model.config.get_text_config().vocab_size
-    batch = max(1, min(batch, LOGITS // rows))
+    batch = max(1, min(batch, LOGITS // (sides.max_length * rows_of(model))))
     sums, counts = np.zeros(len(sides.pairs)), np.zeros(len(sides.pairs), int)
     with evaluating(model):
         for part in sides.parts(batch):
@@ -130,6 +123,8 @@ def generation(model: nn.Module, tokenizer: Any, beams: int, length: int) -> Gen
     """How a model translates: beam search (greedy for one beam) of at most `length` tokens, never
     the padding token, ended by the tokenizer's end token."""
     end, fill = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if fill is not None and fill >= rows_of(model):  # added beyond the table
+        fill = padding_of(model)
     fill = end if fill is None else fill
     return GenerationConfig(
         num_beams=beams,

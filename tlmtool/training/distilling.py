@@ -13,7 +13,8 @@ from tlmtool.data.language import HELD, apart, language_splits
 from tlmtool.data.tables import DEV, TRAIN, named
 from tlmtool.data.tasks import Pair, sentence_pairs
 from tlmtool.measuring.evaluation import evaluate
-from tlmtool.measuring.outputs import inputs_once, shifted, takes
+from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, takes
+from tlmtool.measuring.outputs import shifted
 from tlmtool.training.objectives import Objective
 
 TABLES = (".csv", ".tsv")
@@ -96,6 +97,7 @@ class Distilled(Objective):
     ):
         self.inner, self.labelled = inner, labelled
         self.teacher = teacher.eval().requires_grad_(False)
+        check_token(teacher, inner.largest)
         self.lengths, self.temperature, self.score = inner.lengths, temperature, score
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
@@ -110,17 +112,18 @@ class Distilled(Objective):
     @torch.no_grad()
     def heads(self, model: nn.Module) -> bool:
         """Whether both give outputs, which are learned then, beside their hidden states."""
-        return all("logits" in each for each in self._outputs(model, model, self.part([0], 0))[:2])
+        return alike(*self._outputs(model, model, self.part([0], 0))[:2]) is not None
 
     def _outputs(self, model: nn.Module, own: nn.Module, part: Batch) -> tuple[Any, Any, Tensor]:
         """(what the model gives, what the teacher gives, which tokens are no padding (B, N))"""
         inputs, taught = inputs_once(own, part), inputs_once(self.teacher, part)
         if self.shifts:
-            ids = shifted(own, inputs["input_ids"])
-            inputs, taught = ({**x, "decoder_input_ids": ids} for x in (inputs, taught))
+            for each in (inputs, taught):
+                each["decoder_input_ids"] = shifted(own, each["input_ids"])
+        states = {"output_hidden_states": True}
         with torch.no_grad():
-            true = self.teacher(**taught, output_hidden_states=True)
-        return model(**inputs, output_hidden_states=True), true, inputs["attention_mask"]
+            true = outputs_of(self.teacher, self.teacher, taught | states)
+        return outputs_of(model, own, inputs | states), true, inputs["attention_mask"]
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
         found, true, real = self._outputs(model, own, part)
@@ -128,11 +131,10 @@ class Distilled(Objective):
         states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
         pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
         loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
-        logits, taught = (getattr(each, "logits", None) for each in (found, true))
-        if logits is not None and taught is not None:
-            loss = loss + self._divergence(logits.float(), taught.float(), mask)
+        if logits := alike(found, true):
+            loss = loss + self._divergence(*logits, mask)
         if self.labelled:
-            loss = loss + self.inner.of(logits.float(), part)
+            loss = loss + self.inner.of(found.logits.float(), part)
         return loss
 
     def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
@@ -151,6 +153,18 @@ class Distilled(Objective):
 def hidden(output: Any) -> tuple[Tensor, ...]:
     """The hidden states (B, N, E) of an output: of an encoder-decoder the decoder's."""
     return getattr(output, "decoder_hidden_states", None) or output.hidden_states
+
+
+def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:
+    """The outputs of two heads, float32; of heads that predict tokens on those that both tables
+    hold, which may be padded to different sizes. None where they are not of the same things."""
+    one, two = (getattr(each, "logits", None) for each in (found, true))
+    if one is None or two is None or one.ndim != two.ndim:
+        return None
+    if one.ndim == 2 and one.shape != two.shape:
+        return None
+    common = min(one.shape[-1], two.shape[-1])
+    return one[..., :common].float(), two[..., :common].float()
 
 
 def relative(found: Tensor, true: Tensor, mask: Tensor) -> Tensor:

@@ -183,9 +183,9 @@ def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     """What was asked for and could not be done."""
     wanted, asked = recipe.strategy, recipe.training.max_length
     read = [job.model, *filter(None, [getattr(job.objective, "teacher", None)])]
-    found = [warning for model in read for warning in shortened(model, asked)]
-    used = job.notes.get("max_length", asked)
-    if recipe.training.pack and used < asked and not found:
+    short = [warning for model in read for warning in shortened(model, asked)]
+    found, used = job.warnings + short, job.notes.get("max_length", asked)
+    if recipe.training.pack and used < asked and not short:
         found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":
         return found

@@ -15,7 +15,8 @@ from tlmtool.data.language import HELD, language_splits
 from tlmtool.data.parallel import languages_of, parallel_splits
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.bleu import Bleu
-from tlmtool.measuring.outputs import position_limit, takes
+from tlmtool.measuring.inputs import oddities, padding_of, skips_padding, takes
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
@@ -41,6 +42,7 @@ class Job:
     notes: dict[str, Any] = field(default_factory=dict)
     tuned: bool = False  # the checkpoint has the task's head already
     roles: dict[str, str] = field(default_factory=dict)  # {site: role} of what may be expanded
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def final(self) -> tuple[str, str]:
@@ -63,6 +65,7 @@ def prepare(
         job = _translation(recipe, load, tokenizer, source)
     else:
         job = _labelled(recipe, load, tokenizer, source)
+    job.warnings += oddities(job.model, tokenizer)
     freeze(recipe, job)
     if recipe.training.checkpointing:
         job.model.gradient_checkpointing_enable()
@@ -112,10 +115,11 @@ def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> J
     columns = {"text": given.text, "pair": given.pair, "label": given.label}
     found = labelled.splits(given.task, given.data, **columns)
     model, has = _head(recipe, load, found.task, source)
-    _pad(model, tokenizer)
     train, watched, where = _aside(recipe, found.train, found.dev)
     objective = Labelled(model, tokenizer, found.task, train, watched, given.max_length)
-    return _job(model, objective, found.dev, where, found.source, has)
+    job = _job(model, objective, found.dev, where, found.source, has)
+    job.warnings = _pad(model, objective, has)
+    return job
 
 
 def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
@@ -219,7 +223,19 @@ def _check_teacher(recipe: Recipe, teacher: nn.Module, model: nn.Module, tokeniz
         raise Usage(f"the teacher {name} reads other tokens than {recipe.model}")
 
 
-def _pad(model: nn.Module, tokenizer: Any) -> None:
-    """A classifier that looks for the last token needs to know which one pads."""
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+def _pad(model: nn.Module, objective: Objective, has: bool) -> list[str]:
+    """A classifier that looks for the last token skips what the tokenizer pads with, or its end
+    token; one that was trained before, and to skip another, stays so. What was chosen, in words."""
+    if not skips_padding(model) or (has and padding_of(model) is not None):
+        return []
+    own = objective.tokenizer
+    last = {ids[-1] for ids in objective.encoded["input_ids"] if ids} if has else set()
+    ends = (own.pad_token_id, own.eos_token_id)  # where texts end with it, a head has read it
+    fits = (t for t in ends if t is not None and t < objective.rows and t not in last)
+    chosen, before = next(fits, None), model.config.pad_token_id
+    if chosen is None or chosen == before:
+        return []
+    model.config.pad_token_id = chosen
+    return [
+        f"config.json names token {chosen} as padding now, which the head skips (before: {before})"
+    ]

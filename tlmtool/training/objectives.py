@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example, Task
 from tlmtool.failure import Usage
+from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
-from tlmtool.measuring.outputs import before, inputs_once, logits_at, position_limit
+from tlmtool.measuring.outputs import before, logits_at, position_limit
 from tlmtool.measuring.predictions import predictions
 
 Progress = Callable[[int, int], None]
@@ -47,7 +48,10 @@ class Objective:
             self.encoded = packed(tokenizer, texts, self.max_length)
         else:
             self.encoded = encode(tokenizer, texts, seconds, self.max_length)
+        self.rows = rows_of(model)
         self.lengths = [len(ids) for ids in self.encoded["input_ids"]]
+        self.largest = max((max(ids) for ids in self.encoded["input_ids"] if ids), default=0)
+        check_token(model, self.largest)
 
     def part(self, places: list[int], epoch: int) -> Any:
         """The examples at these places as a batch."""
@@ -94,7 +98,7 @@ class Labelled(Objective):
         self.name = " and ".join(task.metrics)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        return self.of(model(**inputs_once(own, part)).logits.float(), part)
+        return self.of(outputs_of(model, own, inputs_once(own, part)).logits.float(), part)
 
     def of(self, logits: Tensor, part: Batch) -> Tensor:
         """The summed loss of logits (B, classes)."""
@@ -137,7 +141,8 @@ class Language(Objective):
         batch = super().part(places, epoch)
         ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
         if self.kind == "mlm":
-            read, wanted = masked(batch, self.tokenizer, self.seed + 1_000_003 * (epoch + 1))
+            seed = self.seed + 1_000_003 * (epoch + 1)
+            read, wanted = masked(batch, self.tokenizer, seed, self.rows)
         else:
             read, wanted = ids, real & (torch.arange(ids.shape[1]) > 0)
         return batch, read, wanted
@@ -147,10 +152,11 @@ class Language(Objective):
 
     def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
         batch, read, wanted = part
-        inputs = inputs_once(own, batch)
-        ids, wanted = inputs["input_ids"], wanted.to(inputs["input_ids"].device)
+        inputs = inputs_once(own, batch.reading(read))
+        wanted = wanted.to(inputs["input_ids"].device)
+        ids = batch.inputs["input_ids"].to(wanted.device)
         places = wanted if self.kind == "mlm" else before(wanted)
-        logits = logits_at(model, own, inputs | {"input_ids": read.to(ids.device)}, places)
+        logits = logits_at(model, own, inputs, places)
         return cross_entropy(logits, ids[wanted], reduction="sum")
 
     def many(self, examples: list[str]) -> int:

@@ -1,0 +1,131 @@
+"""A batch as a model takes it: padded by what its head skips, token types if it has a table."""
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from tlmtool.data.batching import Batch
+from tlmtool.failure import Failure, Usage
+
+
+def named(model: nn.Module) -> str:
+    """The path or Hub name that the model was loaded from, or else its class."""
+    return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the forward pass of the model names this argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def rows_of(model: nn.Module) -> int:
+    """How many tokens the model has."""
+    return model.config.get_text_config().vocab_size
+
+
+def padding_of(model: nn.Module) -> int | None:
+    """The padding token that config.json names, if the model has that token."""
+    token = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return token if token is not None and 0 <= token < rows_of(model) else None
+
+
+def skips_padding(model: nn.Module) -> bool:
+    """Whether its head reads the last token of a row that is not the padding of config.json."""
+    return isinstance(getattr(model, "score", None), nn.Module)
+
+
+def check_token(model: nn.Module, largest: int) -> None:
+    """Raises Usage where the model has no such token."""
+    if largest >= rows_of(model):
+        raise Usage(
+            f"the tokenizer gives token {largest}; {named(model)} has {rows_of(model)} tokens: "
+            "use the tokenizer it was made with"
+        )
+
+
+def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The batch as this model takes it, on its device; a text's token beyond its table raises
+    Usage.
+
+    What pads is the model's own padding token, whatever the tokenizer pads with: heads look for
+    the last token that is not that one."""
+    ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
+    check_token(model, int(ids.masked_fill(~real, 0).max()))
+    inputs = batch.inputs | {"input_ids": ids.masked_fill(~real, _filling(model, ids, real))}
+    if not _types(model, inputs.get("token_type_ids")):
+        inputs.pop("token_type_ids", None)
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in inputs.items() if takes(model, name)}
+
+
+def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """`inputs_of` for one forward pass, of which no cache is kept: a decoder whose kernel kept its
+    state would go the way of streaming."""
+    return inputs_of(model, batch) | ({"use_cache": False} if takes(model, "use_cache") else {})
+
+
+def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
+    """What a model gives. `own`: the model, `model`: what wraps it.
+
+    Where its config names no padding token, a head that skips it is told for this pass which one
+    pads these rows: it then reads the last token of each text, as of a text alone."""
+    config = own.config.get_text_config()
+    kept, mask = getattr(config, "pad_token_id", None), inputs.get("attention_mask")
+    try:
+        if padding_of(own) is None:
+            fills = inputs["input_ids"][mask == 0] if mask is not None else []
+            config.pad_token_id = int(fills[0]) if len(fills) else -1
+        return model(**inputs)
+    except ValueError as error:
+        if isinstance(error, Failure) or not own.config.is_encoder_decoder:
+            raise
+        why = str(error)  # heads that read the end token want as many in each row
+        raise Usage(f"{named(own)} cannot read these texts together: {why}") from error
+    finally:
+        config.pad_token_id = kept
+
+
+def _filling(model: nn.Module, ids: Tensor, real: Tensor) -> int:
+    """The model's own padding token; where it has none, or none apart from the end token that the
+    heads of encoder-decoders count, the first token that is neither that nor the last of a row."""
+    own, end = padding_of(model), getattr(model.config, "eos_token_id", None)
+    if own is not None and not (model.config.is_encoder_decoder and own == end):
+        return own
+    last = (real.sum(1) - 1).clamp_min(0)
+    taken = {end, *ids.gather(1, last[:, None]).flatten().tolist()}
+    return next((token for token in range(rows_of(model)) if token not in taken), 0)
+
+
+def _types(model: nn.Module, types: Tensor | None) -> bool:
+    """Whether a model reads token types: it has a table of several. GPT-2 would add rows of its
+    table of tokens. Raises Usage for a type beyond the table."""
+    table = getattr(model.config.get_text_config(), "type_vocab_size", None) or 0
+    if types is None or table < 2:  # a table of one is read without being asked
+        return False
+    if (largest := int(types.max())) >= table:
+        raise Usage(
+            f"the tokenizer gives token type {largest}; {named(model)} has {table} types: use the "
+            "tokenizer it was made with"
+        )
+    return True
+
+
+def oddities(model: nn.Module, tokenizer: Any) -> list[str]:
+    """Warnings of a tokenizer that hands a model what it should not get; tlm leaves that out, but
+    other libraries take both as they are."""
+    found, own = [], padding_of(model)
+    pads = tokenizer.pad_token_id
+    if skips_padding(model) and own is not None and pads is not None and pads != own:
+        found.append(
+            f"the head of {named(model)} skips token {own} as padding, its tokenizer pads with "
+            f"{pads}: tlm pads with {own}, other libraries may score batches differently"
+        )
+    table = getattr(model.config.get_text_config(), "type_vocab_size", None) or 0
+    types = "token_type_ids"
+    if types in tokenizer.model_input_names and takes(model, types) and not table:
+        found.append(
+            f"the tokenizer of {named(model)} gives {types}, for which the model has no table: "
+            "tlm leaves them out, other libraries would add rows of its table of tokens"
+        )
+    return found
