@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
@@ -69,24 +70,33 @@ def mix(
     heads, n = query.shape[1], query.shape[2]
     if key.shape[1] != heads:
         key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
-    real, tensors = real_of(attention_mask, n), module.kernel()
+    tensors, start = module.kernel(), None if tlm_layer is None else tlm_layer.seen - n
+    real = real_of(attention_mask, n, start)
     if tlm_layer is None:
         mixed = module.mixing.apply(query, key, value, tensors, real, bool(module.is_causal))
     else:
-        past = tlm_layer.state
-        mixed, tlm_layer.state = module.mixing.stream(query, key, value, tensors, past, real)
+        mixed = tlm_layer.stream(module.mixing, (query, key, value), tensors, real)
     return mixed[:, :, None], None
 
 
-def real_of(mask: Tensor | None, n: int) -> Tensor | None:
-    """(B, N), which of the last N tokens are no padding, out of any mask that transformers makes:
-    (B, M), or (B, 1, N, M), boolean or added to scores. A token that no query sees is padding."""
+def real_of(mask: Tensor | None, n: int, start: int | None = None) -> Tensor | None:
+    """(B, N), which of N tokens from `start` on (None: the last) are no padding, out of any mask
+    that transformers makes: (B, M), or (B, 1, N, M), boolean or added to scores. A token that no
+    query sees is padding. The mask of a cache of fixed length goes on behind the last token."""
     if mask is None:
         return None
     if mask.ndim == 4:
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         mask = seen[:, 0].any(1)
-    return mask[:, -n:].bool()
+    start = mask.shape[1] - n if start is None else min(start, mask.shape[1] - n)
+    return mask[:, start : start + n].bool()
+
+
+def take_over(model: PreTrainedModel, cache: Cache) -> bool:
+    """The layers of a cache that belong to kernels hold their states from now on; whether any."""
+    causal = [m for _, m in converted(model.base_model) if m.is_causal]
+    taken = [m.layer_idx for m in causal if getattr(m, "layer_idx", None) is not None]
+    return any([layer_of(cache, index) for index in taken])
 
 
 AttentionInterface.register(NAME, mix)

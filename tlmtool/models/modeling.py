@@ -8,11 +8,12 @@ from functools import lru_cache
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
-from tlmtool.models.attending import converted
+from tlmtool.models.attending import converted, take_over
 from tlmtool.models.surgery import merge as _merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 
@@ -76,6 +77,14 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         self.config.tlm = plan_to_dict(plan_of(self))
         return base.save_pretrained(self, *args, **kwargs)
 
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        base._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
+        if isinstance(cache := model_kwargs.get("past_key_values"), Cache):
+            if take_over(self, cache):  # now, so that what is asked of the cache next reaches them
+                generation_config.disable_compile = True  # a state is no tensor of a fixed place
+            if getattr(generation_config, "is_assistant", False):
+                cache.activate_past_recording()
+
     body = {
         "__module__": __name__,
         "__init__": __init__,
@@ -83,6 +92,8 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         "config_class": config_class(base.config_class.model_type),
         "_no_split_modules": [*(base._no_split_modules or []), *WHOLE],
     }
+    if hasattr(base, _prepare_cache_for_generation.__name__):
+        body[_prepare_cache_for_generation.__name__] = _prepare_cache_for_generation
     made = type(NAME + base.__name__, (base,), body)
     globals()[made.__name__] = made  # so that it can be pickled
     return made
