@@ -1,13 +1,19 @@
 """Pico models, one for every row of the table of families, and a tokenizer of one token a word."""
 
 import gc
+import logging
 import os
+import sys
+import types
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+import tlmtool
+from tlmtool.report import Report
 
 torch.set_num_threads(1)  # the tests themselves run side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -166,3 +172,24 @@ def frozen():
     """Nothing imported is garbage: every command collects twice, and would look at all of it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """A stand-in for tlmtool.commands; `answer` may be set to an exception or a function."""
+    module = types.ModuleType("tlmtool.commands")
+    module.recipes = []
+    module.answer = lambda recipe: Report(recipe.verb, {"quality": {"name": "loss", "after": 3.31}})
+
+    def command(recipe):
+        module.recipes.append(recipe)
+        print("noise of a library")
+        logging.getLogger("tlmtool").info("half way")
+        if isinstance(module.answer, BaseException):
+            raise module.answer
+        return module.answer(recipe)
+
+    module.perform = command
+    monkeypatch.setitem(sys.modules, "tlmtool.commands", module)
+    monkeypatch.setattr(tlmtool, "commands", module, raising=False)
+    return module

@@ -6,38 +6,15 @@ import logging
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 
-import tlmtool
 from tlmtool.cli import COMMANDS, run
 from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
 from tlmtool.report import Report
 from tlmtool.schema import settings
 
 HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy", "matplotlib")
-
-
-@pytest.fixture
-def commands(monkeypatch):
-    """A stand-in for tlmtool.commands; `answer` may be set to an exception or a function."""
-    module = types.ModuleType("tlmtool.commands")
-    module.recipes = []
-    module.answer = lambda recipe: Report(recipe.verb, {"quality": {"name": "loss", "after": 3.31}})
-
-    def command(recipe):
-        module.recipes.append(recipe)
-        print("noise of a library")
-        logging.getLogger("tlmtool").info("half way")
-        if isinstance(module.answer, BaseException):
-            raise module.answer
-        return module.answer(recipe)
-
-    module.perform = command
-    monkeypatch.setitem(sys.modules, "tlmtool.commands", module)
-    monkeypatch.setattr(tlmtool, "commands", module, raising=False)
-    return module
 
 
 @pytest.mark.parametrize(

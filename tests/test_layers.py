@@ -15,7 +15,7 @@ import tlmtool
 ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
-    cli flags terminal stopping
+    cli flags terminal stopping | explaining
     | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | data
     | models.saving | models.checkpoint models.beside models.front | models.fitting models.tokens
@@ -27,7 +27,7 @@ ORDER = """
     | views_attention views_sites | figures | progress
     | recipe | rules | sources | notation | values | schema
     | schema_training schema_overparam schema_profiling
-    | schema_attention | setting | files | failure
+    | schema_attention | setting | files | failure printable
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

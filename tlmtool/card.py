@@ -6,6 +6,7 @@ from typing import Any
 
 from tlmtool.figures import TEXT_COLUMNS, View, human
 from tlmtool.notation import written
+from tlmtool.printable import printable
 from tlmtool.views import views
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
@@ -45,7 +46,7 @@ def card(
     if recipe:
         text = recipe if isinstance(recipe, str) else written(recipe)
         parts.append(f"## Recipe\n\n```yaml\n{text.strip()}\n```\n")
-    return "\n".join(parts)
+    return printable("\n".join(parts))
 
 
 def _introduction(data: Mapping[str, Any], methods: list[str]) -> str:

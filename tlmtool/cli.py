@@ -4,20 +4,20 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 """
 
 import contextlib
-import errno
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from tlmtool.failure import Failure, Stopped
+from tlmtool.explaining import explained
+from tlmtool.failure import Failure, Stopped, check_environment, speaks
 from tlmtool.flags import command
+from tlmtool.printable import printable
 from tlmtool.schema import decompositions
 from tlmtool.stopping import stopping
-from tlmtool.terminal import console, show, told
+from tlmtool.terminal import console, flushed, open_streams, show, told
 
 COMMANDS = {  # verb: (what it does, an example)
     "compress": (
@@ -68,68 +68,41 @@ def main() -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Runs `tlm` with these arguments; prints a failure as one sentence; the exit status."""
-    with stopping():
-        return _run(args)
-
-
-def _run(args: list[str]) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter gets a "?"
+    open_streams()
+    if not os.environ.get("TERMINAL_WIDTH", "1").isdecimal():
+        del os.environ["TERMINAL_WIDTH"]  # which typer would take for a number
     if "NO_COLOR" in os.environ:
         import typer.rich_utils
 
         typer.rich_utils.COLOR_SYSTEM = None  # the help: no bold either
     try:
+        with stopping():
+            code = _run(args)
+    except (Stopped, KeyboardInterrupt) as late:  # while a failure was told
+        code = _fail(*explained(late))
+    written = [flushed(stream) for stream in (sys.stdout, sys.stderr)]
+    return code if written[0] else code or Failure.code
+
+
+def _run(args: list[str]) -> int:
+    try:
         code = app(args=args or ["--help"], prog_name="tlm", standalone_mode=False) or 0
         sys.stdout.flush()
-        return _interrupted() if code == 130 else code
-    except Failure as failure:
-        return _fail(str(failure), failure.code)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except Stopped as stopped:
-        return _fail(str(stopped), stopped.code)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _fail(_os_sentence(error), 1)
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own usage errors have it
-            raise
-        return _fail(_usage_sentence(error), 2)
+        return Failure.code
+    except SystemExit as ended:  # typer, where the reader has
+        return ended.code if isinstance(ended.code, int) else Failure.code
+    except BaseException as error:
+        if isinstance(error, OSError) and not isinstance(error, Failure):  # work raises Failures
+            return _fail(f"the output cannot be printed: {error.strerror or error}", Failure.code)
+        return _fail(*explained(error))
+    return _fail(*explained(KeyboardInterrupt())) if code == 130 else code
 
 
 def _fail(sentence: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"tlm: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        print(f"tlm: {printable(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
     return code
-
-
-def _interrupted() -> int:
-    return _fail("interrupted", 130)
-
-
-def _os_sentence(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{f': {error.filename}' if error.filename else ''}; free some space"
-    named = f"{error.filename}: " if error.filename else ""
-    return f"{named}{error.strerror or error}"
-
-
-def _usage_sentence(error: Any) -> str:
-    """Typer's complaint in one sentence, with the nearest option or command."""
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "tlm"
-    if (option := getattr(error, "option_name", None)) and type(error).__name__ == "NoSuchOption":
-        known = [name for param in context.command.params for name in param.opts] if context else []
-        near = get_close_matches(option, known, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"see {path} --help"
-        return f"{path} has no option {option}; {hint}"
-    sentence = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
-    return f"{sentence[:1].lower()}{sentence[1:]}; see {path} --help"
 
 
 # ---- from a parsed command line to a printed report
@@ -141,12 +114,13 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     verbose = bool(control["verbose"])
     flags = {name: value for name, value in given.items() if value is not False}
     with told(verbose, bool(control["quiet"])):
+        talking = speaks()
         from tlmtool import recipe as recipes
         from tlmtool.commands import perform as report_of
 
         recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
         report = report_of(recipe)
-    if os.environ.get("RANK", "0") != "0":
+    if not talking:
         return  # of several processes one speaks
     show(report, bool(control["as_json"]), verbose)
     if recipe.output.fail_if:
@@ -190,6 +164,7 @@ def _pipeline(
 ) -> None:
     """Stages one after another, each a recipe of its own, each on what the one before it wrote."""
     with told(verbose, quiet):
+        check_environment()
         from tlmtool import pipeline
 
         stages = pipeline.stages_of(file, Path(out or f"out/{Path(file).stem}"), sets or ())

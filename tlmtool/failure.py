@@ -1,7 +1,13 @@
 """Expected failures: a sentence (asked, found, what to do) and the exit code of `tlm` for each."""
 
 import os
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LAUNCHED = {"RANK": 0, "LOCAL_RANK": -1, "MASTER_PORT": 0}  # variable of a launcher: its least
 
 
 class Failure(Exception):
@@ -45,9 +51,70 @@ class Stopped(BaseException):
         self.code = 128 + number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, shortened; its type where it says nothing."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return said[:300] or type(error).__name__
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Whatever the code of others raises within, a panic of Rust too, becomes NotLoadable: `what`
+    fails, and why."""
+    try:
+        yield
+    except (Failure, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise NotLoadable(f"{what}: {first_line(error)}") from error
+
+
+# ---- processes, launched together by torchrun or accelerate
+
+
 def processes() -> int:
-    """How many were launched together, by torchrun or accelerate."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many were launched together. Raises Usage where the environment is no launcher's."""
+    return _launched("WORLD_SIZE", 1, least=1)
+
+
+def speaks() -> bool:
+    """Whether this process is the one that prints. Raises Usage as `check_environment` does."""
+    check_environment()
+    return processes() == 1 or _launched("RANK", 0) == 0
+
+
+def check_environment() -> None:
+    """Raises Usage where the working directory is gone (a library would end the process), and for
+    variables that no launcher sets so: left behind, or mistyped."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise Usage("the working directory is gone: change to one that is there") from None
+    size = processes()
+    found = {name: _launched(name, None, least) for name, least in LAUNCHED.items()}
+    local = found["LOCAL_RANK"] is not None and found["LOCAL_RANK"] >= 0
+    together = "WORLD_SIZE" if size > 1 else "LOCAL_RANK" if local else None
+    if together is None:
+        return
+    found["MASTER_ADDR"] = os.environ.get("MASTER_ADDR")
+    if lacks := [name for name, value in found.items() if value is None]:
+        raise Usage(
+            f"{together} is set and {lacks[0]} is not: launch by torchrun or accelerate, or unset "
+            f"{together}"
+        )
+    if found["RANK"] >= size:
+        raise Usage(f"RANK is {found['RANK']} and WORLD_SIZE {size}: ranks are below the size")
+
+
+def _launched(name: str, usual: Any, least: int = 0) -> Any:
+    if (text := os.environ.get(name)) is None:
+        return usual
+    if not re.fullmatch("-?[0-9]{1,9}", text) or int(text) < least:
+        raise Usage(
+            f"the variable {name} is {text[:40]!r}: it should be an integer of at least {least}, "
+            "as torchrun and accelerate set it"
+        )
+    return int(text)
 
 
 def check_alone(what: str) -> None:

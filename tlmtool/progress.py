@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tlmtool.printable import printable
+
 log = logging.getLogger("tlmtool")
 
 
@@ -17,7 +19,11 @@ class Bars(AbstractContextManager):
     def __init__(self) -> None:
         console = Console(stderr=True)
         self.shown = console.is_terminal and log.isEnabledFor(logging.INFO)
-        columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            TextColumn("{task.description:18}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        )
         self.progress = Progress(
             *columns, TimeRemainingColumn(), console=console, disable=not self.shown, transient=True
         )
@@ -34,16 +40,16 @@ class Bars(AbstractContextManager):
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         if what not in self.tasks:
-            self.tasks[what] = self.progress.add_task(what, total=total)
+            self.tasks[what] = self.progress.add_task(printable(what), total=total)
             if not self.shown:
                 log.info("%s ...", what)
-        shown = f"{what} {note}".strip()
+        shown = printable(f"{what} {note}".strip())
         self.progress.update(self.tasks[what], completed=done, total=total, description=shown)
 
     def line(self, text: str) -> None:
         """One line that stays, above the bars."""
         if self.shown:
-            self.progress.console.print(text, highlight=False, markup=False)
+            self.progress.console.print(printable(text), highlight=False, markup=False)
         else:
             log.info("%s", text)
 

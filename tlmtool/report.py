@@ -11,6 +11,7 @@ from typing import Any
 
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.figures import TEXT_COLUMNS, View, figure, human
+from tlmtool.printable import printable
 from tlmtool.values import comparison
 from tlmtool.views import views
 from tlmtool.views_complexity import called, forms
@@ -38,8 +39,9 @@ class Report:
         self.data = first | {key: each for key, each in self.data.items() if key not in first}
 
     def to_json(self) -> str:
-        """One JSON object, indented; what is not a finite number becomes null."""
-        return json.dumps(_jsonable(self.data), indent=2, ensure_ascii=False)
+        """One JSON object, indented, no letter in it that a terminal obeys; what is not a finite
+        number becomes null."""
+        return printable(json.dumps(_jsonable(self.data), indent=2, ensure_ascii=False))
 
     def table(self, console: Any, full: bool = False) -> None:
         """Prints to a rich console; `full`: every site on a row of its own."""

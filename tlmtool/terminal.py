@@ -3,7 +3,6 @@ one sentence, third parties silent.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -12,7 +11,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tlmtool.failure import Failure
+from tlmtool.explaining import explained
+from tlmtool.failure import Failure, Stopped
+from tlmtool.printable import printable
 
 QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -24,6 +25,29 @@ QUIET = {  # third parties, unless -v and unless the user's environment says oth
 THREADS = {"GOMP_SPINCOUNT": "2000"}  # waiting threads soon sleep: 4x faster on a busy machine
 NOISY = ("transformers", "huggingface_hub", "datasets", "torch", "httpx", "filelock", "accelerate")
 NOISY += ("matplotlib",)
+
+
+def open_streams() -> None:
+    """Standard streams that were closed become the null device, which takes everything; a letter
+    that a terminal lacks becomes a "?"."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # opened in this order, each gets its own number again
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def flushed(stream: Any) -> bool:
+    """Whether all that was printed has left. What cannot leave is dropped, or Python would complain
+    of it when it ends."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
 
 
 def show(report: Any, as_json: bool, verbose: bool) -> None:
@@ -39,27 +63,37 @@ def show(report: Any, as_json: bool, verbose: bool) -> None:
 def told(verbose: bool, quiet: bool) -> Iterator[None]:
     """Work whose output is a report alone, and whose failures are sentences."""
     try:
-        with _calm(verbose, quiet), contextlib.redirect_stdout(sys.stderr):
+        with _calm(verbose, quiet), contextlib.redirect_stdout(_Shown(sys.stderr)):
             yield
-    except (Failure, BrokenPipeError):
+    except (Failure, Stopped, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         if verbose:
-            traceback.print_exc()
-        raise _explained(error) from error
+            with contextlib.suppress(OSError):
+                sys.stderr.write(printable(traceback.format_exc()))
+        sentence, code = explained(error)
+        failure = Failure(sentence)
+        failure.code = code
+        raise failure from error
 
 
-def _explained(error: Exception) -> Exception:
-    """The failure to show for an exception that no command turned into a sentence."""
-    if "No space left on device" in str(error):  # safetensors raises its own type
-        return OSError(errno.ENOSPC, "No space left on device", getattr(error, "filename", None))
-    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if full or "can't allocate memory" in str(error):  # torch on a CPU
-        return Failure("out of memory: try a smaller batch or length, or another --device")
-    if isinstance(error, OSError) and error.filename:
-        return error
-    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return Failure(f"internal error: {what} (please report; -v shows the traceback)")
+class _Shown:
+    """A stream for the words of others: what a terminal would obey is written as numbers."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):  # nobody listens: the work goes on
+            self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _warned(message: Any, category: Any, file: str, line: int, *_: Any) -> None:
+    _Shown(sys.stderr).write(warnings.formatwarning(message, category, file, line))
 
 
 @contextlib.contextmanager
@@ -72,7 +106,17 @@ def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
     own.propagate = False
     for name, value in (THREADS if verbose else THREADS | QUIET).items():
         os.environ.setdefault(name, value)
+    made = logging.getLogRecordFactory()
+
+    def record(*args: Any, **more: Any) -> logging.LogRecord:
+        found = made(*args, **more)
+        with contextlib.suppress(Exception):  # of a message that does not fit its arguments
+            found.msg, found.args = printable(found.getMessage()), ()
+        return found
+
+    logging.setLogRecordFactory(record)
     with warnings.catch_warnings():
+        warnings.showwarning = _warned
         if not verbose:
             warnings.simplefilter("ignore")
             for name in NOISY:
@@ -80,20 +124,23 @@ def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
         try:
             yield
         finally:
+            logging.setLogRecordFactory(made)
             own.removeHandler(handler)
             own.propagate = True
 
 
 def console() -> Any:
-    """Standard output, at most 100 columns; without escape codes in a pipe or with NO_COLOR."""
+    """Standard output, at most 100 columns; without escape codes in a pipe or with NO_COLOR, and
+    never with others than its own."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Shown(Console):
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else printable(text), style, control)
 
     plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
-    found = Console(color_system=None if plain else "auto", highlight=False, emoji=False)
-    return Console(
-        width=100 if not sys.stdout.isatty() else min(100, found.width),
-        color_system=None if plain else "auto",
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
+    settings = {"color_system": None if plain else "auto", "highlight": False, "emoji": False}
+    width = min(100, Console(**settings).width) if sys.stdout.isatty() else 100
+    return Shown(width=width, markup=False, **settings)

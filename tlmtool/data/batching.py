@@ -1,12 +1,13 @@
 """Texts become token batches: encoded once, padded batch by batch."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tlmtool.failure import Usage
+from tlmtool.failure import Usage, blaming
 
 FILL = {"token_type_ids": 0, "special_tokens_mask": 1}  # and input_ids: the padding token
 
@@ -45,14 +46,21 @@ def encode(
         )
     cut = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
     pairs = {} if seconds is None else {"text_pair": list(seconds)}
-    return tokenizer(
-        list(texts),
-        **pairs,
-        padding=False,
-        return_attention_mask=False,
-        return_special_tokens_mask=True,
-        **cut,
-    )
+    with _tokenizing(tokenizer):
+        return tokenizer(
+            list(texts),
+            **pairs,
+            padding=False,
+            return_attention_mask=False,
+            return_special_tokens_mask=True,
+            **cut,
+        )
+
+
+def _tokenizing(tokenizer: Any) -> AbstractContextManager:
+    """Blames a tokenizer for what it raises, a panic too: on some text its patterns run away."""
+    name = getattr(tokenizer, "name_or_path", "") or "given"
+    return blaming(f"the tokenizer {name} fails on a text")
 
 
 def cut(tokenizer: Any, texts: list[str], max_length: int, what: str) -> list[str]:
@@ -69,7 +77,8 @@ def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[
     known = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     end = [next((token for token in known if token is not None), None)]
     end = end if end[0] is not None else []
-    each = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    with _tokenizing(tokenizer):
+        each = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
     stream = [token for ids in each["input_ids"] for token in [*ids, *end]]
     whole = max(len(stream) // max_length * max_length, min(len(stream), max_length))
     blocks = [stream[at : at + max_length] for at in range(0, whole, max_length)]
@@ -81,7 +90,9 @@ def encode_targets(tokenizer: Any, texts: list[str], max_length: int) -> list[li
     """Token ids of texts of the language that a tokenizer translates to, cut to `max_length`; the
     last of each is the end token, whether or not the tokenizer adds it."""
     cut, end = {"truncation": True, "max_length": max_length}, tokenizer.eos_token_id
-    found = tokenizer(text_target=list(texts), padding=False, return_attention_mask=False, **cut)
+    settings = {"padding": False, "return_attention_mask": False, **cut}
+    with _tokenizing(tokenizer):
+        found = tokenizer(text_target=list(texts), **settings)
     return [
         list(ids) if ids[-1:] == [end] else [*ids[: max_length - 1], end]
         for ids in found["input_ids"]

@@ -1,0 +1,78 @@
+"""Whatever ended a run, as one sentence and an exit code."""
+
+import errno
+import os
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from tlmtool.failure import Failure, NotLoadable, Stopped, Usage, first_line
+
+SYSTEM = {  # what a system says with a number: what a user can do about it
+    "ENOSPC": "the disk is full{at}; free some space",
+    "EDQUOT": "the quota of disk space is used up{at}; free some space",
+    "EFBIG": "a file would grow beyond the size allowed{at}; raise the limit (ulimit -f)",
+    "EROFS": "the file system is read-only{at}; write elsewhere",
+    "EIO": "the device failed to read or write{at}",
+    "EMFILE": "too many files are open{at}; raise the limit (ulimit -n)",
+    "ENFILE": "too many files are open on this machine{at}",
+}
+NUMBERS = {getattr(errno, name): text for name, text in SYSTEM.items() if hasattr(errno, name)}
+CUT = ("unexpected pos", "PytorchStreamWriter failed")  # torch, of a file that it could not write
+MEMORY = ("can't allocate memory", "OutOfMemoryError")  # torch on a CPU, on a GPU
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """(sentence, exit code) for what nothing on the way turned into a Failure."""
+    if isinstance(error, Failure | Stopped):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if hasattr(error, "format_message"):  # typer's own usage errors have it
+        return _usage(error), Usage.code
+    if sentence := _system(error):
+        return sentence, Failure.code
+    kind, text = type(error).__name__, str(error)
+    if "Could not determine home directory" in text:
+        return "a path begins with ~ and the home directory is not known: write it out", Usage.code
+    if isinstance(error, MemoryError) or any(each in f"{kind} {text}" for each in MEMORY):
+        return "out of memory: try a smaller batch or length, or another --device", Failure.code
+    if any(each in text for each in CUT):
+        return "a file could not be written whole: is the disk, or a quota, full?", Failure.code
+    if isinstance(error, RecursionError):
+        return "what was given nests too deep to be read", NotLoadable.code
+    if kind == "PanicException":  # of Rust, so no Exception
+        return f"a library gave up on what it was given: {first_line(error)}", NotLoadable.code
+    if isinstance(error, SystemExit):
+        return f"a library ended the run: SystemExit {text}", Failure.code
+    what = f"{kind}: {first_line(error) if text else 'no message'}"
+    return f"internal error: {what} (please report; -v shows the traceback)", Failure.code
+
+
+def _system(error: BaseException) -> str | None:
+    """What the operating system refused, also where a library wrapped that in an error of its own;
+    None for other errors."""
+    number, text = getattr(error, "errno", None), str(error)
+    if found := re.search(r"\(os error (\d{1,3})\)|\bOs \{ code: (\d{1,3})\b", text):  # of Rust
+        number = int(found[1] or found[2])
+    if not isinstance(number, int):
+        number = next((each for each in NUMBERS if os.strerror(each) in text), None)
+    name = getattr(error, "filename", None)
+    if number in NUMBERS:
+        return NUMBERS[number].format(at="" if name is None else f": {name}")
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    return f"{'' if name is None else f'{name}: '}{error.strerror or error}"
+
+
+def _usage(error: Any) -> str:
+    """Typer's complaint in one sentence, with the nearest option or command."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "tlm"
+    if (option := getattr(error, "option_name", None)) and type(error).__name__ == "NoSuchOption":
+        known = [name for param in context.command.params for name in param.opts] if context else []
+        near = get_close_matches(option, known, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"see {path} --help"
+        return f"{path} has no option {option}; {hint}"
+    sentence = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
+    return f"{sentence[:1].lower()}{sentence[1:]}; see {path} --help"
