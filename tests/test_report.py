@@ -95,6 +95,7 @@ def evaluated() -> Report:
     model = {"id": "out/m8", "score": 0.8441, "n": 1500}
     baseline = {"id": "minilm", "score": 0.8671, "n": 1500, "difference": -0.023}
     baseline |= {"interval": [-0.0301, -0.0159], "level": 0.95, "resamples": 2000}
+    baseline |= {"method": "2,000 paired resamples"}
     data = {"task": "similarity", "metric": "spearman", "better": "higher", "what": "Spearman of x"}
     return Report("evaluate", data | {"models": [model], "baseline": baseline})
 

@@ -181,8 +181,8 @@ def _difference(data: Mapping[str, Any]) -> str:
     low, high = data.get("interval") or (None, None)
     level = f", {100 * data.get('level', 0.95):g} % interval" if low is not None else ""
     interval = f"{level} [{low:+.4f}, {high:+.4f}]" if level else ""
-    resamples = f" ({data['resamples']:,} paired resamples)" if data.get("resamples") else ""
-    return f"{data['difference']:+.4f} to {data.get('id', 'the baseline')}{interval}{resamples}"
+    method = f" ({data['method']})" if data.get("method") else ""
+    return f"{data['difference']:+.4f} to {data.get('id', 'the baseline')}{interval}{method}"
 
 
 def _lines(view: View, width: int) -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tlmtool.failure import MissingDependency
-from tlmtool.measuring.metrics import Statistic
+from tlmtool.measuring.intervals import Statistic
 
 EXTRA = "pip install 'tlmtool[translation]'"
 

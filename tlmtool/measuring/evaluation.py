@@ -1,7 +1,7 @@
 """How good a model is: its loss, similarity, feature error, translation, or a labelled task.
 
 Every task keeps a quantity per example, so that a baseline on the same tokens and masks gives a
-paired bootstrap interval.
+paired interval.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,17 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.examples import labelled_examples, plain_examples, translations
 from tlmtool.measuring.inputs import named
-from tlmtool.measuring.losses import language_loss, objective_of
-from tlmtool.measuring.metrics import (
+from tlmtool.measuring.intervals import (
+    FEW,
     LEVEL,
     RESAMPLES,
     Statistic,
-    described,
     paired_interval,
-    scored,
-    statistic,
+    said,
+    with_added,
 )
+from tlmtool.measuring.losses import language_loss, objective_of
+from tlmtool.measuring.metrics import described, scored, statistic
 from tlmtool.measuring.outputs import counted, position_limit
 from tlmtool.measuring.predictions import predictions
 from tlmtool.measuring.states import features, similarity
@@ -82,7 +83,8 @@ def evaluate(
     `columns` names those of a labelled task or of translation: {"text", "pair", "label"};
     `languages` ('en-de') and `beams` are of translation; `pack`: a language-model loss of full
     blocks, not of lines.
-    `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples.
+    `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples,
+    of fewer than 64 a paired t interval (`measuring.intervals`); one example has none.
     `progress` is called with (done, total) texts. Raises Usage for a task that the model has no
     head for, Failure for a score that is not finite.
     """
@@ -100,8 +102,9 @@ def evaluate(
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
     tick = counted(progress, len(examples) * len(everyone) * (2 if task in HIGHER else 1))
     settings = {"batch": batch, "max_length": max_length, "tick": tick}
+    added = 0
     if form:
-        statistics, more = _of_labels(form, models, tokenizer, examples, settings)
+        statistics, more, added = _of_labels(form, models, tokenizer, examples, settings)
     elif bleu:
         read = (tokenizer, baseline_tokenizer or tokenizer)
         statistics, more = _of_pairs(models, read, examples, bleu, beams, settings)
@@ -126,21 +129,21 @@ def evaluate(
         "warnings": [],
     }
     if baseline is not None:
-        result["baseline"] = _against(found, statistics, held, seed)
+        result["baseline"] = _against(found, statistics, held, seed, added)
     return result
 
 
 def _against(
-    found: list[dict[str, Any]], statistics: list[Statistic], held: int, seed: int
+    found: list[dict[str, Any]], statistics: list[Statistic], held: int, seed: int, added: int
 ) -> dict[str, Any]:
     """The baseline's score, and how far the model's lies from it."""
-    interval = paired_interval(statistics[0], statistics[1], held, seed)
-    return found[1] | {
-        "difference": found[0]["score"] - found[1]["score"],
-        "interval": list(interval),
-        "level": LEVEL,
-        "resamples": RESAMPLES,
-    }
+    difference = found[0]["score"] - found[1]["score"]
+    result = found[1] | {"difference": difference, "interval": None, "level": LEVEL}
+    if held < 2:
+        return result | {"method": "none: one example has no spread"}
+    interval = paired_interval(statistics[0], statistics[1], held, seed, added=added)
+    result |= {"interval": list(interval), "method": said(held, added)}
+    return result | ({"resamples": RESAMPLES} if held >= FEW else {})
 
 
 def _of_pairs(
@@ -162,13 +165,16 @@ def _of_pairs(
 
 def _of_labels(
     form: Task, models: list[nn.Module], tokenizer: Any, examples: list[Example], settings: dict
-) -> tuple[list[Statistic], list[dict[str, Any]]]:
-    """(statistic, further figures) of each model on a labelled task."""
-    labels = np.array([each.label for each in examples])
-    said = [predictions(each, tokenizer, form, examples, **settings) for each in models]
+) -> tuple[list[Statistic], list[dict[str, Any]], int]:
+    """(statistic, further figures) of each model on a labelled task, and how many examples the
+    statistics know beyond those given (`with_added`)."""
+    labels, added = np.array([each.label for each in examples]), 0
+    answers = [predictions(each, tokenizer, form, examples, **settings) for each in models]
     several = len(form.metrics) > 1
-    more = [scored(form.metrics, each, labels) if several else {} for each in said]
-    return [statistic(form.metrics, each, labels) for each in said], more
+    more = [scored(form.metrics, each, labels) if several else {} for each in answers]
+    if form.kind == "classification":
+        labels, answers, added = with_added(labels, answers)
+    return [statistic(form.metrics, each, labels) for each in answers], more, added
 
 
 def _of_texts(

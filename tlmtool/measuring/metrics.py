@@ -1,4 +1,4 @@
-"""Scores of predictions against labels, by scikit-learn and scipy, and intervals by resampling."""
+"""Scores of predictions against labels, by scikit-learn and scipy."""
 
 import math
 import warnings
@@ -9,12 +9,8 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from tlmtool.failure import Failure
+from tlmtool.measuring.intervals import Statistic
 
-RESAMPLES, LEVEL = 2000, 0.95
-AT_ONCE = 2**21  # examples resampled at once: bounds the memory of the bootstrap
-# indices of examples (S, n) -> a score for each of the S samples
-Statistic = Callable[[np.ndarray], np.ndarray]
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions)
 
 
@@ -65,27 +61,3 @@ def statistic(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarra
         return np.array([scored(names, predictions[i], labels[i])["score"] for i in index])
 
     return of
-
-
-def paired_interval(
-    first: Statistic,
-    second: Statistic,
-    n: int,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of first - second on the same resampled examples; seeded."""
-    draw = np.random.default_rng(seed)
-    rows = max(1, AT_ONCE // n)
-    differences = []
-    for start in range(0, resamples, rows):
-        index = draw.integers(0, n, (min(rows, resamples - start), n))
-        differences.append(first(index) - second(index))
-    tail, finite = (1 - level) / 2, np.concatenate(differences)
-    finite = finite[np.isfinite(finite)]  # a resample of equal pairs has no correlation
-    if not len(finite):
-        raise Failure(
-            f"no interval can be given: each of {resamples} resamples of {n} examples is degenerate"
-        )
-    return float(np.quantile(finite, tail)), float(np.quantile(finite, 1 - tail))

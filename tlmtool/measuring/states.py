@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import named
-from tlmtool.measuring.metrics import Statistic
+from tlmtool.measuring.intervals import Statistic
 from tlmtool.measuring.outputs import streamed
 
 
