@@ -17,7 +17,7 @@ from tlmtool import recipe as recipes
 from tlmtool.data import tasks
 from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.measuring.counting import count_bytes, count_parameters, forward_flops
+from tlmtool.measuring.counting import CONVENTION, count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.inputs import named
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
@@ -170,8 +170,7 @@ class Costs:
             share = "growth" if left > held else "keep"
             parameters |= {"sites_before": held, "sites_after": left, share: left / held}
             parameters["by_role"] = by_role
-        note = f"one forward pass of {before['length']} tokens; 1 multiply-add = 2 FLOPs"
-        flops = {"note": f"{note}, matrix products only"}
+        flops = {"note": f"one forward pass of {before['length']} tokens; {CONVENTION}"}
         return {
             "parameters": parameters,
             "flops": flops | {"before": before["flops"], "after": after["flops"]},

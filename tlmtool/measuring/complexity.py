@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tlmtool.attention import Attention
 from tlmtool.attention.base import Tensors
 from tlmtool.failure import Usage
+from tlmtool.measuring.counting import CONVENTION
 from tlmtool.measuring.outputs import counted
 from tlmtool.measuring.passes import WARM_UP, Work, in_turns, one_pass, peak
 
@@ -20,9 +21,9 @@ Progress = Callable[[int, int], None]
 WAITED = 1.25  # time by the clock over that of the processor, above which a warning is due
 NOTE = (
     "kernels alone, from q, k, v to what the output projection takes (multilinear: past it, as its "
-    "own output map replaces it); 1 multiply-add = 2 FLOPs, matrix products and convolutions only, "
-    "counted, not measured; memory: the most that one pass allots at once, its result included; "
-    "exponents: least squares through the logarithms of all lengths"
+    f"own output map replaces it); {CONVENTION}, counted, not measured; memory: the most that one "
+    "pass allots at once, its result included; exponents: least squares through the logarithms of "
+    "all lengths"
 )
 
 
@@ -58,9 +59,8 @@ class Softmax(Attention):
     def flops(
         self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
     ) -> int:
-        """Two products over the pairs of tokens; causal: over those that a token may see."""
-        pairs = length * (length + 1) // 2 if causal else length**2
-        return 2 * 2 * batch * heads * pairs * width
+        """Two products over all pairs of tokens; causal too, where half of them are masked."""
+        return 2 * 2 * batch * heads * length**2 * width
 
     def to_dict(self) -> dict:
         return {"name": self.name, "by": scaled_dot_product_attention.__name__}

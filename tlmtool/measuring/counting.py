@@ -1,4 +1,9 @@
-"""What can be counted of a model without running it: parameters by role, FLOPs."""
+"""What can be counted of a model without running it: parameters by role, FLOPs.
+
+One convention of FLOPs for models, training steps and kernels alone (`CONVENTION`): 1 multiply-add
+is 2, of matrix products and convolutions only, however they are computed; what a mask throws away
+after it was multiplied is counted, so that causal softmax attention has all N x N pairs.
+"""
 
 import copy
 from collections import Counter
@@ -14,6 +19,10 @@ from tlmtool.measuring.outputs import kernel_length, position_limit
 
 OTHER, SCORES = "other", "attention scores"
 PROJECTIONS = {"query", "key", "value", "qkv"}  # a module that holds one computes attention scores
+CONVENTION = (
+    "1 multiply-add = 2 FLOPs, matrix products and convolutions only, products that a mask hides "
+    "included"
+)
 FUSED = {"sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 
 
@@ -59,8 +68,9 @@ def forward_flops(
     """{"total", "by_part"}: FLOPs of one forward pass, counted on the meta device without weights.
 
     Parts are the roles, `attention scores` (products done by a module that holds a query, key,
-    value or qkv site) and `other` (embeddings, heads); they add up to the total. The decoder of an
-    encoder-decoder gets the same length. Raises Usage for a length beyond the position table.
+    value or qkv site: those of softmax attention, or by the own count of a kernel in its place) and
+    `other` (embeddings, heads); they add up to the total. The decoder of an encoder-decoder gets
+    the same length. Raises Usage for a length beyond the position table.
     """
     check_length(model, seq_len)
     # Values cannot be read on meta: encoders read a mask, decoders where there is none; the heads
@@ -134,12 +144,36 @@ def _counted(
     for module in shadow.modules():
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave)
-    inputs = example_of(shadow, seq_len, batch)
+    inputs, calls = example_of(shadow, seq_len, batch), []
     if not mask:
         del inputs["attention_mask"]
     with FlopCounterMode(display=False) as counter:
+        for module in (each for each in shadow.modules() if hasattr(each, "mixing")):
+            module.mixing = _Watched(module.mixing, parts[module], counter, calls)
         shadow(**inputs)
-    return {"total": counter.get_total_flops(), "by_part": {k: v for k, v in by_part.items() if v}}
+    for kernel, part, shape, causal, seen in calls:
+        by_part[part] += kernel.flops(*shape, causal) - seen
+    return {"total": sum(by_part.values()), "by_part": {k: v for k, v in by_part.items() if v}}
+
+
+class _Watched:
+    """A kernel whose calls are noted: (kernel, part, (B, H, N, D, F), causal, FLOPs seen by the
+    counter, which sees no convolution that is not done by matrix products)."""
+
+    def __init__(self, kernel: Any, part: str, counter: FlopCounterMode, calls: list):
+        self.kernel, self.part, self.counter, self.calls = kernel, part, counter, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.kernel, name)
+
+    def apply(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: Any, real: Any, causal: bool
+    ) -> Tensor:
+        before = self.counter.get_total_flops()
+        out = self.kernel.apply(q, k, v, tensors, real, causal)
+        seen = self.counter.get_total_flops() - before
+        self.calls.append((self.kernel, self.part, (*q.shape, out.shape[-1]), causal, seen))
+        return out
 
 
 def example_of(model: Any, seq_len: int, batch: int, seed: int | None = None) -> dict[str, Any]:

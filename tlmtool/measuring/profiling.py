@@ -13,6 +13,7 @@ from torch import nn
 
 from tlmtool.failure import Usage
 from tlmtool.measuring.counting import (
+    CONVENTION,
     check_length,
     count_bytes,
     count_parameters,
@@ -24,7 +25,7 @@ from tlmtool.measuring.outputs import evaluating
 from tlmtool.measuring.passes import in_turns, synchronize
 
 NOTE = (
-    "forward pass; 1 multiply-add = 2 FLOPs, matrix products only, counted on the meta device; "
+    f"forward pass; {CONVENTION}, counted on the meta device; "
     "peak memory: of one forward pass, above the loaded weights"
 )
 

@@ -13,11 +13,8 @@ from tlmtool.data.batching import Batch, encode, encode_targets, pad
 from tlmtool.data.parallel import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
-<<<<<<< HEAD
 from tlmtool.measuring.inputs import check_token, inputs_of, named, padding_of, rows_of
-=======
 from tlmtool.measuring.intervals import Statistic
->>>>>>> 7809b88 (Intervals of fewer than 64 examples are jackknife t intervals)
 from tlmtool.measuring.losses import LOGITS, Loss, objective_of
 from tlmtool.measuring.outputs import (
     Tick,
