@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from tlmtool.data import grammar
 from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
 from tlmtool.data.labels import class_name, class_names, turn_of
-from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, named, rows
+from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, few, named, rows
+from tlmtool.data.text import place
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 from tlmtool.rules import known_task
 from tlmtool.schema_training import LABELLED
@@ -93,7 +94,7 @@ def examples(
 
     `classes`: those that the model of a `classification` knows, by id; of themselves the file's.
     """
-    path = Path(data).expanduser() if data is not None else None
+    path = place(data) if data is not None else None
     if known_task(task, LABELLED) == "grammar" or path is None or not path.is_file():
         found = splits(task, data, text=text, pair=pair, label=label, classes=classes)
         return found.task, found.dev
@@ -111,7 +112,7 @@ def read_tables(
 ) -> tuple[list[Row], list[Row] | None, str]:
     """(training rows, development rows if they lie apart, where they came from); `configs`: names
     that the part of a data set of the Hub may have."""
-    path = Path(data).expanduser() if data is not None else None
+    path = place(data) if data is not None else None
     if path is not None and path.is_file():
         return _rows(task, path, given), None, str(data)
     if path is not None and path.is_dir():
@@ -224,9 +225,8 @@ def column_of(read: list[Row], asked: str | None, names: tuple[str, ...], what: 
     found = next((n for n in ([asked] if asked else names) if n in there), None)
     if found is None:
         missed = f"{asked}, which --{what}-column names" if asked else " or ".join(names)
-        shown = ", ".join(name[:40] for name in there[:12]) + (", ..." if there[12:] else "")
         other = "" if asked else f"; --{what}-column names another"
-        raise NotLoadable(f"{file_of(read)} has no column {missed}: it has {shown}{other}")
+        raise NotLoadable(f"{file_of(read)} has no column {missed}: it has {few(there)}{other}")
     return found
 
 

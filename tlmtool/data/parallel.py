@@ -19,7 +19,7 @@ from tlmtool.data.labelled import (
     text_of,
 )
 from tlmtool.data.tables import SUFFIXES, TRAIN, Row, named
-from tlmtool.data.text import read_text
+from tlmtool.data.text import place, read_text
 from tlmtool.failure import NotLoadable, Usage
 
 TASK = "translation"  # also the column of the Hub's data sets, {language: sentence} in each row
@@ -96,7 +96,7 @@ def parallel_pairs(
 def _path(data: str | Path | None) -> Path:
     if data is None:
         raise Usage(f"task {TASK} needs --data: {NEEDS}")
-    return Path(data).expanduser()
+    return place(data)
 
 
 # ---- aligned files

@@ -3,16 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlmtool.data.text import read_text
-from tlmtool.failure import MissingDependency, NotLoadable
+from tlmtool.data.text import place, read_text
+from tlmtool.failure import MissingDependency, NotLoadable, first_line
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 TRAIN = ("train",)
 DEV = ("dev", "validation", "valid", "val", "dev_matched", "validation_matched")
+MOST_ROWS = 100_000_000
 Row = tuple[str, dict[str, Any]]  # ("line 12 of train.tsv", {column: value})
 
 
@@ -48,6 +50,7 @@ def records(text: str, name: str, tabs: bool) -> Iterator[tuple[str, list[str]]]
     """(place, fields) of each line of csv that is not blank; of tsv with `tabs`, where quotes are
     text. `name` is that of the file; raises NotLoadable with the line."""
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    usual = csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a field of any length
     reader = csv.reader(io.StringIO(text, newline=""), strict=not tabs, **form)
     start = 1
     try:
@@ -62,6 +65,8 @@ def records(text: str, name: str, tabs: bool) -> Iterator[tuple[str, list[str]]]
         elif "expected after" in why:
             why = "text follows a closing quote (within quotes, write a quote twice)"
         raise NotLoadable(f"line {start} of {name} is not csv: {why}") from error
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _delimited(
@@ -77,31 +82,51 @@ def _delimited(
             names = columns
         if len(fields) < len(names) or (len(fields) > len(names) and not tabs):
             raise NotLoadable(
-                f"{where} has {len(fields)} fields, {len(names)} are expected ({', '.join(names)})"
+                f"{where} has {len(fields)} fields, {len(names)} are expected ({few(names)})"
             )
         yield where, dict(zip(names, fields, strict=False))
 
 
+def few(names: Iterable[str]) -> str:
+    """The first names of columns, each shortened."""
+    shown = [name[:40] for name in names]
+    return ", ".join(shown[:12]) + (", ..." if shown[12:] else "")
+
+
 def _once(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = next((name for name in names if name and names.count(name) > 1), None)
+    twice = next(((n, many) for n, many in Counter(names).items() if n and many > 1), None)
     if twice is not None:
-        raise NotLoadable(f"{where} names column {twice} {names.count(twice)} times: once is meant")
+        name = twice[0][:40]
+        raise NotLoadable(f"{where} names column {name} {twice[1]} times: once is meant")
     return names
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {path}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            why = getattr(error, "msg", str(error))
-            raise NotLoadable(f"{where} is not JSON, one object a line: {why}") from error
-        if not isinstance(value, dict):
-            raise NotLoadable(f"{where} is no JSON object: it should be one object a line")
-        yield where, value
+        if line.strip():
+            where = f"line {number} of {path}"
+            yield where, _object(where, line)
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    """The object in a line of JSON, whose keys stand once and whose texts can be written."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _once(where, tuple(name for name, _ in pairs))
+        return dict(pairs)
+
+    try:
+        value = json.loads(line, object_pairs_hook=mapping)
+        if "\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise NotLoadable(f"{where} holds half a character, a lone surrogate: no text") from None
+    except (ValueError, RecursionError) as error:
+        why = getattr(error, "msg", str(error))
+        raise NotLoadable(f"{where} is not JSON, one object a line: {why}") from error
+    if not isinstance(value, dict):
+        raise NotLoadable(f"{where} is no JSON object: it should be one object a line")
+    return value
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -112,11 +137,15 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"{path} is parquet: the package `pyarrow` is needed (pip install pyarrow)"
         ) from error
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(place(path)) as file:
+            if (many := file.metadata.num_rows) > MOST_ROWS:  # a file of some bytes may say so
+                raise NotLoadable(f"{path} holds {many:,} rows: at most {MOST_ROWS:,} are read")
             table = file.read()
-    except (ArrowException, OSError) as error:
-        why = str(error).split("\n")[0]
-        raise NotLoadable(f"{path} cannot be read as parquet: {why}") from error
-    _once(str(path), tuple(table.column_names))
-    for number, row in enumerate(table.to_pylist(), 1):
+            _once(str(path), tuple(table.column_names))
+            found = table.to_pylist()
+    except NotLoadable:
+        raise
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
+        raise NotLoadable(f"{path} cannot be read as parquet: {first_line(error)}") from error
+    for number, row in enumerate(found, 1):
         yield f"row {number} of {path}", row

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tlmtool.data.tables import records
-from tlmtool.data.text import decoded, read_text
+from tlmtool.data.tables import few, records
+from tlmtool.data.text import decoded, place, read_text
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
 Item = TypeVar("Item")
@@ -42,8 +42,8 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
             "the shipped calibration text",
             decoded(shipped.read_bytes(), "calibration.txt").split("\n"),
         )
-    elif Path(source).expanduser().is_file():
-        name, lines = str(source), read_text(Path(source).expanduser()).split("\n")
+    elif (file := place(source)).is_file():
+        name, lines = str(source), read_text(file).split("\n")
     else:
         name, lines = str(source), _dataset(str(source))
     found = [line.strip() for line in lines if line.strip()]
@@ -83,9 +83,10 @@ def _dataset(source: str) -> list[str]:
     columns = [name for name, value in first.items() if isinstance(value, str)]
     if not columns:
         raise NotLoadable(
-            f"{source} has no column of strings: its columns are {', '.join(first) or 'none'}"
+            f"{source} has no column of strings: its columns are {few(first) or 'none'}"
         )
-    return list(rows["text" if "text" in columns else columns[0]])
+    found = rows["text" if "text" in columns else columns[0]]
+    return [each for each in found if isinstance(each, str)]
 
 
 def sentence_pairs(path: str | Path) -> list[Pair]:
@@ -121,9 +122,7 @@ def _columns(fields: list[str], where: str) -> tuple[list[int], bool]:
         return [0, 1, 2], False
     score = next((name for name in ("score", "label") if name in names), None)
     if score is None:
-        raise NotLoadable(
-            f"{where} is a header without `score` or `label`: it has {', '.join(names)}"
-        )
+        raise NotLoadable(f"{where} is a header without `score` or `label`: it has {few(names)}")
     return [names.index("sentence1"), names.index("sentence2"), names.index(score)], True
 
 
