@@ -17,15 +17,15 @@ ROOT = Path(tlmtool.__file__).parent
 ORDER = """
     cli flags terminal stopping | explaining
     | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
-    | training | compression | measuring | data
+    | training | compression | measuring | inputs | data
     | models.saving | models.checkpoint models.beside models.front | models.fitting models.tokens
     | models.weights | models.folder | models.modeling | models.surgery | models.attending
     | models.states | models.factorized | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention | report | card | plots | views | views_training views_complexity
+    | attention | kept | report | card | plots | views | views_training views_complexity
     | views_attention views_sites | figures | progress
-    | recipe | rules | sources | notation | values | schema
+    | stages | recipe | rules | sources | notation | values | schema
     | schema_training schema_overparam schema_profiling
     | schema_attention | setting | files | failure printable
 """

@@ -145,8 +145,8 @@ def test_overwriting_loses_nothing_before_it_has_another(file, tmp_path, capsys)
     assert (out / "notes.txt").exists() and (out / "score" / "report.json").exists()
     assert run(["run", str(file), "--out", str(out), "-q", "--resume", "--overwrite"]) == 2
     (out / "stages.json").write_text('{"smal')
-    assert run(["run", str(file), "--out", str(out), "-q", "--overwrite"]) == 2
-    assert "holds no pipeline" in capsys.readouterr().err
+    assert run(["run", str(file), "--out", str(out), "-q", "--overwrite"]) == 4
+    assert "is no list of a pipeline's stages" in capsys.readouterr().err
 
 
 def test_another_spelling_of_the_folder_and_another_check_go_on(file, tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def test_a_run_goes_on_from_the_same_input_and_version_alone(
     capsys.readouterr()
     assert run([*words, "--resume"]) == 2
     said = capsys.readouterr().err
-    assert "holds a run with input" in said and said.count("\n") == 1
+    assert "model.safetensors (model) is not the file" in said and said.count("\n") == 1
     state = tmp_path / "out.training" / "state.pt"
     kept = torch.load(state, weights_only=True)
     torch.save({key: kept[key] for key in ("identity", "state")}, state)

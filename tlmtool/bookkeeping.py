@@ -229,12 +229,15 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
     return used, held or shipped[1], {"source": source, "texts": len(used), **few}
 
 
-def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
-    """The folder to write: `--out`, or `out/<model>-<suffix>`; refused early if it is taken.
-    `name`: of a model that is not there yet."""
+def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
+    """`--out`, or `out/<model>-<suffix>`. `name`: of a model that is not there yet."""
     model = name or Path(recipe.model).name or "model"
-    named = recipe.output.out or f"out/{model}-{suffix}"
-    out = Path(named).expanduser()
+    return Path(recipe.output.out or f"out/{model}-{suffix}").expanduser()
+
+
+def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
+    """The folder to write, `place_of`; refused early if it is taken."""
+    out = place_of(recipe, suffix, name)
     if not recipe.output.dry_run:
         check_out(out, recipe.output.overwrite)
         check_place(out)

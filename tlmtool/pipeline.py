@@ -1,117 +1,64 @@
 """Stages one after another, each a recipe of its own: `tlm run FILE`."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from tlmtool import kept
 from tlmtool.commands import perform
 from tlmtool.failure import NotLoadable, Usage, check_alone
+from tlmtool.inputs import changed, sums_of
+from tlmtool.kept import Form
 from tlmtool.models.saving import whole_folder, write_whole
-from tlmtool.recipe import Recipe, built, to_dict
+from tlmtool.models.weights import sha256
+from tlmtool.recipe import to_dict
 from tlmtool.report import Report
-from tlmtool.schema import VERBS
-from tlmtool.sources import from_mapping, from_sets, read
+from tlmtool.stages import WRITES, Stage, stages_of
+from tlmtool.training.state import Store
 
-WRITES = ("compress", "merge", "overparam", "finetune")
-NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
-LIST = "stages.json"  # in the folder of a pipeline: the recipe of each
-MODELS = ("model", "evaluation.against", "evaluation.baseline", "profiling.against")
-MODELS += ("distillation.teacher",)
+__all__ = ["Stage", "run", "stages_of", "summary"]
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a pipeline; its result is a folder of the pipeline's, by its name."""
-
-    name: str
-    recipe: Recipe
-    out: Path
-
-
-def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Stage]:
-    """The checked stages of a YAML file: a list `stages`, each a recipe with a `name` and a `verb`.
-
-    A stage without MODEL takes what the last stage before it wrote; `@name` as a model is what that
-    stage wrote. `sets`: 'stage.section.key=value'. Raises Usage for what is wrong in any of them.
-    """
-    where, given = f"recipe {file}", read(file)
-    several = given.get("stages")
-    if set(given) != {"stages"} or not isinstance(several, list) or not several:
-        raise Usage(f"{where} is no pipeline: it should hold one key, stages, a list of recipes")
-    names = [each.get("name") if isinstance(each, dict) else None for each in several]
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not NAME.fullmatch(name) or names.index(name) != place:
-            raise Usage(f"stage {place + 1} of {where} needs a name of its own, such as convert")
-    split = _by_stage(sets, names)
-    found: list[Stage] = []
-    for name, each in zip(names, several, strict=True):
-        found.append(_stage(name, dict(each), f"stage {name} of {where}", split[name], out, found))
-    return found
-
-
-def _by_stage(sets: Iterable[str], names: list[str]) -> dict[str, list[str]]:
-    split: dict[str, list[str]] = {name: [] for name in names}
-    for text in sets:
-        name, _, rest = text.partition(".")
-        if name not in split:
-            known = ", ".join(names)
-            raise Usage(f"--set {text}: it begins with a stage ({known}), as {names[0]}.seed=1")
-        split[name].append(rest)
-    return split
-
-
-def _stage(
-    name: str, body: dict[str, Any], where: str, sets: list[str], out: Path, before: list[Stage]
-) -> Stage:
-    del body["name"]
-    verb = body.get("verb")
-    if verb not in VERBS.split():
-        raise Usage(f"{where} needs a verb: {', '.join(VERBS.split())}")
-    layer = from_mapping(verb, body, where) | from_sets(verb, sets)
-    writing = [e for e in before if e.recipe.verb in WRITES and not e.recipe.study.seeds]
-    written = {each.name: each.out for each in writing}
-    new = layer.get("fresh.from_config", ("", None))[1] is not None
-    if "model" not in layer and written and not new:
-        layer["model"] = ("MODEL", str([*written.values()][-1]))
-    for path in MODELS:
-        known, value = layer.get(path, ("", None))
-        if isinstance(value, str) and value.startswith("@"):
-            if value[1:] not in written:
-                raise Usage(f"{where}: {value} names no earlier stage that writes a checkpoint")
-            layer[path] = (known, str(written[value[1:]]))
-    if layer.pop("output.out", None):
-        raise Usage(f"{where} names output.out: a pipeline writes each stage to --out/NAME")
-    if verb in WRITES:
-        layer["output.out"] = ("output.out", str(out / name))
-    recipe = built(verb, [layer])
-    if recipe.output.dry_run:
-        raise Usage(f"{where} is a dry run, which writes nothing that the next could read")
-    return Stage(name, recipe, out / name)
+REPORT = "report.json"  # in the folder of a stage that is done
+LIST = "stages.json"  # in the folder of a pipeline: what each result was made by, and of
+FORMAT = 2  # of that file
+BEGUN = f".{LIST}.*.unfinished"  # while it is written
 
 
 def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[Stage, Report]]:
     """Perform the stages; a report as each ends. `resume`: those that are done are not done again,
     and a training that was killed goes on. `overwrite`: each replaces its earlier result when it
-    ends, none is lost before. Raises Usage for a folder that is taken or was made otherwise."""
+    ends, none is lost before. Raises Usage for a folder that is taken or was made otherwise.
+
+    What a stage is made by is noted before it runs, and what it replaces: a result that is whole,
+    and not the one to be replaced, is of that note, wherever the run was killed.
+    """
     out = stages[0].out.parent
-    kept, wanted = _kept(out), {stage.name: _identity(stage) for stage in stages}
-    _check(out, kept is not None, resume, overwrite)
-    kept = kept or {}
-    if not overwrite:
-        for stage in stages:
-            done = (stage.out / "report.json").exists()
-            if done and kept.get(stage.name) != wanted[stage.name]:
-                raise Usage(f"{stage.out} was made by another recipe: --overwrite replaces it")
-    _keep(out, kept)
+    notes, known = _kept(out, overwrite), {}
+    _check(out, notes is not None or _ours_alone(out), resume, overwrite)
+    notes = notes or {}
+    if overwrite:
+        notes |= {stage.name: {"replaces": _mark(stage)} for stage in stages}
     for stage in stages:
-        report = None if overwrite else _done(stage)
-        if report is None:
-            report = _performed(stage, resume, overwrite)
-            kept |= {stage.name: wanted[stage.name]}
-            _keep(out, kept)
+        _compare(stage, notes.get(stage.name), _identity(stage))
+    _keep(out, notes)
+    for begun in out.glob(BEGUN):  # by runs that were killed
+        begun.unlink()
+    for stage in stages:
+        note, identity = notes.get(stage.name), _identity(stage)
+        identity["inputs"] = sums_of(stage.recipe, known)
+        _compare(stage, note, identity)
+        there = _mark(stage)
+        if there and note and note.get("replaces") != there:
+            report = _done(stage)
+        else:
+            notes[stage.name] = identity | {"replaces": there}
+            _keep(out, notes)
+            report = _performed(stage, resume, overwrite or there is not None)
         yield stage, report
 
 
@@ -134,48 +81,97 @@ def _identity(stage: Stage) -> dict[str, Any]:
     """What an earlier result must have in common with this stage to be its own: all but where it
     lies and how it is checked."""
     tree = {key: value for key, value in to_dict(stage.recipe).items() if key != "output"}
-    return json.loads(json.dumps(tree).replace(json.dumps(f"{stage.out.parent}/")[:-1], '"@'))
+    plain = json.dumps(tree).replace(json.dumps(f"{stage.out.parent}/")[:-1], '"@')
+    return {"recipe": json.loads(plain)}
 
 
-def _kept(out: Path) -> dict[str, Any] | None:
-    """{stage that is done: its recipe} of the pipeline of this folder; None where there is none."""
-    try:
-        found = json.loads((out / LIST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _mark(stage: Stage) -> str | None:
+    """What tells the result of a stage from any other: the sum of its report; None without one."""
+    file = stage.out / REPORT
+    return sha256(file) if file.is_file() else None
+
+
+def _compare(stage: Stage, note: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+    """Raises Usage for a result that something else made, and that is not to be replaced."""
+    there, whole = _mark(stage), not stage.recipe.study.seeds  # a study grows in its place
+    if there is None and whole and stage.out.is_dir() and any(stage.out.iterdir()):
+        raise Usage(f"{stage.out} is not empty, and holds no result of a stage: move it away")
+    if there is None or (note and note.get("replaces") == there):
+        return
+    if note is None or note.get("recipe") != identity["recipe"]:
+        raise Usage(f"{stage.out} was made by another recipe: --overwrite replaces it")
+    if "inputs" in identity and note.get("inputs") != identity["inputs"]:
+        which = changed(note.get("inputs"), identity["inputs"])
+        raise Usage(
+            f"{stage.out} was made before {which} was changed: put that back, or --overwrite "
+            "replaces what was made"
+        )
+
+
+class _Note(Form):
+    """Of a stage: its recipe and the files that it reads, noted before it runs; and the mark of an
+    earlier result in its place, which it replaces."""
+
+    recipe: dict[str, Any] | None = None
+    inputs: dict[str, dict[str, str]] | None = None
+    replaces: str | None = None
+
+
+class _List(Form):
+    format: int = 1  # of a version that did not say it
+    stages: dict[str, _Note] = Field(default_factory=dict)
+
+
+def _kept(out: Path, overwrite: bool) -> dict[str, Any] | None:
+    """{stage: its note} of the pipeline of this folder; None where there is none.
+
+    Raises NotLoadable for what is no list of stages, Usage for one of another version."""
+    file = out / LIST
+    if not os.path.lexists(file):
         return None
-    return found if isinstance(found, dict) else None
+    told = ("is no list of a pipeline's stages", "give another --out")
+    found = kept.read(file, _List, *told)
+    if "format" not in found and not all(
+        isinstance(x, dict) and "verb" in x for x in found.values()
+    ):
+        raise NotLoadable(f"{file} {': '.join(told)}")
+    if found.get("format") != FORMAT and not overwrite:
+        raise Usage(f"{out} holds a pipeline of another version of tlm: --overwrite replaces it")
+    return found.get("stages", {})
 
 
-def _keep(out: Path, kept: dict[str, Any]) -> None:
+def _ours_alone(out: Path) -> bool:
+    """Whether a folder holds nothing but a list of stages that was begun to be written."""
+    return out.is_dir() and {*out.iterdir()} == {*out.glob(BEGUN)}
+
+
+def _keep(out: Path, notes: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / LIST, json.dumps(kept, indent=1) + "\n")
+    text = json.dumps({"format": FORMAT, "stages": notes}, indent=1)
+    write_whole(out / LIST, text + "\n")
 
 
 def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
     recipe = stage.recipe
     if overwrite:
         recipe = replace(recipe, output=replace(recipe.output, overwrite=True))
-    if resume and recipe.verb == "finetune":
+    if resume and recipe.verb == "finetune" and not (overwrite and recipe.study.seeds):
         recipe = replace(recipe, training=replace(recipe.training, resume=True))
     report = perform(recipe)
     if recipe.verb not in WRITES:
         with whole_folder(stage.out) as folder:
-            (folder / "report.json").write_text(report.to_json() + "\n", encoding="utf-8")
+            (folder / REPORT).write_text(report.to_json() + "\n", encoding="utf-8")
     return report
 
 
-def _done(stage: Stage) -> Report | None:
-    """The report of a stage that an earlier run has ended."""
-    file = stage.out / "report.json"
-    if not file.exists():
-        return None
-    try:
-        return Report(stage.recipe.verb, json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError):
-        raise NotLoadable(f"{file} is no report of a stage: remove its folder") from None
+def _done(stage: Stage) -> Report:
+    """The report of a stage that an earlier run has ended, perhaps just before it was killed."""
+    report = kept.report(stage.out / REPORT, stage.recipe.verb)
+    Store(stage.out, {}).remove()
+    return report
 
 
 def summary(done: list[tuple[Stage, Report]]) -> Report:
     """The report of a pipeline: those of its stages."""
-    stages = [{"name": stage.name, **report.data} for stage, report in done]
+    stages = [{"name": "", **report.data} | {"name": stage.name} for stage, report in done]
     return Report("run", {"stages": stages})

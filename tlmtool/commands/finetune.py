@@ -1,17 +1,21 @@
 """The verb finetune: Recipe -> Report."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tlmtool.bookkeeping import Run, out_folder, provenance
+from tlmtool import kept
+from tlmtool.bookkeeping import Run, out_folder, place_of, provenance
 from tlmtool.commands.studying import studied
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.inputs import Sums, changed, sums_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
+from tlmtool.progress import log
 from tlmtool.recipe import Recipe, to_dict
 from tlmtool.report import Report
 from tlmtool.training import finetune as training
@@ -38,21 +42,25 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
-    if recipe.study.seeds:
-        identity = _identity(recipe)
-        load = partial(_loader, folder=folder)
-        return studied(recipe, folder, tokenizer, identity, load, _bar)
-    if recipe.output.dry_run:
+    if recipe.output.dry_run and not recipe.study.seeds:
         return _predicted(recipe, folder, tokenizer)
-    new = None if recipe.model else folder.name
-    out = out_folder(recipe, recipe.training.task or "distilled", new)
+    identity, inputs = _identity(recipe), sums_of(recipe)
+    if recipe.study.seeds:
+        load = partial(_loader, folder=folder)
+        return studied(recipe, folder, tokenizer, identity | {"inputs": inputs}, load, _bar)
+    suffix, new = recipe.training.task or "distilled", None if recipe.model else folder.name
+    if ended := _ended(recipe, place_of(recipe, suffix, new), identity, inputs):
+        return ended
+    out = out_folder(recipe, suffix, new)
     accelerator = training.accelerator_of(recipe, out)
-    store = Store(out, _identity(recipe) | {"processes": accelerator.num_processes})
+    store = Store(out, identity | {"processes": accelerator.num_processes}, inputs)
     _check_store(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
-        store.identity["input"] = " ".join(s[:12] for s in data["model"]["sha256"].values())
+        data["inputs"] = inputs
+        if "model" not in inputs:  # it is from the Hub, or drawn
+            store.identity["input"] = " ".join(s[:12] for s in data["model"]["sha256"].values())
         job.objective.progress = run.bars.of("scoring")
         before, scores = count_parameters(job.model), {}
         if job.tuned:
@@ -92,9 +100,39 @@ def _predicted(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
         return run.report(data | training.forecast(recipe, job))
 
 
+def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) -> Report | None:
+    """The report of a run that is done, which `--resume` finds where it was killed after its end.
+
+    Raises Usage where another recipe, or other files, made what is there."""
+    file = out / "report.json"
+    if not recipe.training.resume or recipe.output.overwrite or not file.exists():
+        return None
+    found = kept.report(file, "finetune")
+    made = _same(found.data["recipe"])
+    key = next((k for k in sorted({*made, *identity}) if made.get(k) != identity.get(k)), None)
+    if key:
+        raise Usage(
+            f"{out} holds a finished run with {key} {made.get(key)!r}, not {identity.get(key)!r}: "
+            "give another --out, or --overwrite"
+        )
+    if found.data.get("inputs") != inputs:
+        raise Usage(
+            f"{changed(found.data.get('inputs'), inputs)} is not the file that the finished run in "
+            f"{out} read: give another --out, or --overwrite"
+        )
+    if os.environ.get("RANK", "0") == "0":
+        Store(out, identity).remove()
+        log.warning("%s is done already: nothing was left to train", out)
+    return found
+
+
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was killed."""
-    kept = to_dict(recipe)
+    return _same(to_dict(recipe))
+
+
+def _same(kept: dict[str, Any]) -> dict[str, Any]:
+    """`_identity` of a recipe in plain values."""
     sections = ("training", "distillation", "strategy", "study", "fresh", "config", "attention")
     same = {f"{s}.{k}": v for s in sections for k, v in kept.get(s, {}).items()}
     free = ("training.resume", "training.save_every", "training.tracker", "study.seeds")
@@ -104,6 +142,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 def _check_store(recipe: Recipe, store: Store) -> None:
     """An interrupted run is gone on with, or replaced, only where that was asked for."""
+    store.check_place()
     if store.there and not (recipe.training.resume or recipe.output.overwrite):
         raise Usage(
             f"{store.folder} holds an interrupted run: --resume goes on with it, "

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tlmtool import kept
 from tlmtool.bookkeeping import Run, check_place
-from tlmtool.failure import NotLoadable, Usage, check_alone
+from tlmtool.failure import Usage, check_alone
 from tlmtool.figures import human
+from tlmtool.inputs import changed
 from tlmtool.models.saving import whole_folder, write_whole
+from tlmtool.models.weights import sha256
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 from tlmtool.training.study import Study
@@ -46,7 +49,7 @@ def studied(
             with whole_folder(out) as new:
                 (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         with run.stage("study"):
-            found = study.run()
+            found = study.run(sha256(out / NAME)[:16])
     told = [f"{r['arm']}: {each}" for r in found["results"] for each in r.get("warnings", [])]
     data = {"model": model | {"out": str(out)}, "study": found, "warnings": [*dict.fromkeys(told)]}
     report = run.report(data)
@@ -74,8 +77,8 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
         raise Usage(f"--out {out} is a file, not a folder")
     if not out.is_dir() or not any(out.iterdir()):
         return check_place(out)
-    kept = out / NAME
-    if not kept.exists():
+    file = out / NAME
+    if not file.exists():
         raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
     if recipe.output.overwrite:
         return check_place(out)
@@ -84,14 +87,22 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
             f"--out {out} is not empty: --resume goes on with the study in it, --overwrite "
             "replaces it"
         )
-    try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise NotLoadable(
-            f"{kept} cannot be read as that of a study ({error}): --overwrite starts again"
-        ) from None
-    if found != identity:
+    told = ("cannot be read as that of a study", "--overwrite starts again")
+    found = kept.read(file, dict[str, Any], *told)
+    if {k: v for k, v in found.items() if k != "inputs"} != _plain(identity):
         raise Usage(
             f"{out} holds another study: resume with the same recipe, or give another --out"
         )
+    if "inputs" not in found:
+        raise Usage(f"{out} holds a study of another version of tlm: --overwrite starts again")
+    if found["inputs"] != identity["inputs"]:
+        raise Usage(
+            f"{changed(found['inputs'], identity['inputs'])} is not the file that the study in "
+            f"{out} began with: put that back, or give another --out"
+        )
     return None
+
+
+def _plain(identity: dict[str, Any]) -> dict[str, Any]:
+    """The recipe alone, as JSON gives it back."""
+    return json.loads(json.dumps({k: v for k, v in identity.items() if k != "inputs"}))

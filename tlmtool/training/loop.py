@@ -171,7 +171,7 @@ class Trainer:
     def run(self) -> Outcome:
         """Train from where it stands to the end."""
         if self.training.resume and self.store and self.store.there:
-            restore(self, self.store.load())
+            restore(self)
         else:
             torch.manual_seed(1000 * self.seed + self.accelerator.process_index)
         self.check()

@@ -4,10 +4,51 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from pydantic import TypeAdapter
 
 from tlmtool.decompositions import from_dict
+from tlmtool.failure import Failure, NotLoadable
+from tlmtool.kept import Form
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.sharding import gather, scatter
+
+
+class _Numbers(Form, allow_inf_nan=True):
+    """An object of figures, which may be those of a run that went wrong."""
+
+
+class _Point(_Numbers):
+    step: int
+    loss: float
+    score: float
+
+
+class _Selection(_Numbers):
+    step: int
+    chosen: list[str]
+    scores: dict[str, float]
+    roles: dict[str, str]
+
+
+class _Best(_Numbers):
+    score: float
+    step: int
+
+
+class _Outcome(_Numbers):
+    steps: int
+    history: list[_Point]
+    selections: list[_Selection]
+    losses: list[float]
+    sizes: list[int]
+    best: _Best | dict[None, None]
+
+
+class _State(_Numbers):
+    step: int
+    outcome: _Outcome
+    scores: dict[str, float]
+    random: list[dict[str, Any]]
 
 
 def clones(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +88,39 @@ def save(run: Any) -> None:
     )
 
 
-def restore(run: Any, kept: dict[str, Any]) -> None:
-    """Stand where `save` stood."""
+def restore(run: Any) -> None:
+    """Stand where `save` stood. Raises NotLoadable for a state that is not one of this run."""
+    kept = run.store.load()
+    try:
+        _check(run, kept)
+        _restore(run, kept)
+    except (Failure, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a part of the model makes of what is none of its own
+        raise NotLoadable(
+            f"the state in {run.store.folder} does not fit this run: --overwrite starts again"
+        ) from error
+
+
+def _check(run: Any, kept: dict[str, Any]) -> None:
+    """Raises ValueError for a state that this run cannot have saved."""
+    TypeAdapter(_State).validate_python(kept)
+    done, seen = kept["step"], kept["outcome"]
+    now = run.optimizer.schedule.state_dict()
+    then = kept["optimizer"]["schedule"]
+    same = [
+        0 <= done <= run.total,
+        done == len(seen["losses"]) == len(seen["sizes"]),
+        kept["scores"].keys() == run.scores.values.keys(),
+        len(kept["random"]) == run.world,
+        {key: type(value) for key, value in then.items()}
+        == {key: type(value) for key, value in now.items()},
+    ]
+    if not all(same):
+        raise ValueError("parts of the state do not belong together")
+
+
+def _restore(run: Any, kept: dict[str, Any]) -> None:
     run.step, run.scores.values = kept["step"], kept["scores"]
     run.model.load_state_dict(kept["model"])
     scatter(run.model, run.live)

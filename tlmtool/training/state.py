@@ -1,39 +1,64 @@
 """The state of a run on disk, whole or not at all, so that a killed run goes on exactly."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from tlmtool.failure import NotLoadable, Usage
+from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.inputs import Sums, changed
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
 REPLACED = "replaced.pt"  # the state of a run that was started again; nothing reads it
-FORMAT = 2  # of what is written, raised where a state of before cannot be gone on with
+FORMAT = 3  # of what is written, raised where a state of before cannot be gone on with
+SUM = b"\ntlm sha256 "  # what ends a file: this, and the sum of all bytes before it, in hex
+END = len(SUM) + 64
+AGAIN = "--overwrite starts again"
 
 
 class Store:
     """`<out>.training/state.pt`, there while a run is under way.
 
-    `identity`: what must be equal for one run to go on as another (its recipe and input).
+    `identity` and `inputs`: what must be equal for one run to go on as another, its recipe and the
+    sums of the files that it reads.
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any]):
+    def __init__(self, out: Path, identity: dict[str, Any], inputs: Sums | None = None):
         self.folder = out.with_name(f"{out.name}.training")
-        self.identity, self.waiting = identity, False
+        self.identity, self.inputs, self.waiting = identity, inputs or {}, False
         self.own = False  # whether what is there is of this run, not of one that it replaces
 
     @property
     def there(self) -> bool:
         return (self.folder / NAME).exists()
 
+    def check_place(self) -> None:
+        """Raises Usage where something other than a folder of tlm's stands in its place."""
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            kind = "a link" if self.folder.is_symlink() else "a file"
+            raise Usage(
+                f"{self.folder}, where the state of a run is kept, is {kind}: move it away, or "
+                "give another --out"
+            )
+
     def save(self, state: dict[str, Any]) -> None:
-        """Written beside the last state, which it replaces at `keep`."""
+        """Written beside the last state, which it replaces at `keep`. Raises OSError, with the
+        file, where there is no room; the last state stays."""
+        file = self.folder / UNFINISHED
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {"format": FORMAT, "identity": self.identity, "state": state}
-        torch.save(kept, self.folder / UNFINISHED)
+        kept["inputs"] = self.inputs
+        try:
+            _write(file, kept)
+        except BaseException as error:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            if isinstance(error, OSError):  # of an open file it does not name it
+                raise OSError(error.errno, error.strerror, str(file)) from error
+            raise
         self.waiting = True
 
     def keep(self) -> None:
@@ -49,24 +74,27 @@ class Store:
     def load(self) -> dict[str, Any]:
         """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
         file = self.folder / NAME
-        try:
-            kept = torch.load(file, map_location="cpu", weights_only=True)
-            identity, state = kept["identity"], kept["state"]
-        except Exception as error:  # zip, pickle and torch each raise their own
-            raise NotLoadable(
-                f"{file} cannot be read as the state of a run; --overwrite starts again"
-            ) from error
+        kept = _read(file)
         if kept.get("format") != FORMAT:
             raise Usage(
                 f"{self.folder} holds a run of another version of tlm, which this one cannot go on "
-                "with: --overwrite starts again"
+                f"with: {AGAIN}"
             )
-        for key in sorted({*identity, *self.identity}):
+        identity, state = kept.get("identity"), kept.get("state")
+        if not (isinstance(identity, dict) and isinstance(state, dict)):
+            raise NotLoadable(f"{file} holds no state of a run; {AGAIN}")
+        for key in sorted({*map(str, identity), *self.identity}):
             if identity.get(key) != self.identity.get(key):
                 raise Usage(
                     f"{self.folder} holds a run with {key} {identity.get(key)!r}, not "
                     f"{self.identity.get(key)!r}: resume with the same recipe, or --overwrite"
                 )
+        if kept.get("inputs") != self.inputs:
+            which = changed(kept.get("inputs"), self.inputs)
+            raise Usage(
+                f"{which} is not the file that the run in {self.folder} began with: put that back, "
+                "or --overwrite starts again"
+            )
         self.own = True
         return state
 
@@ -76,3 +104,70 @@ class Store:
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # somebody keeps something else in it
             self.folder.rmdir()
+
+
+class _Summed:
+    """A file that is written in order, and the sum of its bytes: torch keeps one of each tensor,
+    and does not look at it again."""
+
+    def __init__(self, opened: BinaryIO):
+        self.opened, self.sum, self.flush = opened, hashlib.sha256(), opened.flush
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        self.sum.update(data)
+        try:
+            return self.opened.write(data)
+        except OSError as error:
+            self.error = error  # torch raises another over it, which does not say why
+            raise
+
+
+def _write(file: Path, kept: dict[str, Any]) -> None:
+    """All of it and its sum, down to the disk. Raises OSError."""
+    with file.open("wb") as opened:
+        summed = _Summed(opened)
+        try:
+            torch.save(kept, summed)
+        except RuntimeError as error:
+            raise (summed.error or error) from error
+        opened.write(SUM + summed.sum.hexdigest().encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a state file holds; raises NotLoadable for one that is not as it was written."""
+    try:
+        with file.open("rb") as opened:
+            sums = _sums(opened)
+            opened.seek(0)
+            if sums and sums[0] != sums[1]:
+                raise NotLoadable(
+                    f"{file} is damaged: its bytes are not those that were written; {AGAIN}"
+                )
+            kept = torch.load(opened, map_location="cpu", weights_only=True)
+    except Failure:
+        raise
+    except Exception as error:  # zip, pickle and torch each raise their own
+        raise NotLoadable(f"{file} cannot be read as the state of a run; {AGAIN}") from error
+    if not isinstance(kept, dict) or (kept.get("format") == FORMAT and not sums):
+        raise NotLoadable(f"{file} is damaged or holds no state of a run; {AGAIN}")
+    return kept
+
+
+def _sums(opened: BinaryIO) -> tuple[bytes, bytes] | None:
+    """(the sum that a file says it has, the one that it has); None where it says none."""
+    size = opened.seek(0, os.SEEK_END)
+    if size < END:
+        return None
+    opened.seek(size - END)
+    end = opened.read()
+    if not end.startswith(SUM):
+        return None
+    opened.seek(0)
+    found, left = hashlib.sha256(), size - END
+    while part := opened.read(min(left, 2**20)):
+        found.update(part)
+        left -= len(part)
+    return end[len(SUM) :], found.hexdigest().encode()

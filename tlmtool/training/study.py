@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+
+from tlmtool import kept
 from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.kept import Form
 from tlmtool.models.saving import write_whole
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
@@ -22,6 +26,27 @@ NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and 
 STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}  # others: none
 
 Result = dict[str, Any]  # of one arm and seed
+
+
+class _Expanded(Form):
+    site: str
+
+
+class _Result(Form):
+    """What is read of a result that was kept."""
+
+    score: float
+    better: Literal["higher", "lower"]
+    metric: str
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    chosen: list[str] = Field(default_factory=list)
+    step_ratio: float = Field(1.0, gt=0)
+    selections: list[dict[str, Any]] = Field(default_factory=list)
+    expansions: list[_Expanded] = Field(default_factory=list)
+    warnings: list[str]
+
+
 Load = Callable[..., Any]
 
 
@@ -72,8 +97,10 @@ class Study:
             "rates were tried on all of train, of which a tenth is set aside",
         }
 
-    def run(self) -> dict[str, Any]:
-        """{"lr", "rates", "results", "arms", "pairs"}"""
+    def run(self, mark: str) -> dict[str, Any]:
+        """{"lr", "rates", "results", "arms", "pairs"}. `mark`: of this study, kept with each of its
+        results, so that none of another is taken for one."""
+        self.mark = mark
         wanted = self.recipe.study
         rates = [self._rate(lr) for lr in wanted.lr_grid] if len(wanted.lr_grid) > 1 else []
         better = max if self._higher(rates) else min
@@ -133,17 +160,16 @@ class Study:
         """The result of a file, or of a run that writes it."""
         file = self.folder / f"{name}.json"
         if file.exists():
-            return _read(file)
+            return self._read(file, labels | {"lr": recipe.training.lr})
         self.tell(f"study: {name}")
         job = prepare(recipe, self.load, self.tokenizer, self.source)
-        for site in frozen:
-            job.model.base_model.get_submodule(site).weight.requires_grad_(False)
+        _freeze(job, frozen)
         outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
         finetune.finish(recipe, job.model, outcome.expansions)
         scores = {"score": score(job)} if score else job.dev(job.model)
         watched = (job.objective.name, job.objective.better)
         name_of, better = watched if score else job.final
-        result = {**labels, "better": better, "metric": name_of, **scores}
+        result = {**labels, "of": self.mark, "better": better, "metric": name_of, **scores}
         result |= {"lr": recipe.training.lr, "steps": outcome.steps, **_expanded(job, outcome)}
         result["warnings"] = finetune.warnings_of(recipe, job, outcome)
         if not math.isfinite(result["score"]):
@@ -153,16 +179,24 @@ class Study:
         self.tell(f"study: {name} {result['metric']} {result['score']:.4f}")
         return result
 
+    def _read(self, file: Path, wanted: dict[str, Any]) -> Result:
+        """A result that was kept; raises NotLoadable for one of another study, arm or rate."""
+        found = kept.read(file, _Result, "is no result of a study", "remove it")
+        wanted |= {"of": self.mark}
+        if other := next((key for key in wanted if found.get(key) != wanted[key]), None):
+            raise NotLoadable(f"{file} is no result of this study (by its key {other}): remove it")
+        return found
 
-def _read(file: Path) -> Result:
-    """A result that was kept."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if {"score", "better", "metric", "lr", "steps"} <= found.keys():
-            return found
-    except (ValueError, RecursionError, AttributeError):
-        pass
-    raise NotLoadable(f"{file} is no result of a study: remove it")
+
+def _freeze(job: Job, names: list[str]) -> None:
+    """Raises NotLoadable for a name that is not one of the model's layers."""
+    for site in names:
+        try:
+            job.model.base_model.get_submodule(site).weight.requires_grad_(False)
+        except AttributeError:
+            raise NotLoadable(
+                f"a result of the study chose {site[:80]!r}, no layer of this model: remove it"
+            ) from None
 
 
 def _expanded(job: Job, outcome: Outcome) -> dict[str, Any]:

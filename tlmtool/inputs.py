@@ -1,0 +1,92 @@
+"""What a recipe reads from this machine, by sha256, so that a run goes on, and counts as done, from
+the same input alone. What comes from the Hub goes by its name and revision."""
+
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from tlmtool.data.tables import DEV, SUFFIXES, TRAIN
+from tlmtool.models.folder import SIDE_FILES
+from tlmtool.models.weights import sha256
+from tlmtool.recipe import Recipe
+from tlmtool.schema import settings
+
+FILES = {"MODEL", "PATH", "DATASET"}  # what a setting names, by its metavariable
+OURS = ("README.md", "report.json", "recipe.yaml")  # of a checkpoint: nothing reads them
+Sums = dict[str, dict[str, str]]  # {setting: {file: sha256}}
+Known = dict[tuple[str, int, int, int], str]  # sums of files that stayed as they were meanwhile
+
+
+def named_by(recipe: Recipe) -> dict[str, Path]:
+    """{setting: file or folder} of all that the recipe names and that lies on this machine."""
+    found = {}
+    for path, each in settings(recipe.verb).items():
+        value = reduce(getattr, path.split("."), recipe)
+        if FILES & {*each.metavar.split("|")} and isinstance(value, str):
+            place = Path(value).expanduser()
+            if "\0" not in value and place.exists():
+                found[path] = place
+    return found
+
+
+def sums_of(recipe: Recipe, known: Known | None = None) -> Sums:
+    """The sums of every file that the recipe reads, by the setting that names it.
+
+    `known`: kept between calls, so that a file that has not changed is read once."""
+    known = {} if known is None else known
+    return {
+        setting: {
+            str(file.relative_to(place) if place.is_dir() else file.name): _sum(file, known)
+            for file in _files(recipe, setting, place)
+        }
+        for setting, place in named_by(recipe).items()
+    }
+
+
+def changed(before: Any, now: Sums) -> str:
+    """The first file that is not as it was, in words: 'train.tsv (training.data)'."""
+    before = before if isinstance(before, dict) else {}
+    for setting in sorted({*map(str, before), *now}):
+        old, new = before.get(setting), now.get(setting, {})
+        old = old if isinstance(old, dict) else {}
+        for name in sorted({*map(str, old), *new}):
+            if old.get(name) != new.get(name):
+                return f"{name} ({setting})"
+    return "what it reads"
+
+
+def _sum(file: Path, known: Known) -> str:
+    found = file.stat()
+    key = (str(file), found.st_ino, found.st_size, found.st_mtime_ns)
+    if key not in known:
+        known[key] = sha256(file)
+    return known[key]
+
+
+def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:
+    """The regular files that are read of a place; others are refused by whoever opens them."""
+    if place.is_file():
+        others = (place.with_suffix(f".{side}") for side in _sides(recipe, place))
+        found: Iterable[Path] = {place, *others}
+    elif "MODEL" in settings(recipe.verb)[setting].metavar or (place / "config.json").exists():
+        found = _of_checkpoint(place)
+    else:
+        there = [file for file in place.iterdir() if not file.name.startswith(".")]
+        splits = [f for f in there if f.name.partition(".")[0] in (*TRAIN, *DEV) and f.is_file()]
+        found = splits or (f for f in place.rglob("*") if not f.name.startswith("."))
+    return sorted(file for file in found if file.is_file())
+
+
+def _sides(recipe: Recipe, file: Path) -> list[str]:
+    """The languages of aligned files, of which one is named."""
+    given = recipe.training.languages or ""
+    return [] if file.suffix.lower() in SUFFIXES else given.split("-") if given else []
+
+
+def _of_checkpoint(folder: Path) -> Iterator[Path]:
+    """Weights, config, tokenizer, and what a client library keeps in folders below."""
+    parts = (f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "check")))
+    for place in (folder, *parts):
+        for pattern in ("*.safetensors", *SIDE_FILES):
+            yield from (file for file in place.glob(pattern) if file.name not in OURS)
