@@ -87,11 +87,10 @@ def empty(folder: Path, dtype: str = "auto", warn: Warn = warned) -> PreTrainedM
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """config.json with the class that the weights are loaded with, where it names none."""
+    """config.json, with the class that the weights are loaded with where it names none."""
     kept = read_config(folder)
-    if loading_class(kept) is None:
-        kept["architectures"] = [type(_found(folder, lambda _: None)[0].model).__name__]
-    return kept
+    cls = loading_class(kept) or type(_found(folder, lambda _: None)[0].model)
+    return kept | {"architectures": [cls.__name__]}
 
 
 def _looked_at(folder: Path, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit, torch.dtype]:

@@ -22,6 +22,7 @@ from tlmtool.models.weights import Stored
 
 SMALL = 8192  # with no number above it a config makes no table that takes long to fill
 SLACK = 4 * 2**20  # numbers that a model may hold besides those in its files: sinusoids, a pooler
+CONSTANTS = (".masked_bias",)  # of a causal mask, which old checkpoints hold
 FIRST = ("AutoModelForPreTraining", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
 LAST = ("AutoModel", "AutoModelForTextEncoding")
 
@@ -42,6 +43,7 @@ def loading_class(config: dict[str, Any]) -> type[PreTrainedModel] | None:
     """The class that config.json names, `architectures[0]`, ours for `tlm-` types; None where it
     names none. Raises NotLoadable for one that there is not, or of another type."""
     names = config.get("architectures")
+    names = [names] if isinstance(names, str) else names
     name = str(names[0]) if isinstance(names, list) and names else ""
     if not name:
         return None
@@ -126,8 +128,11 @@ def _fit(cls: type, folder: Path, config: PreTrainedConfig, more: dict[str, Any]
         model, info = cls.from_pretrained(
             folder, config=copy.deepcopy(config), ignore_mismatched_sizes=True, **settings, **more
         )
-    found = [set(info[f"{key}_keys"]) for key in ("missing", "unexpected", "mismatched")]
-    return Fit(model, *found, more)
+    missing, unexpected, mismatched = (
+        set(info[f"{key}_keys"]) for key in ("missing", "unexpected", "mismatched")
+    )
+    unexpected = {name for name in unexpected if not name.endswith(CONSTANTS)}
+    return Fit(model, missing, unexpected, mismatched, more)
 
 
 def _ours(base: type[PreTrainedModel], model_type: str) -> type[PreTrainedModel]:

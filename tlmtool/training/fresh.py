@@ -27,6 +27,7 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES, ARCHITECTURES
 from tlmtool.models.attending import attend
+from tlmtool.models.folder import check_counts
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe
@@ -112,6 +113,7 @@ def config_of(recipe: Recipe) -> Any:
         if before is not None and type(value) is not type(before):
             raise Usage(f"config.{key} is {value!r}, not of type {type(before).__name__}")
     try:
+        check_counts(given, f"config of --from-config {named}")
         return cls(**kept | given)
     except Exception as error:
         raise Usage(f"a {kind} cannot be so: {_first(error)}") from None
