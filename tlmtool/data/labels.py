@@ -1,18 +1,45 @@
-"""A raw label, as a table holds it, becomes a figure or the id of a class.
+"""A raw label, as a table holds it, becomes a figure or the id of a class; names of classes match.
 
-A whole number is the same label however it is written: 1, 1.0, "1" or "1.0".
+A whole number is the same label however it is written: 1, 1.0, "1" or "1.0". Names match whatever
+their case, blanks, `_` and `-`, and so do the usual words for one class.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tlmtool.data.glue import Task
-from tlmtool.failure import NotLoadable
+from tlmtool.failure import NotLoadable, Usage
 
 WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 MOST = 10_000  # classes named by numbers: 0 to the largest, if that is below
+SAME = {  # {a word for a class: another, by which both are known}
+    "ungrammatical": "unacceptable",
+    "incorrect": "unacceptable",
+    "notacceptable": "unacceptable",
+    "grammatical": "acceptable",
+    "correct": "acceptable",
+    "neg": "negative",
+    "pos": "positive",
+    "notduplicate": "notequivalent",
+    "notparaphrase": "notequivalent",
+    "nonparaphrase": "notequivalent",
+    "different": "notequivalent",
+    "duplicate": "equivalent",
+    "paraphrase": "equivalent",
+    "same": "equivalent",
+    "entail": "entailment",
+    "entails": "entailment",
+    "entailed": "entailment",
+    "nonentailment": "notentailment",
+    "notentail": "notentailment",
+    "notentailed": "notentailment",
+    "contradict": "contradiction",
+    "contradicts": "contradiction",
+    "contradictory": "contradiction",
+}
+NUMBERED = re.compile(r"label[ _-]?\d+", re.ASCII | re.IGNORECASE)  # what transformers makes up
 Turn = Callable[[str, Any], int | float]
 
 
@@ -45,16 +72,80 @@ def class_name(where: str, value: Any) -> str:
     return str(value).strip()
 
 
+def names_of(config: dict[str, Any], count: int) -> tuple[str, ...]:
+    """The names of a head's classes by its config, `id2label` or else `label2id`."""
+    kept = [config.get(key) for key in ("id2label", "label2id")]
+    names, ids = (each if isinstance(each, dict) else {} for each in kept)
+    given = {str(k): str(v) for k, v in names.items()}
+    if numbered(given.values()):
+        other = {str(v): str(k) for k, v in ids.items()}
+        given = other if len(other) == count else given
+    return tuple(given.get(str(i), f"LABEL_{i}") for i in range(count))
+
+
+def outputs_in(config: dict[str, Any]) -> int:
+    """How many outputs the head of a checkpoint has, by its config.json."""
+    names = config.get("id2label")
+    return (len(names) if isinstance(names, dict) else 0) or 2
+
+
+def classes_in(config: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the classes of the head that a checkpoint has, by its config.json; none where
+    it has no such head."""
+    saved = str((config.get("architectures") or [""])[0])
+    has = saved.endswith("ForSequenceClassification")
+    return names_of(config, outputs_in(config)) if has else ()
+
+
+def numbered(names: Iterable[str]) -> bool:
+    """Whether all of the names are made up, and so say nothing."""
+    return all(map(NUMBERED.fullmatch, names))
+
+
+def matched(labels: Sequence[str], names: Sequence[str], whose: str) -> list[int] | None:
+    """For each label the place of the name that says the same; a number says its own place. None
+    where no name says anything; raises Usage where only some match. `whose`: the names."""
+    places = [str(i) for i in range(len(names))]
+    if [*labels] == places and not set(names) & set(places):
+        return [*range(len(names))]
+    if sorted(names) == sorted(places) and not set(labels) & set(places):
+        return [names.index(place) for place in places]
+    found: set[str] = set()
+    for form in (str, _plain, _known):
+        ours, theirs = [*map(form, labels)], [*map(form, names)]
+        found = found or set(ours) & set(theirs)
+        if sorted(ours) == sorted(theirs) and len({*ours}) == len(ours):
+            return [theirs.index(each) for each in ours]
+    if found:
+        raise Usage(
+            f"{whose} has the classes {', '.join(names)}; the task has {', '.join(labels)}, and "
+            "only some match: name them alike in id2label of config.json"
+        )
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_]|(?<=.)-", "", name.strip()).lower()
+
+
+def _known(name: str) -> str:
+    return SAME.get(_plain(name), _plain(name))
+
+
 def _id_of(task: Task) -> Turn:
     """By name, or by number: that which names a class, or, where no class is named by one, its
     place."""
     ids = {name: i for i, name in enumerate(task.labels)}
+    forms = {form: {form(name): i for name, i in ids.items()} for form in (_plain, _known)}
+    forms = {form: places for form, places in forms.items() if len(places) == len(ids)}
     named = {n: i for name, i in ids.items() if (n := _whole(name)) is not None}
     numbers = named or {i: i for i in range(len(task.labels))}
 
     def turn(where: str, value: Any) -> int:
         name = class_name(where, value)
         found = ids.get(name, numbers.get(_whole(name)))
+        for form, places in forms.items():
+            found = places.get(form(name)) if found is None else found
         if found is None:
             shown = (name if named else f"{name} ({i})" for name, i in [*ids.items()][:9])
             raise NotLoadable(

@@ -31,7 +31,7 @@ from tlmtool.measuring.intervals import (
 from tlmtool.measuring.losses import language_loss, objective_of
 from tlmtool.measuring.metrics import described, scored, statistic
 from tlmtool.measuring.outputs import counted, position_limit
-from tlmtool.measuring.predictions import predictions
+from tlmtool.measuring.predictions import classes_of, nameless, predictions
 from tlmtool.measuring.states import features, similarity
 from tlmtool.measuring.translating import Sides, translated
 from tlmtool.schema_training import LABELLED
@@ -102,8 +102,9 @@ def evaluate(
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
     tick = counted(progress, len(examples) * len(everyone) * (2 if task in HIGHER else 1))
     settings = {"batch": batch, "max_length": max_length, "tick": tick}
-    added = 0
+    added, told = 0, []
     if form:
+        told = [w for m in models for w in nameless(form, classes_of(m), named(m))]
         statistics, more, added = _of_labels(form, models, tokenizer, examples, settings)
     elif bleu:
         read = (tokenizer, baseline_tokenizer or tokenizer)
@@ -126,7 +127,7 @@ def evaluate(
         + (f"; texts read one after the other, in blocks of {max_length} tokens" if pack else ""),
         "max_length": max_length,
         "models": found[:1],
-        "warnings": [],
+        "warnings": told,
     }
     if baseline is not None:
         result["baseline"] = _against(found, statistics, held, seed, added)

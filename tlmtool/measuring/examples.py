@@ -8,6 +8,7 @@ from torch import nn
 from tlmtool.data import labelled
 from tlmtool.data.glue import Task
 from tlmtool.data.labelled import Example
+from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
 from tlmtool.data.tasks import choose, sentence_pairs, texts
@@ -23,8 +24,9 @@ def labelled_examples(
     samples: int | None,
     seed: int,
 ) -> tuple[Task, list[Example]]:
-    """The task, with the classes that the first model knows, and the examples of it."""
-    classes = classes_of(models[0]) if task == "classification" else ()
+    """The task, with the classes of the first model that has names for them, and the examples."""
+    known = [classes_of(each) for each in models] if task == "classification" else [()]
+    classes = next((names for names in known if not numbered(names)), known[0])
     form, found = labelled.examples(task, data, classes=classes, **columns)
     for each in models:
         task_fits(form, each)

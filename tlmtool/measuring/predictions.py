@@ -1,6 +1,8 @@
 """What a model with a classification head says of each example."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ from torch import nn
 
 from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example, Task
+from tlmtool.data.labels import classes_in, matched, names_of, numbered
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import inputs_once, named, outputs_of
 from tlmtool.measuring.outputs import evaluating, position_limit
+from tlmtool.models import checkpoint
 
 
 @torch.no_grad()
@@ -29,13 +33,13 @@ def predictions(
     max_length = min(max_length, position_limit(model) or max_length)
     firsts = [each.first for each in examples]
     seconds = None if examples[0].second is None else [each.second for each in examples]
-    found = np.zeros(len(examples))
+    found, order = np.zeros(len(examples)), columns(task, model)
     with evaluating(model):
         for part in batches(tokenizer, firsts, batch, max_length, seconds):
             logits = outputs_of(model, model, inputs_once(model, part)).logits.float().cpu()
             if not torch.isfinite(logits).all():
                 raise Failure(f"the outputs of {named(model)} are not finite")
-            best = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)
+            best = logits[:, 0] if task.kind == "regression" else logits[:, order].argmax(-1)
             found[part.indices] = best.numpy()
             if tick:
                 tick(len(part.indices))
@@ -60,5 +64,26 @@ def task_fits(task: Task, model: nn.Module) -> None:
 
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """The names of the classes that a model tells apart, by id."""
-    names = model.config.id2label or {}
-    return tuple(str(names[i]) for i in range(len(names)))
+    names = names_of(vars(model.config), model.config.num_labels)
+    file = Path(getattr(model, "name_or_path", "") or os.devnull) / "config.json"
+    if numbered(names) and file.is_file():  # transformers drops a label2id without id2label
+        kept = classes_in(checkpoint.read_config(file.parent))
+        names = kept if len(kept) == len(names) else names
+    return names
+
+
+def columns(task: Task, model: nn.Module) -> list[int]:
+    """The output of a head for each class of a task, by name; in the order of the task where the
+    names of the head say nothing. Raises Usage where only some match."""
+    found = matched(task.labels, classes_of(model), named(model)) if task.labels else None
+    return [*range(len(task.labels))] if found is None else found
+
+
+def nameless(task: Task, names: tuple[str, ...], whose: str) -> list[str]:
+    """A warning where the names of a head's classes say nothing: which order is taken."""
+    if not task.labels or matched(task.labels, names, whose) is not None:
+        return []
+    return [
+        f"the classes of {whose} are named {', '.join(names)}, which says nothing of task "
+        f"{task.name}: they are taken to be {', '.join(task.labels)}, in this order"
+    ]

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from tlmtool.data.batching import Batch
+from tlmtool.data.labels import matched
 from tlmtool.data.language import HELD, apart, language_splits
 from tlmtool.data.tables import DEV, TRAIN, named
 from tlmtool.data.tasks import Pair, sentence_pairs
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, takes
+from tlmtool.measuring.inputs import named as called
 from tlmtool.measuring.outputs import shifted
+from tlmtool.measuring.predictions import classes_of
 from tlmtool.training.objectives import Objective
 
 TABLES = (".csv", ".tsv")
@@ -102,6 +105,7 @@ class Distilled(Objective):
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
         self.shifts = takes(model, "decoder_input_ids")
+        self.order = order_of(model, teacher)
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
             self.dropout = True
@@ -132,7 +136,7 @@ class Distilled(Objective):
         pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
         loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
         if logits := alike(found, true):
-            loss = loss + self._divergence(*logits, mask)
+            loss = loss + self._divergence(logits[0], logits[1][..., self.order], mask)
         if self.labelled:
             loss = loss + self.inner.of(found.logits.float(), part)
         return loss
@@ -153,6 +157,16 @@ class Distilled(Objective):
 def hidden(output: Any) -> tuple[Tensor, ...]:
     """The hidden states (B, N, E) of an output: of an encoder-decoder the decoder's."""
     return getattr(output, "decoder_hidden_states", None) or output.hidden_states
+
+
+def order_of(model: nn.Module, teacher: nn.Module) -> Any:
+    """Where a teacher's head has the classes of the model's, by name; all as they are where names
+    say nothing, or where these are no heads for as many classes."""
+    found, both = None, (model, teacher)
+    heads = all(type(each).__name__.endswith("ForSequenceClassification") for each in both)
+    if heads and model.config.num_labels == teacher.config.num_labels > 1:
+        found = matched(*map(classes_of, both), f"the teacher {called(teacher)}")
+    return slice(None) if found is None else found
 
 
 def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:

@@ -6,6 +6,7 @@ import transformers
 from transformers.models.auto import modeling_auto as auto
 
 from tlmtool.data.labelled import Task
+from tlmtool.data.labels import classes_in, matched, numbered, outputs_in
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import architecture, base_type
 from tlmtool.rules import TRANSLATION
@@ -41,7 +42,7 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
     has = saved.endswith("ForSequenceClassification")
     names = dict(enumerate(task.labels))
     wanted = len(names) or 1
-    found = len(config.get("id2label") or {}) or 2
+    found = outputs_in(config)
     if has and found != wanted:
         raise Usage(
             f"task {task.name} does not fit {model}: its head has {found} outputs, "
@@ -49,9 +50,19 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
         )
     problem = "single_label_classification" if names else "regression"
     changes = {"num_labels": wanted, "problem_type": problem}
+    if own := _own(config, task, model) if has else None:
+        names = own
     if names:
         changes |= {"id2label": names, "label2id": {v: k for k, v in names.items()}}
     return transformers.AutoModelForSequenceClassification, changes, has
+
+
+def _own(config: dict[str, Any], task: Task, model: str) -> dict[int, str] | None:
+    """The classes of a task as the head of a checkpoint names them; None where it has no names, or
+    those of something else."""
+    names = classes_in(config)
+    known = not numbered(names) and matched(task.labels, names, model) is not None
+    return dict(enumerate(names)) if known else None
 
 
 def skipping(config: dict[str, Any]) -> str:

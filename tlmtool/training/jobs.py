@@ -1,6 +1,7 @@
 """What is to be trained: a model with the head that its task needs, examples, and an objective."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,21 @@ from torch import nn
 from transformers import AutoConfig
 
 from tlmtool.data import labelled
+from tlmtool.data.labels import classes_in, numbered
 from tlmtool.data.language import HELD, language_splits
 from tlmtool.data.parallel import languages_of, parallel_splits
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import oddities, padding_of, skips_padding, takes
 from tlmtool.measuring.outputs import position_limit
+from tlmtool.measuring.predictions import classes_of, nameless
 from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
 from tlmtool.rules import LANGUAGE, TRANSLATION
+from tlmtool.schema import Training
 from tlmtool.training.distilling import Distilled, Lesson, lesson, measure_of
 from tlmtool.training.heads import dropouts, head_of
 from tlmtool.training.objectives import Labelled, Language, Objective
@@ -112,14 +116,25 @@ def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
 
 def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given = recipe.training
-    columns = {"text": given.text, "pair": given.pair, "label": given.label}
-    found = labelled.splits(given.task, given.data, **columns)
+    names = classes_in(checkpoint.read_config(source))
+    found = _splits(given, names)
     model, has = _head(recipe, load, found.task, source)
     train, watched, where = _aside(recipe, found.train, found.dev)
     objective = Labelled(model, tokenizer, found.task, train, watched, given.max_length)
     job = _job(model, objective, found.dev, where, found.source, has)
-    job.warnings = _pad(model, objective, has)
+    told = nameless(found.task, names, recipe.model) if has else []
+    job.warnings = told + _pad(model, objective, has)
     return job
+
+
+def _splits(given: Training, names: tuple[str, ...]) -> labelled.Splits:
+    """The examples of a task; their labels are the classes that the checkpoint's head names, if
+    it names them all."""
+    columns = {"text": given.text, "pair": given.pair, "label": given.label}
+    if given.task == "classification" and names and not numbered(names):
+        with suppress(NotLoadable):
+            return labelled.splits(given.task, given.data, **columns, classes=names)
+    return labelled.splits(given.task, given.data, **columns)
 
 
 def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
@@ -176,6 +191,8 @@ def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> 
         job = _labelled(recipe, load, tokenizer, source)
         _check_teacher(recipe, teacher, job.model, tokenizer)
         _check_outputs(recipe, teacher, job.model)
+        if takes(teacher, "labels"):
+            job.warnings += nameless(job.objective.task, classes_of(teacher), wanted.teacher)
         plain, score, labels = job.objective, None, True
     else:
         model, found = load(recipe.model), lesson(given.data, 0)

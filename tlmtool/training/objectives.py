@@ -15,7 +15,7 @@ from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import before, logits_at, position_limit
-from tlmtool.measuring.predictions import predictions
+from tlmtool.measuring.predictions import columns, predictions
 
 Progress = Callable[[int, int], None]
 
@@ -94,18 +94,18 @@ class Labelled(Objective):
         super().__init__(model, tokenizer, [each.first for each in train], seconds, max_length)
         kind = torch.float32 if task.kind == "regression" else torch.long
         self.labels = torch.tensor([each.label for each in train], dtype=kind)
-        self.task, self.watched = task, watched
+        self.task, self.watched, self.columns = task, watched, columns(task, model)
         self.name = " and ".join(task.metrics)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
         return self.of(outputs_of(model, own, inputs_once(own, part)).logits.float(), part)
 
     def of(self, logits: Tensor, part: Batch) -> Tensor:
-        """The summed loss of logits (B, classes)."""
+        """The summed loss of logits (B, classes), in the order of the head."""
         labels = self.labels[part.indices].to(logits.device)
         if self.task.kind == "regression":
             return mse_loss(logits[:, 0], labels, reduction="sum")
-        return cross_entropy(logits, labels, reduction="sum")
+        return cross_entropy(logits[:, self.columns], labels, reduction="sum")
 
     def scored(self, model: nn.Module, examples: list[Example]) -> dict[str, float]:
         found = predictions(model, self.tokenizer, self.task, examples, self.max_length)
