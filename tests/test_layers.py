@@ -25,7 +25,7 @@ ORDER = """
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention | kept | report | card | plots | views | views_training views_complexity
     | views_attention views_sites | figures | progress
-    | stages | recipe | rules | sources | notation | values | schema
+    | stages | recipe | rules | checks | sources | notation | values | schema
     | schema_training schema_overparam schema_profiling
     | schema_attention | setting | files | failure printable
 """

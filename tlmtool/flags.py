@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tlmtool.checks import helped
 from tlmtool.schema import settings
 from tlmtool.setting import Setting
 
@@ -35,6 +36,7 @@ def _parameters(verb: str) -> Iterator[inspect.Parameter]:
     for path, setting in ordered:  # the general ones last
         section = path.partition(".")[0].capitalize() if "." in path else "General"
         help = setting.help + _default_words(setting)
+        help += f"; figures: {helped(verb)} ..." if path == "output.fail_if" else ""
         if path == "model":
             info = typer.Argument(metavar="MODEL", help=help, show_default=False)
             kind, place = Annotated[str | None, info], inspect.Parameter.KEYWORD_ONLY

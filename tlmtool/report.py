@@ -3,12 +3,11 @@
 import json
 import math
 import operator
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
+from tlmtool.checks import find
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.figures import TEXT_COLUMNS, View, figure, human
 from tlmtool.printable import printable
@@ -111,8 +110,9 @@ class Report:
     def check(self, expression: str) -> None:
         """Raises CheckFailed when a comparison such as 'loss>3.2' is true of the report.
 
-        The left side is a dotted path in `data`, a leaf name that occurs once outside lists, the
-        name of the quality measured (its value after), or the metric (the first model's score).
+        The left side is a dotted path in `data` but for its recipe, a leaf name that occurs once
+        outside lists, the name of the quality measured (its value after), or the metric (the first
+        model's score, or that of the trained one); which there are, `tlmtool.checks` knows before.
         """
         key, sign, limit = comparison(expression)
         value = self._figure(key)
@@ -122,31 +122,26 @@ class Report:
             raise CheckFailed(f"check failed: {key} is {value:g}, and {expression} was to fail")
 
     def _figure(self, key: str) -> float:
-        leaves = dict(_leaves(self.data))
-        quality, metric = self.data.get("quality") or {}, str(self.data.get("metric") or "")
-        named = {str(quality["name"]): quality.get("after")} if "name" in quality else {}
-        if metric and (score := leaves.get("models.0.score")) is not None:
-            named |= {metric.replace(" ", "_"): score, "score": score}
-            named |= {"loss": score} if metric == "nll" else {}
-        bare: dict[str, list[str]] = {}
-        for path in leaves:
-            if not re.search(r"\.\d+(\.|$)", path):
-                bare.setdefault(path.rpartition(".")[2], []).append(path)
-        if key in leaves or key in named:
-            value = leaves[key] if key in leaves else named[key]
-        elif len(bare.get(key, [])) == 1:
-            value = leaves[bare[key][0]]
-        elif key in bare:
-            raise Usage(
-                f"{key} is not one figure of the report: say {' or '.join(bare[key][:4])} ..."
-            )
-        else:
-            near = get_close_matches(key, [*named, *bare, *leaves], 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise Usage(f"the report of tlm {self.verb} has no figure {key}{hint}")
+        kept = {name: part for name, part in self.data.items() if name != "recipe"}
+        leaves = dict(_leaves(kept))
+        path = find(key, self.verb, leaves, self._named(leaves))
+        value = leaves[path]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Usage(f"{key} cannot be compared with a number: it is {value!r}")
         return float(value)
+
+    def _named(self, leaves: Mapping[str, Any]) -> dict[str, str]:
+        """{short name: path}: of what was evaluated or trained, the model's own, after the run."""
+        quality, metric = self.data.get("quality") or {}, str(self.data.get("metric") or "")
+        named = {str(quality["name"]): "quality.after"} if "name" in quality else {}
+        first = "models.0." if metric else "scores.after."
+        named |= {p.removeprefix(first): p for p in leaves if p.startswith(first)}
+        if "models.0.score" in leaves:
+            names = (metric.replace(" ", "_"), *(["loss"] if metric == "nll" else []))
+            named |= dict.fromkeys(names, "models.0.score")
+        if (name := (self.data.get("scores") or {}).get("name")) == "BLEU":
+            named[name] = "scores.after.score"
+        return named
 
 
 def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:

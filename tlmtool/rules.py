@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from tlmtool.checks import check_figure
 from tlmtool.failure import Usage
 from tlmtool.schema import Recipe
 from tlmtool.schema_overparam import Study
@@ -73,7 +74,7 @@ def check(verb: str, values: Mapping[str, Any], free: Iterable[str]) -> None:
         if lone:
             raise Usage(f"{_flag(f'training.{lone[0]}')} goes with --task translation")
     if (test := values.get("output.fail_if")) is not None:
-        comparison(test)
+        check_figure(comparison(test)[0], verb, values)
 
 
 def _check_fresh(values: Mapping[str, Any], free: Iterable[str]) -> None:

@@ -1,0 +1,159 @@
+"""What `--fail-if` may name is known, and refused, before anything is loaded; and is in reports."""
+
+import json
+import re
+
+import pytest
+from conftest import pico, sentences, word_tokenizer
+
+from tlmtool import checks
+from tlmtool.cli import run
+from tlmtool.data.glue import GLUE, GRAMMAR
+from tlmtool.measuring.evaluation import TASKS
+from tlmtool.models import checkpoint
+from tlmtool.report import Report, _leaves
+from tlmtool.schema import VERBS
+from tlmtool.schema_training import LABELLED
+from tlmtool.sources import from_mapping
+
+SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
+RUNS = {  # {name: (words, what a report may leave out)}
+    "rank": ("compress {bert} --rank 2 --out {out}", ""),
+    "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}", ""),
+    "attention": ("compress {gpt2} --attention dimensionwise --out {out}", "calibration.tokens"),
+    "dry": ("compress {bert} --rank 2 --dry-run", "calibration.tokens calibration.texts"),
+    "merge": ("merge {small} --out {out}", "parity.rounding"),
+    "overparam": ("overparam {bert} --growth 2 --out {out}", ""),
+    "overparam dry": ("overparam {bert} --growth 2 --dry-run", ""),
+    "profile": ("profile {bert} --against {small} --seq-len 8,9 --latency --runs 1", ""),
+    "kernels": ("profile --attention softmax --heads 2 --head-width 4 --runs 1", ""),
+    "mlm": ("evaluate {bert} --task mlm --baseline {small}", "models.0.blocks baseline.blocks"),
+    "pack": ("evaluate {gpt2} --task clm --data {texts} --pack --max-length 8", ""),
+    "cola": ("evaluate {class} --task cola --data {cola}", ""),
+    "mrpc": ("evaluate {class} --task mrpc --data {mrpc}", ""),
+    "finetune": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
+                 "--out {out}", "scores.before.score training.processes"),
+    "language": ("finetune {gpt2} --task clm --data {texts} --steps 1 --out {out}",
+                 "training.processes"),
+    "finetune dry": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
+                     "--dry-run", ""),
+    "study": (f"finetune {{base}} --task cola --data {{cola}} {SMALL} --seeds 1 --arms dense "
+              "--out {out}", ""),
+    "study dry": (f"finetune {{base}} --task cola --data {{cola}} {SMALL} --seeds 1 --arms dense "
+                  "--dry-run", ""),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict:
+    """{name: path} of models, of data, and of a compressed model."""
+    folder, texts = tmp_path_factory.mktemp("checks"), sentences(30)
+    kinds = {"bert": "lm", "gpt2": "lm", "base": "base", "class": "classification"}
+    for name, head in kinds.items():
+        pico(name if name == "gpt2" else "bert", head).save_pretrained(folder / name)
+        word_tokenizer().save_pretrained(folder / name)
+    (folder / "texts.txt").write_text("\n".join(texts))
+    for name, columns in (("cola", ["sentence"]), ("mrpc", ["sentence1", "sentence2"])):
+        (folder / name).mkdir()
+        lines = [",".join([*columns, "label"])]
+        lines += [",".join([*[text] * len(columns), str(i % 2)]) for i, text in enumerate(texts)]
+        for split in ("train", "dev"):
+            (folder / name / f"{split}.csv").write_text("\n".join(lines))
+    found = {name: folder / name for name in (*kinds, "cola", "mrpc")}
+    found |= {"texts": folder / "texts.txt", "small": folder / "small"}
+    assert run(["compress", str(found["bert"]), "--rank", "2", "--out", str(found["small"])]) == 0
+    return found
+
+
+def flat(tree: dict) -> dict:
+    """{path: value} of a recipe."""
+    return {path: value for path, (_, value) in from_mapping(tree["verb"], tree, "x").items()}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys, name):
+    words, absent = RUNS[name]
+    capsys.readouterr()
+    assert run([*words.format(**places, out=tmp_path / "out").split(), "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    made, recipe = Report(report["verb"], report), flat(report["recipe"])
+    known, leaves = checks.figures(made.verb, recipe), dict(_leaves(report))
+    for path in known:
+        if not ("#" in path or "*" in path or path.startswith("seconds.")):
+            assert path in leaves or path in absent.split(), path
+    named = made._named(leaves)
+    for short, path in checks.shortcuts(made.verb, recipe).items():
+        assert named.get(short) == path or path not in leaves or path == "quality.after"
+    form = r"recipe\.|schema_version|decomposition|shape|attention\.layers\.\d+\.attention| "
+    for path, value in leaves.items():  # and the other way round: all but the forms of what is made
+        if isinstance(value, float) or (type(value) is int and not re.search(form, path)):
+            assert re.search(form, path) or checks.find(path, made.verb, known, {}) == path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("compress m --rank 2 --fail-if lss>3", "did you mean loss?"),
+        ("compress m --rank 2 --fail-if x>3", "it has loss, feature_error, parameters.keep"),
+        ("compress m --rank 2 --fail-if recovery.recovered<1", "no figure 'recovery.recovered'"),
+        ("compress m --rank 2 --dry-run --fail-if loss>3", "no figure 'loss'"),
+        ("compress m --attention dimensionwise --fail-if keep<1", "no figure 'keep'"),
+        ("compress m --rank 2 --fail-if before>1", "before is not one figure of the report: say"),
+        ("merge m --fail-if loss>3", "no figure 'loss'"),
+        ("merge m --fail-if verb>3", "no figure 'verb'"),
+        ("overparam m --growth 2 --fail-if keep>1", "no figure 'keep'"),
+        ("finetune m --task cola --fail-if matthew<1", "did you mean matthews?"),
+        ("finetune m --task cola --fail-if parity.relative>1", "no figure 'parity.relative'"),
+        ("finetune m --task cola --seeds 2 --fail-if score<1", "no figure 'score'"),
+        ("profile m --fail-if models.1.bytes>3", "no figure 'models.1.bytes'"),
+        ("profile m --fail-if models.0.runs.1.flops>3", "no figure"),
+        ("profile --attention softmax --fail-if models.0.bytes>3", "no figure"),
+        ("evaluate m --task cola --fail-if loss>3", "no figure 'loss'"),
+        ("evaluate m --task mlm --fail-if baseline.difference>3", "no figure"),
+    ],
+)
+@pytest.mark.parametrize("way", ["--fail-if {}", "--set output.fail_if={}"])
+def test_an_unknown_figure_is_refused_before_anything_is_read(
+    capsys, monkeypatch, words, says, way
+):
+    monkeypatch.setattr(checkpoint, "resolve", lambda *_, **__: pytest.fail("was resolved"))
+    words, test = words.split(" --fail-if ")
+    assert run([*words.split(), *way.format(test).split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_a_pipeline_refuses_it_before_its_first_stage(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint, "resolve", lambda *_, **__: pytest.fail("was resolved"))
+    first = {"name": "a", "verb": "overparam", "model": "m", "overparam": {"growth": 2}}
+    second = {"name": "b", "verb": "merge", "output": {"fail_if": "loss>3"}}
+    (tmp_path / "p.yaml").write_text(json.dumps({"stages": [first, second]}))
+    assert run(["run", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "the report of tlm merge has no figure 'loss'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_names_of_tasks_and_metrics_are_those_of_their_tables():
+    known = {task.name: task.metrics for task in [*GLUE.values(), GRAMMAR]}
+    assert {name: checks.METRICS[name] for name in known} == known
+    assert set(checks.METRICS) == set(LABELLED)
+    for task, metric in TASKS.items():
+        assert metric.replace(" ", "_") in checks.SCORES[task][0]
+    assert set(checks.SECONDS) == set(VERBS.split())
+
+
+@pytest.mark.parametrize("verb", VERBS.split())
+def test_the_help_names_figures(capsys, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([verb, "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert checks.helped(verb).split(", ")[0] in said.split("figures:")[1]
+
+
+def test_short_names_are_those_of_the_model_itself(places, capsys):
+    words = ["evaluate", str(places["bert"]), "--task", "mlm", "--baseline", str(places["small"])]
+    assert run([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    own = report["models"][0]["perplexity"]
+    assert own != report["baseline"]["perplexity"]
+    assert run([*words, "--fail-if", f"perplexity=={own!r}"]) == 3
