@@ -31,6 +31,7 @@ from tlmtool.measuring.intervals import (
 from tlmtool.measuring.losses import language_loss, objective_of
 from tlmtool.measuring.metrics import described, scored, statistic
 from tlmtool.measuring.outputs import counted, position_limit
+from tlmtool.measuring.pooling import pooling_of
 from tlmtool.measuring.predictions import classes_of, nameless, predictions
 from tlmtool.measuring.states import features, similarity
 from tlmtool.measuring.translating import Sides, translated
@@ -50,7 +51,7 @@ WHAT = {
     "clm": "language-model loss: mean NLL in nats of each next token within a text",
     "seq2seq": "reconstruction loss: mean NLL in nats of a text's tokens, teacher-forced, "
     "the encoder reading the same text",
-    "similarity": "Spearman correlation of scores and cosines of mean-pooled last hidden states",
+    "similarity": "Spearman correlation of scores and cosines of last hidden states, pooled ",
     "features": "relative Frobenius error of the last hidden state, over all tokens but padding",
     "translation": "corpus BLEU of what the model generates; loss: mean NLL in nats of a target's "
     "token, after the true ones; sacrebleu ",
@@ -124,6 +125,7 @@ def evaluate(
         "better": "higher" if form or task in HIGHER else "lower",
         "what": _what(task, form, model)
         + str(more[0].get("signature", ""))
+        + _pooled([each.get("pooled", "") for each in more])
         + (f"; texts read one after the other, in blocks of {max_length} tokens" if pack else ""),
         "max_length": max_length,
         "models": found[:1],
@@ -190,7 +192,7 @@ def _of_texts(
     """The same of similarity, features, and a language-model loss."""
     if task == "similarity":
         found = [similarity(each, tokenizer, examples, settings) for each in models]
-        return found, [{} for _ in models]
+        return found, [{"pooled": pooling_of(each).words} for each in models]
     if task == "features":
         return features(models, against, tokenizer, examples, settings), [{} for _ in models]
     losses = [language_loss(m, tokenizer, examples, **settings, **language) for m in models]
@@ -205,6 +207,11 @@ def _what(task: str, form: Task | None, model: nn.Module) -> str:
     if form:
         return described(form.metrics)
     return WHAT["seq2seq" if task == "clm" and objective_of(model) == "seq2seq" else task]
+
+
+def _pooled(each: list[str]) -> str:
+    """How hidden states are pooled, where that is so: of the model, and of a baseline's folder."""
+    return each[0] + (f"; the baseline's {each[-1]}" if each[-1] != each[0] else "")
 
 
 def _check(task: str, models: list[nn.Module], against: nn.Module | None) -> None:

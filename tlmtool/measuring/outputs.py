@@ -118,14 +118,17 @@ def shifted(model: nn.Module, ids: Tensor) -> Tensor:
     return torch.cat([first, ids[:, :-1]], 1)
 
 
-def last_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's."""
+def last_hidden(model: nn.Module, batch: Batch, encoder: bool = False) -> Tensor:
+    """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's, or the
+    encoder's."""
     base: Any = model.base_model
     inputs: dict[str, Any] = inputs_of(base, batch)
     if not takes(base, "decoder_input_ids"):
         return base(**inputs).last_hidden_state.float()
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     read = base.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    if encoder:
+        return read.float()
     decoder = base.get_decoder()
     return decoder(
         input_ids=shifted(model, ids),
@@ -143,8 +146,10 @@ def streamed(
     batch: int = 32,
     max_length: int = 128,
     tick: Tick | None = None,
+    encoder: bool = False,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """(batch, last hidden state (B, N, E)) of each batch; the batches depend on the tokenizer only.
+    `encoder`: as `last_hidden` takes it.
 
     The model stays in evaluation mode until the stack is left.
     """
@@ -152,7 +157,7 @@ def streamed(
     stack.enter_context(torch.no_grad())
     max_length = min(max_length, position_limit(model) or max_length)
     for part in batches(tokenizer, texts, batch, max_length):
-        yield part, last_hidden(model, part)
+        yield part, last_hidden(model, part, encoder)
         if tick:
             tick(len(part.indices))
 

@@ -14,20 +14,25 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import named
 from tlmtool.measuring.intervals import Statistic
 from tlmtool.measuring.outputs import streamed
+from tlmtool.measuring.pooling import pooling_of
 
 
 def similarity(
     model: nn.Module, tokenizer: Any, pairs: list[Pair], settings: dict[str, Any]
 ) -> Statistic:
-    """Spearman of resampled pairs by the cosine of their mean-pooled last hidden states."""
-    sentences = [left for left, _, _ in pairs] + [right for _, right, _ in pairs]
+    """Spearman of resampled pairs by the cosine of their last hidden states, pooled as the folder
+    of the model says (`measuring.pooling`)."""
+    pool = pooling_of(model)
+    sentences = pool.texts([left for left, _, _ in pairs] + [right for _, right, _ in pairs])
+    longest = min(settings["max_length"], pool.longest or settings["max_length"])
+    settings = settings | {"max_length": longest, "encoder": pool.encoder}
+    skipped = pool.skipped(tokenizer)
     pooled: list[torch.Tensor] = [torch.empty(0)] * len(sentences)
     with ExitStack() as stack:
         for part, hidden in streamed(stack, model, tokenizer, sentences, **settings):
-            mask = part.inputs["attention_mask"].to(hidden.device)[..., None]  # (B, N, 1)
-            means = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)  # (B, E)
-            for index, mean in zip(part.indices, means.cpu(), strict=True):
-                pooled[index] = mean
+            vectors = pool(hidden, part.inputs["attention_mask"], skipped)  # (B, F)
+            for index, vector in zip(part.indices, vectors.cpu(), strict=True):
+                pooled[index] = vector
     left, right = torch.stack(pooled).double().chunk(2)
     cosines, scores = (
         cosine_similarity(left, right).numpy(),
