@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.models.fitting import Fit, best, fit, loading_class, silenced
 from tlmtool.models.folder import guard, read_config, resolve
+from tlmtool.models.ties import apart, loosen, tie
 from tlmtool.models.tokens import check_tokenizer
-from tlmtool.models.weights import FLOATS, INTEGERS, Stored, dtypes_of, stored
+from tlmtool.models.weights import FLOATS, INTEGERS, Stored, dtypes_of, equal, stored
 
 log = logging.getLogger("tlmtool")
 NAMED = 20  # tensors that a warning names
@@ -68,6 +69,7 @@ def load(
     except Exception as error:
         raise _unloadable(folder, error) from error
     _check_whole(model, info["missing_keys"], folder, own)
+    loosen(model)
     _check_numbers(model, folder)
     if left := found.unexpected & {*info["unexpected_keys"]}:
         warn(_left_out(folder, left, model))
@@ -81,6 +83,11 @@ def empty(folder: Path, dtype: str = "auto", warn: Warn = warned) -> PreTrainedM
     `load`."""
     found, wanted = _looked_at(folder, dtype, warn)
     _check_whole(found.model, found.missing, folder, True)
+    for target, source in apart(found.model):  # on meta transformers has no numbers to compare
+        names = (_spelled(found.model, name) for name in (target, source))
+        if equal(folder, *names, wanted):
+            tie(found.model, target, source)
+    loosen(found.model)
     if found.unexpected:
         warn(_left_out(folder, found.unexpected, found.model))
     return found.model.to(wanted).eval()
@@ -131,13 +138,19 @@ def _looked_at(folder: Path, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit,
 
 def _taken(found: Fit, held: dict[str, Stored]) -> dict[str, torch.Tensor]:
     """{name in the files: the model's tensor}, with or without the name of the base model."""
-    prefix, ours = f"{found.model.base_model_prefix}.", found.model.state_dict()
-    spelled = {key: (key, prefix + key, key.removeprefix(prefix)) for key in held}
+    ours = found.model.state_dict()
+    spelled = {key: _spelled(found.model, key) for key in held}
     return {
         key: ours[next(name for name in names if name in ours)]
         for key, names in spelled.items()
         if any(name in ours for name in names)
     }
+
+
+def _spelled(model: PreTrainedModel, name: str) -> tuple[str, str, str]:
+    """A name, with and without the name of the base model."""
+    prefix = f"{model.base_model_prefix}."
+    return name, prefix + name, name.removeprefix(prefix)
 
 
 def _found(folder: Path, warn: Warn) -> tuple[Fit, dict[str, Stored]]:

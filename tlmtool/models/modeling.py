@@ -16,6 +16,7 @@ from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
 from tlmtool.models.attending import converted, take_over
 from tlmtool.models.surgery import merge as _merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
+from tlmtool.models.ties import loose, loosen, untie
 
 NAME = "Tlm"
 SPREADS = ("initializer_range", "init_std", "initializer_factor")
@@ -71,10 +72,11 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     def __init__(self, config, *args, **kwargs):
         base.__init__(self, config, *args, **kwargs)
         if config.tlm is not None:
+            untie(self, config.tlm.get("untied", ()))
             skeleton(self, plan_from_dict(config.tlm))
 
     def save_pretrained(self, *args, **kwargs):
-        self.config.tlm = plan_to_dict(plan_of(self))
+        self.config.tlm = _noted(self)
         return base.save_pretrained(self, *args, **kwargs)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
@@ -134,8 +136,15 @@ def adopt(model: PreTrainedModel) -> PreTrainedModel:
         model.config.__class__ = config_class(model.config.model_type)
         with torch.device("meta"):  # transformers notes what a class can output as one is made
             type(model)(copy.deepcopy(model.config))
-    model.config.tlm = plan_to_dict(plan_of(model))
+    model.config.tlm = _noted(model)
     return model
+
+
+def _noted(model: PreTrainedModel) -> dict:
+    """What `config.json` keeps of the live modules."""
+    loosen(model)
+    apart = {"untied": names} if (names := loose(model)) else {}
+    return plan_to_dict(plan_of(model)) | apart
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

@@ -19,9 +19,11 @@ from tlmtool.models.factorized import (
     set_weight,
     shape,
 )
+from tlmtool.models.ties import loosen, parts
 
 Plan = dict[str, Decomposition | Attention]  # {site: decomposition, attention module: kernel}
 VERSION = 1
+TABLES = (nn.Embedding, FactorizedEmbedding)
 
 
 def sites(model: PreTrainedModel) -> dict[str, str]:
@@ -75,21 +77,31 @@ def factorize(
     embedding takes every module that shares its weight along. Attention modules of the plan change
     to their kernels first.
     """
+    loosen(model)
+    _factorize(model, plan, metrics or {}, output_metrics or {})
+
+
+def _factorize(
+    model: PreTrainedModel,
+    plan: Plan,
+    metrics: dict[str, Tensor],
+    output_metrics: dict[str, Tensor],
+) -> None:
     base = model.base_model
     attend(model, {path: form for path, form in plan.items() if isinstance(form, Attention)})
     for site, decomposition in plan.items():
         if isinstance(decomposition, Attention):
             continue
         dense = base.get_submodule(site)
-        weight, metric = dense_weight(dense), (metrics or {}).get(site)
-        output = (output_metrics or {}).get(site)
-        if isinstance(dense, nn.Embedding) and decomposition.name != "svd":
+        weight, metric = dense_weight(dense), metrics.get(site)
+        output = output_metrics.get(site)
+        if isinstance(dense, TABLES) and decomposition.name != "svd":
             raise ValueError(f"{site}: an embedding takes the svd form, not {decomposition.name}")
         try:
             if weight.is_meta:
                 sizes = decomposition.shapes(*weight.shape)
                 factors = {k: weight.new_empty(s) for k, s in sizes.items()}
-            elif isinstance(dense, nn.Embedding):
+            elif isinstance(dense, TABLES):
                 flipped = decomposition.decompose(weight.T, metric, output)
                 factors = {"left": flipped["right"].T.contiguous()}
                 factors["right"] = flipped["left"].T.contiguous()
@@ -97,7 +109,7 @@ def factorize(
                 factors = decomposition.decompose(weight, metric, output)
         except ValueError as error:
             raise ValueError(f"{site}: {error}") from None
-        if isinstance(dense, nn.Embedding):
+        if isinstance(dense, TABLES):
             _factorize_tied(model, _below(model, site), decomposition, factors)
         else:
             _set(base, site, FactorizedLinear(decomposition, dense, factors))
@@ -131,7 +143,7 @@ def skeleton(model: PreTrainedModel, plan: Plan) -> None:
     done = {path for path, _ in converted(model.base_model)}
     done |= {path for path, _ in factorized(model.base_model)}
     there = {path for path, _ in model.base_model.named_modules()} - done
-    factorize(model, {site: d for site, d in plan.items() if site in there})
+    _factorize(model, {site: d for site, d in plan.items() if site in there}, {}, {})
 
 
 def merge(model: PreTrainedModel) -> None:
@@ -147,7 +159,7 @@ def merge(model: PreTrainedModel) -> None:
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
         _set(model, path, dense.train(module.training))
-    for _, part in _pretrained(model):
+    for _, part in parts(model):
         part.__dict__.update(part.__dict__.pop("_dense_ties", {}))
 
 
@@ -198,10 +210,6 @@ def _set(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _pretrained(model: nn.Module) -> list[tuple[str, PreTrainedModel]]:
-    return [(p, m) for p, m in model.named_modules() if isinstance(m, PreTrainedModel)]
-
-
 def _below(model: PreTrainedModel, site: str) -> str:
     """The path of a site from the model itself."""
     return site if model.base_model is model else f"{model.base_model_prefix}.{site}"
@@ -210,18 +218,16 @@ def _below(model: PreTrainedModel, site: str) -> str:
 def _factorize_tied(
     model: PreTrainedModel, table: str, decomposition: Decomposition, factors: dict[str, Tensor]
 ) -> None:
-    """Swap every module tied to the embedding at the path `table`; they share its factors then.
-
-    Read off the model's own {target: source} of ties: on the meta device nothing is tied yet.
-    """
-    ties = getattr(model, "all_tied_weights_keys", None) or {}
+    """Swap every module tied to the embedding at the path `table`; they share its factors then."""
+    held = getattr(model, "_dense_ties", None) or vars(model)  # the former of factors of factors
+    ties = held.get("all_tied_weights_keys") or {}
     weight = f"{table}.weight"
     weight = ties.get(weight, weight)
     tied = [weight, *(t for t, s in ties.items() if s == weight)]
     first, renamed = None, {}
     for path in (name.removesuffix(".weight") for name in tied):
         module = model.get_submodule(path)
-        cls = FactorizedEmbedding if isinstance(module, nn.Embedding) else FactorizedLinear
+        cls = FactorizedEmbedding if isinstance(module, TABLES) else FactorizedLinear
         new = cls(decomposition, module, factors)
         first = first or new
         for link, source in zip(new.weight, first.weight, strict=True):
@@ -229,10 +235,10 @@ def _factorize_tied(
         _set(model, path, new)
         renamed[f"{path}.weight"] = [f"{path}.weight.{e}.weight" for e in ("left", "right")]
         renamed[f"{path}.bias"] = [f"{path}.weight.left.bias"]
-    for prefix, part in _pretrained(model):
-        dot = f"{prefix}." if prefix else ""
+    for dot, part in parts(model):
         kept = ("_tied_weights_keys", "all_tied_weights_keys")
-        part._dense_ties = {a: getattr(part, a, None) for a in kept}  # for `merge`
+        if "_dense_ties" not in vars(part):  # for `merge`
+            part._dense_ties = {a: getattr(part, a, None) for a in kept}
         for attribute, ties in part._dense_ties.items():
             names = {}
             for target, source in (ties or {}).items():

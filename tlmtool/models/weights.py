@@ -68,6 +68,19 @@ def dtypes_of(kept: dict[str, Stored]) -> Counter:
     return Counter({dtype: found[dtype] for dtype in FLOATS.values() if found[dtype]})
 
 
+def equal(folder: Path, one: tuple[str, ...], other: tuple[str, ...], dtype: torch.dtype) -> bool:
+    """Whether two tensors, each known by several names, hold the same numbers in a dtype; False if
+    one of them is not there."""
+    found: dict[tuple[str, ...], torch.Tensor] = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            there = set(opened.keys())
+            for names in (one, other):
+                if name := next((each for each in names if each in there), None):
+                    found[names] = opened.get_tensor(name).to(dtype)
+    return len(found) == 2 and torch.equal(found[one], found[other])
+
+
 def sha256(file: Path) -> str:
     """Hex digest of a file."""
     with regular(file).open("rb") as opened:
