@@ -11,6 +11,7 @@ from conftest import output, pico, sentences, word_tokenizer
 from safetensors.torch import load_file, save_file
 
 from tlmtool.cli import run
+from tlmtool.compression.compress import compress
 from tlmtool.failure import NotLoadable
 from tlmtool.models.beside import side_files
 from tlmtool.models.checkpoint import empty, load, load_tokenizer, read_config
@@ -214,6 +215,14 @@ def test_a_pipe_or_a_device_is_not_waited_for(folder, tmp_path, capsys, name, ki
     assert says in capsys.readouterr().err
 
 
+def test_a_pipe_among_the_templates_is_not_waited_for(folder):
+    (folder / "additional_chat_templates").mkdir()
+    os.mkfifo(folder / "additional_chat_templates" / "tools.jinja")
+    for read in (load, load_tokenizer):
+        with pytest.raises(NotLoadable, match="is a named pipe"):
+            read(folder)
+
+
 def test_pipes_beside_the_weights_stay(folder):
     os.mkfifo(folder / "notes.txt")
     out = compressed(folder)
@@ -243,6 +252,17 @@ def test_tables_that_no_file_holds_are_bounded_too(tmp_path, key):
     edit(folder, **{key: BILLION})
     with pytest.raises(NotLoadable, match=r"makes a model of|says decoder_layers is"):
         load(folder)
+
+
+def test_a_plan_of_countless_cores_is_refused(tmp_path):
+    model = pico("bert")
+    compress(model, rank=2, method="mpo", sites="ffn")
+    folder = save(model, tmp_path / "m")
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"order": 3', f'"order": {BILLION}'))
+    for read in (load, empty, read_config):
+        with pytest.raises(NotLoadable, match="says order is 1000000000: at most 64 is possible"):
+            read(folder)
 
 
 def hole(file: Path, size: int) -> None:

@@ -52,6 +52,8 @@ def load(
     folder = resolve(os.fspath(name), revision)
     found, wanted = _looked_at(folder, dtype, warn)  # refused before memory is taken
     place, own = device_of(device), head is None or has
+    if head is None:
+        _check_whole(found.model, found.missing, folder, True)
     if place.type == "meta":
         raise Usage("device meta holds no numbers: choose cpu or cuda")
     try:
@@ -68,7 +70,8 @@ def load(
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
-    _check_whole(model, info["missing_keys"], folder, own)
+    if head:
+        _check_whole(model, info["missing_keys"], folder, has)
     loosen(model)
     _check_numbers(model, folder)
     if left := found.unexpected & {*info["unexpected_keys"]}:
@@ -175,7 +178,8 @@ def _check_whole(model: PreTrainedModel, missing: Iterable[str], folder: Path, o
     wanted = sorted(missing if own else _below(model, missing))
     wanted = [key for key in wanted if own or "pooler." not in key]
     if wanted:
-        raise NotLoadable(f"{folder} lacks {len(wanted)} weights, such as {wanted[0]}")
+        kind = type(model).__name__
+        raise NotLoadable(f"{folder} lacks {len(wanted)} weights, such as {wanted[0]}, of {kind}")
 
 
 def _below(model: PreTrainedModel, names: Iterable[str]) -> set[str]:

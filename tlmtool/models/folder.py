@@ -13,11 +13,18 @@ from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX, base_ty
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
 OPENED = ("*.json", "*.model", "*.jinja", "*.bpe", "*.spm", "*.safetensors", "vocab.txt")
-OPENED += ("merges.txt", "README.md")  # what tlm or transformers may open in the folder itself
+OPENED += (
+    "merges.txt",
+    "*.codes",
+    "*.tiktoken",
+    "README.md",
+)  # what tlm or transformers may open in the folder itself
+TEMPLATES = "additional_chat_templates"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # what the demo extra installs
 MIB = 2**20
 LARGEST = {"config.json": 4 * MIB, "*.safetensors": None, "*": 128 * MIB}  # bytes that are opened
-MOST = {"layer": 10_000, "label": 100_000}  # of a key so called: each is an object of Python's
+MOST = {"layer": 1024, "label": 100_000}  # of keys with that word: each is an object of Python's
+ORDER = 64  # of an MPO in our plan; each core is a tensor
 ELSEWHERE = {  # what makes transformers load other weights than the files that tlm looks at
     "transformers_weights": "names other weights: call them model.safetensors, drop the key",
     "fusion_config": "asks for fused modules: drop the key",
@@ -82,7 +89,11 @@ def guard(folder: Path) -> None:
     """Raises NotLoadable for a file that would be opened and is a link out of the folder, no
     ordinary file, or larger than it can be; for an adapter, whose weights lie beside the model's.
     """
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+    try:
+        files = sorted(folder.iterdir()) + sorted((folder / TEMPLATES).glob("*"))
+    except OSError as error:
+        raise NotLoadable(f"{folder} cannot be read: {error.strerror}") from None
+    for file in files:
         if not any(fnmatch(file.name, pattern) for pattern in OPENED):
             continue
         if not inside(file, folder):
@@ -136,7 +147,7 @@ def check_counts(config: Mapping[str, Any], where: str) -> None:
     """Raises NotLoadable for more layers or labels than a model can have, at any depth of a config:
     transformers makes an object of each before any size is compared."""
     for key, value in leaves(config):
-        most = next((MOST[part] for part in MOST if part in key), None)
+        most = ORDER if key == "order" else next((MOST[x] for x in MOST if x in key), None)
         if most is not None and isinstance(value, int | float) and value > most:
             raise NotLoadable(f"{where} says {key} is {value}: at most {most} is possible")
 
