@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Run(AbstractContextManager):
     """One command at work: its recipe, its bars, the seconds of its stages."""
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.bars, self.seconds = recipe, Bars(), {}
+        anew = replace(recipe.training, resume=False)  # a result that was gone on with is the same
+        self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
         self.warnings: list[str] = []  # of the checkpoints read, in every report
         torch.manual_seed(recipe.seed)
 

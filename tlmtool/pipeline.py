@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,7 @@ def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[St
     for stage in stages:
         _compare(stage, notes.get(stage.name), _identity(stage))
     _keep(out, notes)
-    for begun in out.glob(BEGUN):  # by runs that were killed
-        begun.unlink()
+    _sweep(stages, out)
     for stage in stages:
         note, identity = notes.get(stage.name), _identity(stage)
         identity["inputs"] = sums_of(stage.recipe, known)
@@ -138,6 +138,16 @@ def _kept(out: Path, overwrite: bool) -> dict[str, Any] | None:
     if found.get("format") != FORMAT and not overwrite:
         raise Usage(f"{out} holds a pipeline of another version of tlm: --overwrite replaces it")
     return found.get("stages", {})
+
+
+def _sweep(stages: list[Stage], out: Path) -> None:
+    """Remove what runs that were killed had begun to write."""
+    for begun in out.glob(BEGUN):
+        begun.unlink()
+    names = {stage.name for stage in stages}
+    for begun in out.glob(".*.unfinished"):
+        if begun.name[1:].partition(".")[0] in names:
+            shutil.rmtree(begun, ignore_errors=True)
 
 
 def _ours_alone(out: Path) -> bool:

@@ -134,7 +134,8 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 def _same(kept: dict[str, Any]) -> dict[str, Any]:
     """`_identity` of a recipe in plain values."""
     sections = ("training", "distillation", "strategy", "study", "fresh", "config", "attention")
-    same = {f"{s}.{k}": v for s in sections for k, v in kept.get(s, {}).items()}
+    held = ((s, kept[s]) for s in sections if isinstance(kept.get(s), dict))
+    same = {f"{s}.{k}": v for s, each in held for k, v in each.items()}
     free = ("training.resume", "training.save_every", "training.tracker", "study.seeds")
     top = {key: kept.get(key) for key in ("model", "seed", "dtype")}
     return top | {k: v for k, v in same.items() if k not in free}
