@@ -154,3 +154,32 @@ def test_another_spelling_of_the_folder_and_another_check_go_on(file, tmp_path, 
     assert run(["run", str(file), "--out", "out", "-q"]) == 0
     check = ["--set", "score.output.fail_if=score<0"]
     assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q", "--resume", *check]) == 0
+
+
+def test_the_stages_of_a_file_are_bounded_and_each_is_looked_at_once(tmp_path, capsys, monkeypatch):
+    """Of 20,000 stages one sentence; of some hundred, the work of each does not grow with them."""
+    one = {"verb": "merge", "model": "m"}
+    file = tmp_path / "p.yaml"
+    file.write_text(json.dumps({"stages": [{"name": f"s{i}", **one} for i in range(1001)]}))
+    assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q"]) == 2
+    error = capsys.readouterr().err
+    assert "1,001 stages" in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+    class Compared(str):
+        """A name that counts how often it is compared."""
+
+        times = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Compared.times += 1
+            return str.__eq__(self, other)
+
+    counts = []
+    for many in (100, 200):
+        stages = [{"name": Compared(f"s{i}"), **one} for i in range(many)]
+        monkeypatch.setattr("tlmtool.stages.read", lambda file, stages=stages: {"stages": stages})
+        Compared.times = 0
+        assert len(stages_of(file, tmp_path / "out")) == many
+        counts.append(Compared.times)
+    assert counts[1] <= 2 * counts[0] + 20
