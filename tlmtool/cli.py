@@ -46,6 +46,7 @@ COMMANDS = {  # verb: (what it does, an example)
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
 }
+LONGEST = 1200  # letters of a sentence on stderr
 app = typer.Typer(
     name="tlm",
     help="Pretrained transformers as tensors: compress, fine-tune over-parameterized, measure.",
@@ -100,8 +101,11 @@ def _run(args: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
+    told = printable(" ".join(sentence.split()))
+    if len(told) > LONGEST:  # of a name or value that is very long
+        told = f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-        print(f"tlm: {printable(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+        print(f"tlm: {told}", file=sys.stderr, flush=True)
     return code
 
 

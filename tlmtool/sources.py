@@ -103,9 +103,9 @@ def _json(path: str, value: Any) -> Any:
 
 def read(file: str | Path) -> dict[Any, Any]:
     """The mapping in a YAML file, as `notation.parse` reads it."""
-    if Path(file).is_dir():
-        raise NotLoadable(f"recipe {file} is a directory: name a YAML file")
     try:
+        if Path(file).is_dir():
+            raise NotLoadable(f"{file} is a directory: name a YAML file")
         with regular(file).open("rb") as stream:
             raw = stream.read(LARGEST_FILE + 1)
         text = raw.decode("utf-8-sig")
