@@ -182,7 +182,7 @@ def test_a_tokenizer_that_is_broken_or_of_another_model(refused, broken):
         ("--rank 32", "no site would get smaller at this budget: btd at rank 32"),
         ("--keep 0", "--keep must be a number above 0 and below 1, got 0"),
         ("--keep 1.5", "--keep must be a number above 0 and below 1, got 1.5"),
-        ("--keep 0.001", "parameters are too few for svd"),
+        ("--keep 0.001", "keep more, or name fewer sites"),
         ("--energy 1", "no site would get smaller"),
         ("--rank 2 --keep 0.5", "--rank and --keep exclude each other"),
         ("--rank 2 --method auto", "--method auto needs a budget"),

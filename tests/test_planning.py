@@ -118,7 +118,7 @@ def test_a_form_larger_than_dense_stays_dense_with_a_reason():
         ({"rank": 33, "method": "svd"}, r"rank 33 is above 32.*attention\.self\.query"),
         ({"rank": 40, "method": "tucker"}, r"rank 40 is above 32"),
         ({"energy": 1.0}, "no site would get smaller"),
-        ({"keep": 0.01}, r"\d+ parameters are too few for svd or tucker or btd at rank 1"),
+        ({"keep": 0.01}, r"the sites named hold \d+ at rank 1: keep more"),
         ({"keep": float("nan")}, "shares above 0 and up to 1, got nan"),
         ({"energy": 1.5}, "shares above 0 and up to 1, got 1.5"),
         ({"keep": 0.5, "allocate": "evenly"}, "'evenly'; known: greedy, uniform"),

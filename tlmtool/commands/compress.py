@@ -6,17 +6,20 @@ from typing import Any
 from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
 from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.compression.compress import Outcome
+from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.data.batching import cut
-from tlmtool.failure import NotLoadable
+from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.inputs import oddities
+from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
+from tlmtool.values import comparison
 
 
 def compress(recipe: Recipe) -> Report:
@@ -25,13 +28,15 @@ def compress(recipe: Recipe) -> Report:
     out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run:
+        tokenizer = _tokenizer(recipe, folder)
+        texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
+        _check(run, folder, tokenizer, bool(texts))
         if recipe.output.dry_run:
-            return _predicted(run, folder)
+            return _predicted(run, folder, tokenizer, texts, found)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(recipe.model)
             data = {"model": provenance(recipe, folder, model, out)}
-            costs, tokenizer = Costs(model, longest_of(recipe)), _tokenizer(recipe, folder)
-            texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
+            costs = Costs(model, longest_of(recipe))
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
             warnings = _cut(recipe, model, tokenizer, texts, recovery)
@@ -50,20 +55,54 @@ def compress(recipe: Recipe) -> Report:
         return run.save(model, folder, out, data)
 
 
-def _predicted(run: Run, folder: Path) -> Report:
+def _check(run: Run, folder: Path, tokenizer: Any, weighed: bool) -> None:
+    """Raises a Failure for all that can be refused by the model's shape and the data, before
+    weights are loaded and anything is measured."""
+    recipe, empty = run.recipe, run.empty(folder)
+    if recipe.recovery.steps is not None:
+        if tokenizer is None:
+            raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
+        from tlmtool.training.distilling import lesson
+
+        lesson(recipe.recovery.data, 0)
+    named = comparison(recipe.output.fail_if)[0] if recipe.output.fail_if else None
+    if named == "loss" and objective_of(empty) is None:
+        raise Usage(f"{recipe.model} has no language-model head: check its feature_error, not loss")
+    if named == "feature_error" and objective_of(empty):
+        raise Usage(f"{recipe.model} has a language-model head: check its loss, not feature_error")
+    if recipe.attention.kind:
+        predicted(recipe, empty, [])
+    wanted = recipe.compression
+    if _budget(recipe):
+        check_model(
+            empty,
+            wanted.rank,
+            wanted.keep,
+            wanted.energy,
+            wanted.sites,
+            wanted.ignore,
+            wanted.method,
+            wanted.blocks,
+            wanted.allocate,
+            wanted.overrides,
+            weighed,
+        )
+
+
+def _predicted(
+    run: Run, folder: Path, tokenizer: Any, texts: list[str], found: dict[str, Any]
+) -> Report:
     """The costs without the work: a rank needs no weights, other budgets need their spectra."""
-    recipe, found = run.recipe, {}
+    recipe = run.recipe
     empty = run.empty(folder)
     data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
     costs, warnings = Costs(empty, longest_of(recipe)), []
     if recipe.attention.kind:
         data |= predicted(recipe, empty, warnings)
     if recipe.compression.rank is not None or not _budget(recipe):
-        outcome = _compressed(run, empty, None, [])
+        outcome, found = _compressed(run, empty, None, []), {}
     else:
-        model, tokenizer = run.load(recipe.model), _tokenizer(recipe, folder)
-        texts, _, found = calibration_of(recipe) if tokenizer else ([], [], {})
-        outcome = _compressed(run, model, tokenizer, texts)
+        outcome = _compressed(run, run.load(recipe.model), tokenizer, texts)
     factorize(empty, outcome.plan)
     outcome.warnings[:0] = warnings
     after = costs.and_after(empty, _chosen(outcome) or None)
@@ -112,8 +151,6 @@ def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
     """What will teach the compressed model, made while it is still dense; None if not asked for."""
     if run.recipe.recovery.steps is None:
         return None
-    if tokenizer is None:
-        raise NotLoadable(f"{run.recipe.model} has no tokenizer, which --recover needs")
     from tlmtool.training.recovery import Recovery
 
     return Recovery(run.recipe, model, tokenizer, run.bars)

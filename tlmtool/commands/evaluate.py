@@ -1,10 +1,12 @@
 """The verb evaluate: Recipe -> Report."""
 
+from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
+from tlmtool.measuring.evaluation import examples_of
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
@@ -21,13 +23,13 @@ def evaluate(recipe: Recipe) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
     theirs = _their_tokenizer(recipe, tokenizer)
+    names = {key: getattr(wanted, key) for key in ("against", "baseline")}
+    names = {key: name for key, name in names.items() if name is not None}
+    columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
     with Run(recipe) as run:
+        read = _read(run, folder, names, columns)
         model = run.load(recipe.model)
-        others = {
-            key: run.load(name)
-            for key in ("against", "baseline")
-            if (name := getattr(wanted, key)) is not None
-        }
+        others = {key: run.load(name) for key, name in names.items()}
         with run.stage("evaluate"):
             found = evaluate_model(
                 wanted.task,
@@ -40,7 +42,8 @@ def evaluate(recipe: Recipe) -> Report:
                 seed=recipe.seed,
                 samples=wanted.samples,
                 pack=recipe.training.pack,
-                columns={key: getattr(recipe.training, key) for key in ("text", "pair", "label")},
+                columns=columns,
+                read=read,
                 languages=recipe.training.languages,
                 beams=recipe.training.beams,
                 progress=run.bars.of("evaluating"),
@@ -53,6 +56,20 @@ def evaluate(recipe: Recipe) -> Report:
             told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
         data = {"model": {"id": recipe.model}, "data": source, "warnings": told}
         return run.report(data | found)
+
+
+def _read(run: Run, folder: Path, names: dict[str, str], columns: dict[str, str | None]) -> Any:
+    """The examples, read and found to fit the models before any weights are loaded."""
+    recipe, wanted = run.recipe, run.recipe.evaluation
+    empty = run.empty(folder)
+    empty.name_or_path = recipe.model
+    others = {}
+    for key, name in names.items():
+        others[key] = run.empty(checkpoint.resolve(name))
+        others[key].name_or_path = name
+    models = [empty, *(each for key, each in others.items() if key == "baseline")]
+    given = (wanted.samples, recipe.seed, columns, recipe.training.languages)
+    return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 
 
 def _their_tokenizer(recipe: Recipe, tokenizer: Any) -> Any:

@@ -20,6 +20,7 @@ from tlmtool.recipe import Recipe, to_dict
 from tlmtool.report import Report
 from tlmtool.training import finetune as training
 from tlmtool.training import fresh, jobs
+from tlmtool.training.expansion import lifted
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
 
@@ -42,6 +43,10 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
+    if recipe.model and recipe.strategy.name != "none":  # refused before any weights are loaded
+        stored = "float32" if recipe.dtype == "auto" else recipe.dtype
+        empty = checkpoint.empty(folder, stored, lambda _: None)
+        training.competing(recipe, empty, {each.site for each in lifted(empty)})
     if recipe.output.dry_run and not recipe.study.seeds:
         return _predicted(recipe, folder, tokenizer)
     identity, inputs = _identity(recipe), sums_of(recipe)

@@ -25,10 +25,11 @@ def merge(recipe: Recipe) -> Report:
     out = out_folder(recipe, "dense")
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
-        model = run.load(recipe.model, "auto")
-        if not any(factorized(model)):
-            kernels = ", and its attention has no dense form" if any(converted(model)) else ""
+        empty = run.empty(folder)
+        if not any(factorized(empty)):
+            kernels = ", and its attention has no dense form" if any(converted(empty)) else ""
             raise Usage(f"{recipe.model} holds no factors{kernels}: there is nothing to merge")
+        model = run.load(recipe.model, "auto")
         data = {"model": provenance(recipe, folder, model, out)}
         costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
         with run.stage("merge"):

@@ -2,7 +2,9 @@
 
 from tlmtool.bookkeeping import Run
 from tlmtool.commands.kernels import measured
+from tlmtool.measuring.counting import check_length
 from tlmtool.measuring.profiling import profile as profile_models
+from tlmtool.models import checkpoint
 from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
@@ -15,8 +17,12 @@ def profile(recipe: Recipe) -> Report:
     with Run(recipe) as run:
         if wanted.attention:
             return run.report(measured(run))
-        models = []
-        for name in filter(None, (recipe.model, wanted.against)):
+        models, names = [], [*filter(None, (recipe.model, wanted.against))]
+        for name in names:  # refused before any weights are loaded
+            revision = recipe.revision if name == recipe.model else None
+            for length in wanted.seq_len:
+                check_length(run.empty(checkpoint.resolve(name, revision)), length)
+        for name in names:
             model = run.load(name)
             models.append((name, model, sites(model)))
         with run.stage("profile"):

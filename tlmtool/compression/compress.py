@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from tlmtool.compression import allocation, calibration
+from tlmtool.compression import allocation, calibration, planning
 from tlmtool.compression.fitting import fit
-from tlmtool.compression.planning import Draft, Forms, by_budget, by_rank, select
+from tlmtool.compression.planning import Forms, by_budget, by_rank, check_draft, select
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch
 from tlmtool.failure import Usage
@@ -68,26 +68,23 @@ def compress(
     >>> model.config.model_type
     'tlm-bert'
     """
-    overrides = list(overrides)
-    _one_budget(rank, keep, energy, allocate, overrides)
-    if isinstance(sites, str):
-        sites = [part.strip() for part in sites.split(",") if part.strip()]
-    started = time.perf_counter()
-    roles = select(model, sites, ignore)
-    batches: list[Batch] = []
+    overrides, started = list(overrides), time.perf_counter()
+    forms = check(
+        model, rank, keep, energy, sites, ignore, method, blocks, allocate, overrides, bool(texts)
+    )
+    roles, batches = forms.roles, list[Batch]()
     if texts:
         if tokenizer is None:
             raise Usage("calibration texts need a tokenizer")
         batches = calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
     sensitive = sequential and rank is None
     statistics = Statistics(model, roles, batches, sensitive, seed, progress)
-    forms = Forms(model, roles, blocks)
     with torch.no_grad():
         if rank is not None:
             draft = by_rank(forms, rank, method, overrides)
         else:
             draft = by_budget(forms, statistics, keep, energy, method or "auto", allocate)
-        _check(draft, bool(batches))
+        check_draft(draft, bool(batches))
         outcome = Outcome(draft.plan, left_dense=draft.left_dense, warnings=draft.warnings)
         if keep is not None and allocate == "greedy":
             outcome.loss = allocation.loss(bool(batches), sequential)
@@ -99,6 +96,30 @@ def compress(
             adopt(model)
             outcome.seconds["fit"] = time.perf_counter() - started
     return outcome
+
+
+def check(
+    model: Any,
+    rank: int | None,
+    keep: float | None,
+    energy: float | None,
+    sites: str | Iterable[str],
+    ignore: Iterable[str],
+    method: str | None,
+    blocks: int | None,
+    allocate: str,
+    overrides: Iterable[Any],
+    weighed: bool,
+) -> Forms:
+    """The forms of the sites named, of a model with or without weights. Raises Usage for all that
+    can be refused before anything is measured; `weighed`: by calibration texts."""
+    overrides = list(overrides)
+    _one_budget(rank, keep, energy, allocate, overrides)
+    if isinstance(sites, str):
+        sites = [part.strip() for part in sites.split(",") if part.strip()]
+    forms = Forms(model, select(model, sites, ignore), blocks)
+    planning.check(forms, rank, keep, method, overrides, weighed)
+    return forms
 
 
 def _one_budget(
@@ -114,16 +135,3 @@ def _one_budget(
         raise Usage(f"unknown way to allocate {allocate!r}; known: greedy, uniform")
     if overrides and rank is None:
         raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")
-
-
-def _check(draft: Draft, measured: bool) -> None:
-    """Raises Usage where nothing gets smaller, or a form cannot be weighed by the texts."""
-    blind = next(((s, f) for s, f in draft.plan.items() if not f.takes_metric), None)
-    if blind and measured:
-        raise Usage(
-            f"{blind[1].name} ({blind[0]}) splits the inputs, so no calibration text can weigh its "
-            "error: give --calibration none, or take svd, tucker, btd or cp"
-        )
-    if not draft.plan:
-        reason = next(iter(draft.left_dense.values()))
-        raise Usage(f"no site would get smaller at this budget: {reason}")

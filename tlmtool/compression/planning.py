@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
 import torch
@@ -46,6 +47,11 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
             )
         chosen |= found
     for pattern in ignore:
+        if not any(fnmatchcase(site, pattern) for site in known):
+            raise Usage(
+                f"--ignore {pattern}: no site matches it; give a glob over the {len(known)} sites, "
+                f"such as {next(iter(known))}"
+            )
         chosen = {s: r for s, r in chosen.items() if not fnmatchcase(s, pattern)}
     done = [s for s in chosen if isinstance(model.base_model.get_submodule(s), Factorized)]
     if done:
@@ -119,6 +125,46 @@ def by_rank(forms: Forms, rank: int, method: str | None, overrides: Iterable[Any
         form = forms.make(site, found["method"], found["rank"], found["blocks"])
         take(draft, forms, site, form)
     return draft
+
+
+def check(
+    forms: Forms,
+    rank: int | None,
+    keep: float | None,
+    method: str | None,
+    overrides: Iterable[Any],
+    weighed: bool,
+) -> None:
+    """Raises Usage for what no measuring makes possible: a form that there is not or that texts
+    cannot weigh, a rank that nothing has or that makes nothing smaller, a share of the parameters
+    below those of rank 1."""
+    if rank is not None:
+        check_draft(by_rank(forms, rank, method, overrides), weighed)
+        return
+    names, least, dense = AUTO if method in (None, "auto") else (method,), 0, 0
+    for site in forms.roles:
+        found = [forms.make(site, name, 1) for name in names]
+        check_draft(Draft({site: found[0]}), weighed)
+        least += min(forms.size(site, form) for form in found)
+        dense += prod(forms.shape(site))
+    if keep is not None and keep * dense < least:
+        raise Usage(
+            f"--keep {keep:g} leaves {int(keep * dense):,} parameters, and the sites named hold "
+            f"{least:,} at rank 1: keep more, or name fewer sites"
+        )
+
+
+def check_draft(draft: Draft, measured: bool) -> None:
+    """Raises Usage where nothing gets smaller, or a form cannot be weighed by the texts."""
+    blind = next(((s, f) for s, f in draft.plan.items() if not f.takes_metric), None)
+    if blind and measured:
+        raise Usage(
+            f"{blind[1].name} ({blind[0]}) splits the inputs, so no calibration text can weigh its "
+            "error: give --calibration none, or take svd, tucker, btd or cp"
+        )
+    if not draft.plan:
+        reason = next(iter(draft.left_dense.values()))
+        raise Usage(f"no site would get smaller at this budget: {reason}")
 
 
 def by_budget(

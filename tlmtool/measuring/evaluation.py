@@ -76,6 +76,7 @@ def evaluate(
     languages: str | None = None,
     beams: int = 4,
     progress: Callable[[int, int], None] | None = None,
+    read: tuple[Task | None, list[Any]] | None = None,
 ) -> dict[str, Any]:
     """The score of a model on texts or sentence pairs, and its paired difference from a baseline's.
 
@@ -86,19 +87,15 @@ def evaluate(
     blocks, not of lines.
     `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples,
     of fewer than 64 a paired t interval (`measuring.intervals`); one example has none.
-    `progress` is called with (done, total) texts. Raises Usage for a task that the model has no
-    head for, Failure for a score that is not finite.
+    `progress` is called with (done, total) texts; `read`: what `examples_of` gave, instead of
+    `data`. Raises Usage for a task that the model has no head for, Failure for a score that is not
+    finite.
     """
     models, columns = [model] if baseline is None else [model, baseline], columns or {}
-    form, bleu = None, None
-    if task in LABELLED:
-        form, examples = labelled_examples(task, data, models, columns, samples, seed)
-    else:
-        _check(task, models, against)
-        if task == "translation":
-            bleu = Bleu((languages_of(languages) or (None, None))[1])  # refused before any work
-            data = translations(data, languages, columns)
-        examples = plain_examples(task, data, samples, seed)
+    form, examples = read or examples_of(
+        task, data, models, against, samples, seed, columns, languages
+    )
+    bleu = Bleu((languages_of(languages) or (None, None))[1]) if task == "translation" else None
     everyone = models + ([] if against is None else [against])
     max_length = min([max_length, *filter(None, map(position_limit, everyone))])
     tick = counted(progress, len(examples) * len(everyone) * (2 if task in HIGHER else 1))
@@ -108,8 +105,8 @@ def evaluate(
         told = [w for m in models for w in nameless(form, classes_of(m), named(m))]
         statistics, more, added = _of_labels(form, models, tokenizer, examples, settings)
     elif bleu:
-        read = (tokenizer, baseline_tokenizer or tokenizer)
-        statistics, more = _of_pairs(models, read, examples, bleu, beams, settings)
+        tokenizers = (tokenizer, baseline_tokenizer or tokenizer)
+        statistics, more = _of_pairs(models, tokenizers, examples, bleu, beams, settings)
     else:
         language = {"seed": seed, "pack": pack}
         statistics, more = _of_texts(task, models, against, tokenizer, examples, settings, language)
@@ -134,6 +131,27 @@ def evaluate(
     if baseline is not None:
         result["baseline"] = _against(found, statistics, held, seed, added)
     return result
+
+
+def examples_of(
+    task: str,
+    data: Any,
+    models: list[nn.Module],
+    against: nn.Module | None,
+    samples: int | None,
+    seed: int,
+    columns: dict[str, str | None],
+    languages: str | None = None,
+) -> tuple[Task | None, list[Any]]:
+    """(the labelled task, if it is one, the examples) of `evaluate`. The models may be empty: it
+    raises what a task, a model or data refuse, before any weights are loaded."""
+    if task in LABELLED:
+        return labelled_examples(task, data, models, columns, samples, seed)
+    _check(task, models, against)
+    if task == "translation":
+        Bleu((languages_of(languages) or (None, None))[1])  # refused before any work
+        data = translations(data, languages, columns)
+    return None, plain_examples(task, data, samples, seed)
 
 
 def _against(
