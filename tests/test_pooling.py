@@ -131,6 +131,9 @@ def test_the_default_prompt_is_read_and_pooled_as_the_folder_says(mode, include,
 def test_a_folder_without_parts_is_pooled_by_the_mean_and_says_so(tmp_path):
     found = ours(plain(tmp_path / "m", pico("bert")))
     assert found["models"][0]["pooled"] == "by the mean" and "pooled by the mean" in found["what"]
+    loaded = checkpoint.load("minilm")
+    loaded.name_or_path = "minilm"  # as a command calls it
+    assert pooling_of(loaded).words.startswith("by mean, normalized, of at most 256 tokens")
     assert pooling_of(pico("bert")).modes == ("mean",)  # of no folder
 
 

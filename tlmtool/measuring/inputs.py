@@ -1,6 +1,7 @@
 """A batch as a model takes it: padded by what its head skips, token types if it has a table."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,13 @@ from tlmtool.failure import Failure, Usage
 def named(model: nn.Module) -> str:
     """The path or Hub name that the model was loaded from, or else its class."""
     return getattr(model, "name_or_path", "") or type(model).__name__
+
+
+def folder_of(model: nn.Module) -> Path | None:
+    """The folder that a model was loaded from, also where it goes by another name; None for one
+    that was not."""
+    name = getattr(model.config, "name_or_path", "")
+    return Path(name) if name and Path(name).is_dir() else None
 
 
 def takes(model: nn.Module, argument: str) -> bool:

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from tlmtool.failure import NotLoadable
 from tlmtool.files import read_text, regular
+from tlmtool.measuring.inputs import folder_of
 from tlmtool.models.folder import inside, modules
 
 MIB = 2**20
@@ -91,8 +92,8 @@ def _pooled(mode: str, hidden: Tensor, mask: Tensor) -> Tensor:
 def pooling_of(model: nn.Module) -> Pooling:
     """That of the folder that a model was loaded from; raises NotLoadable for one that cannot be
     followed, naming the part."""
-    folder = Path(getattr(model, "name_or_path", "") or "/dev/null")
-    parts = [*_parts(folder)]
+    folder = folder_of(model)
+    parts = [*_parts(folder)] if folder else []
     if not parts:
         return Pooling()
     found, told, width = Pooling(modes=()), [], 0

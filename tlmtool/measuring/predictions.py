@@ -1,8 +1,6 @@
 """What a model with a classification head says of each example."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example, Task
 from tlmtool.data.labels import classes_in, matched, names_of, numbered
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.inputs import inputs_once, named, outputs_of
+from tlmtool.measuring.inputs import folder_of, inputs_once, named, outputs_of
 from tlmtool.measuring.outputs import evaluating, position_limit
 from tlmtool.models import checkpoint
 
@@ -65,9 +63,10 @@ def task_fits(task: Task, model: nn.Module) -> None:
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """The names of the classes that a model tells apart, by id."""
     names = names_of(vars(model.config), model.config.num_labels)
-    file = Path(getattr(model, "name_or_path", "") or os.devnull) / "config.json"
-    if numbered(names) and file.is_file():  # transformers drops a label2id without id2label
-        kept = classes_in(checkpoint.read_config(file.parent))
+    folder = folder_of(model)
+    if folder and numbered(names) and (folder / "config.json").is_file():
+        # transformers drops a label2id without id2label
+        kept = classes_in(checkpoint.read_config(folder))
         names = kept if len(kept) == len(names) else names
     return names
 
