@@ -20,7 +20,7 @@ ORDER = """
     | training | compression | measuring | inputs | data
     | models.saving | models.checkpoint models.beside models.front | models.fitting models.tokens
     | models.weights | models.folder | models.modeling | models.surgery
-    | models.ties models.attending | models.states | models.factorized
+    | models.vocabulary | models.ties models.attending | models.states | models.factorized
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes

@@ -4,7 +4,7 @@ Config classes are made at registration, model classes when the first config of 
 """
 
 import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -14,9 +14,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
 from tlmtool.models.attending import converted, take_over
+from tlmtool.models.factorized import Factorized
 from tlmtool.models.surgery import merge as _merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 from tlmtool.models.ties import loose, loosen, untie
+from tlmtool.models.vocabulary import check, resize
 
 NAME = "Tlm"
 SPREADS = ("initializer_range", "init_std", "initializer_factor")
@@ -79,6 +81,19 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         self.config.tlm = _noted(self)
         return base.save_pretrained(self, *args, **kwargs)
 
+    def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
+        change = partial(base.resize_token_embeddings, self, new_num_tokens, *args, **kwargs)
+        dense = not isinstance(self.get_input_embeddings(), Factorized)
+        return change() if dense else resize(self, new_num_tokens, change)
+
+    def set_input_embeddings(self, value):
+        check(self.get_input_embeddings(), value)
+        base.set_input_embeddings(self, value)
+
+    def set_output_embeddings(self, new_embeddings):
+        check(self.get_output_embeddings(), new_embeddings)
+        base.set_output_embeddings(self, new_embeddings)
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         base._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
         if isinstance(cache := model_kwargs.get("past_key_values"), Cache):
@@ -91,6 +106,9 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         "__module__": __name__,
         "__init__": __init__,
         "save_pretrained": save_pretrained,
+        "resize_token_embeddings": resize_token_embeddings,
+        "set_input_embeddings": set_input_embeddings,
+        "set_output_embeddings": set_output_embeddings,
         "config_class": config_class(base.config_class.model_type),
         "_no_split_modules": [*(base._no_split_modules or []), *WHOLE],
     }
