@@ -18,9 +18,10 @@ ORDER = """
     cli flags terminal stopping | explaining
     | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | inputs | data
-    | models.saving | models.checkpoint models.beside models.front | models.fitting models.tokens
-    | models.weights | models.folder | models.modeling | models.surgery
-    | models.vocabulary | models.ties models.attending | models.states | models.factorized
+    | models.saving | models.replacing | models.checkpoint models.beside models.front
+    | models.fitting models.tokens | models.weights | models.folder | models.modeling
+    | models.surgery | models.vocabulary | models.ties models.attending | models.states
+    | models.factorized
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
@@ -28,7 +29,7 @@ ORDER = """
     | views_attention views_sites | figures | progress
     | stages | recipe | rules | checks | sources | notation | values | schema
     | schema_training schema_overparam schema_profiling
-    | schema_attention | setting | files | failure printable
+    | schema_attention | setting | places | writing | claims | files | failure printable
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

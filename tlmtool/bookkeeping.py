@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -15,9 +14,10 @@ from typing import Any
 import torch
 
 from tlmtool import recipe as recipes
+from tlmtool.claims import claim
 from tlmtool.data import tasks
 from tlmtool.data.language import held_out
-from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.failure import Failure, NotLoadable
 from tlmtool.measuring.counting import CONVENTION, count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.inputs import named
 from tlmtool.measuring.outputs import position_limit
@@ -27,14 +27,17 @@ from tlmtool.models.beside import side_files
 from tlmtool.models.factorized import shape
 from tlmtool.models.folder import MINILM
 from tlmtool.models.front import front_matter
-from tlmtool.models.saving import check_out, save
+from tlmtool.models.replacing import check_out
+from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.models.weights import sha256, weight_files
+from tlmtool.places import check_place, path_of, reads_of
 from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 
 log = logging.getLogger("tlmtool")
+WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
 LENGTH = 128  # tokens of the forward pass whose FLOPs a report counts
 
 
@@ -103,6 +106,8 @@ class Run(AbstractContextManager):
             self.seconds["save"] = time.perf_counter() - started
             before = weight_bytes(source) if self.recipe.model else None
             data["bytes"] = {"before": before, "after": weight_bytes(folder)}
+            files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+            data["files"] = sorted(files | WRITTEN)  # those that --overwrite may replace
             made.append(self.report(data))
             return {
                 "report.json": made[0].to_json() + "\n",
@@ -234,20 +239,14 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
 def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
     """`--out`, or `out/<model>-<suffix>`. `name`: of a model that is not there yet."""
     model = name or Path(recipe.model).name or "model"
-    return Path(recipe.output.out or f"out/{model}-{suffix}").expanduser()
+    return path_of(recipe.output.out or f"out/{model}-{suffix}")
 
 
 def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
-    """The folder to write, `place_of`; refused early if it is taken."""
+    """The folder to write, `place_of`; refused early if it is taken, and claimed."""
     out = place_of(recipe, suffix, name)
     if not recipe.output.dry_run:
+        check_place(out, reads_of(recipe))
+        claim(out)
         check_out(out, recipe.output.overwrite)
-        check_place(out)
     return out
-
-
-def check_place(out: Path) -> None:
-    """Raises Usage where a folder cannot be made."""
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")

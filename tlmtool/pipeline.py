@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +10,26 @@ from typing import Any
 from pydantic import Field
 
 from tlmtool import kept
+from tlmtool.claims import claimed
 from tlmtool.commands import perform
+from tlmtool.commands.studying import foreign_to_study
 from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.inputs import changed, sums_of
 from tlmtool.kept import Form
-from tlmtool.models.saving import whole_folder, write_whole
+from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
+from tlmtool.places import check_apart, check_makeable, path_of, reads_of
 from tlmtool.recipe import to_dict
 from tlmtool.report import Report
 from tlmtool.stages import WRITES, Stage, stages_of
 from tlmtool.training.state import Store
+from tlmtool.writing import whole_folder, write_whole
 
 __all__ = ["Stage", "run", "stages_of", "summary"]
 
 REPORT = "report.json"  # in the folder of a stage that is done
 LIST = "stages.json"  # in the folder of a pipeline: what each result was made by, and of
 FORMAT = 2  # of that file
-BEGUN = f".{LIST}.*.unfinished"  # while it is written
 
 
 def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[Stage, Report]]:
@@ -39,15 +41,25 @@ def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[St
     and not the one to be replaced, is of that note, wherever the run was killed.
     """
     out = stages[0].out.parent
+    check_alone("a pipeline")
+    _check_places(stages, out)
+    with claimed(out / LIST):
+        yield from _run(stages, out, resume, overwrite)
+
+
+def _run(
+    stages: list[Stage], out: Path, resume: bool, overwrite: bool
+) -> Iterator[tuple[Stage, Report]]:
     notes, known = _kept(out, overwrite), {}
-    _check(out, notes is not None or _ours_alone(out), resume, overwrite)
+    _check(out, notes is not None, resume, overwrite)
+    _settle(stages, out)
+    _check_replaced(stages, overwrite)
     notes = notes or {}
     if overwrite:
         notes |= {stage.name: {"replaces": _mark(stage)} for stage in stages}
     for stage in stages:
         _compare(stage, notes.get(stage.name), _identity(stage))
     _keep(out, notes)
-    _sweep(stages, out)
     for stage in stages:
         note, identity = notes.get(stage.name), _identity(stage)
         identity["inputs"] = sums_of(stage.recipe, known)
@@ -62,13 +74,45 @@ def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[St
         yield stage, report
 
 
+def _check_places(stages: list[Stage], out: Path) -> None:
+    """Raises Usage for a folder that is not apart from what the stages read, but for what they
+    themselves write into it, and for a stage's that cannot be made."""
+    root, names = Path(os.path.realpath(out)), {stage.name for stage in stages}
+
+    def within(path: Path) -> bool:
+        place = Path(os.path.realpath(path))
+        return root in place.parents and place.relative_to(root).parts[0] in names
+
+    reads = {each: within(each[1]) for stage in stages for each in reads_of(stage.recipe)}
+    check_apart(out, [each for each, ours in reads.items() if not ours])
+    check_makeable(stages[0].out if out.exists() else out)
+    for stage in stages:
+        check_apart(stage.out, [each for each in reads_of(stage.recipe) if reads.get(each)])
+        if (plot := stage.recipe.profiling.plot) and within(path_of(plot)):
+            raise Usage(f"--plot {plot} lies in the folder of a stage: give another file")
+
+
+def _check_replaced(stages: list[Stage], overwrite: bool) -> None:
+    """Raises Usage where a stage's folder, which it replaces, holds what no such stage wrote."""
+    for stage in stages:
+        if stage.recipe.verb not in WRITES:
+            check_out(stage.out, True, _foreign_to_report)
+        elif overwrite:
+            check_out(stage.out, True, foreign_to_study if stage.recipe.study.seeds else None)
+
+
+def _foreign_to_report(folder: Path) -> str | None:
+    found = first_foreign(folder, lambda path: path == REPORT)
+    return f"{found}, which is no report" if found else None
+
+
 def _check(out: Path, ours: bool, resume: bool, overwrite: bool) -> None:
-    check_alone("a pipeline")
     if resume and overwrite:
         raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
     if out.exists() and not out.is_dir():
         raise Usage(f"--out {out} is a file, not a folder")
-    if out.exists() and any(out.iterdir()):
+    beside = f".{LIST}."  # while it is claimed, or begun to be written
+    if out.exists() and any(not each.name.startswith(beside) for each in out.iterdir()):
         if not ours:
             raise Usage(f"--out {out} is not empty, and holds no pipeline ({LIST})")
         if not (resume or overwrite):
@@ -140,19 +184,12 @@ def _kept(out: Path, overwrite: bool) -> dict[str, Any] | None:
     return found.get("stages", {})
 
 
-def _sweep(stages: list[Stage], out: Path) -> None:
-    """Remove what runs that were killed had begun to write."""
-    for begun in out.glob(BEGUN):
-        begun.unlink()
-    names = {stage.name for stage in stages}
-    for begun in out.glob(".*.unfinished"):
-        if begun.name[1:].partition(".")[0] in names:
-            shutil.rmtree(begun, ignore_errors=True)
-
-
-def _ours_alone(out: Path) -> bool:
-    """Whether a folder holds nothing but a list of stages that was begun to be written."""
-    return out.is_dir() and {*out.iterdir()} == {*out.glob(BEGUN)}
+def _settle(stages: list[Stage], out: Path) -> None:
+    """Clear away what runs that were killed left of the stages, and put back what they moved."""
+    left = {each.name[1:].partition(".")[0] for each in out.glob(".*")}
+    for name in left & {stage.name for stage in stages}:
+        with claimed(out / name):
+            pass
 
 
 def _keep(out: Path, notes: dict[str, Any]) -> None:
@@ -169,7 +206,7 @@ def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
         recipe = replace(recipe, training=replace(recipe.training, resume=True))
     report = perform(recipe)
     if recipe.verb not in WRITES:
-        with whole_folder(stage.out) as folder:
+        with whole_folder(stage.out, lambda: _check_replaced([stage], True)) as folder:
             (folder / REPORT).write_text(report.to_json() + "\n", encoding="utf-8")
     return report
 

@@ -6,8 +6,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from tlmtool.claims import claim
 from tlmtool.failure import MissingDependency, Usage
+from tlmtool.places import path_of
 from tlmtool.views_complexity import QUANTITIES, called, forms, power
+from tlmtool.writing import write_whole
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MARKERS = "os^Dvp"
@@ -26,12 +29,14 @@ def ready(name: str) -> Path:
         raise MissingDependency(
             "--plot needs the plots extra: pip install 'tlmtool[plots]'"
         ) from None
-    file = Path(name).expanduser()
-    if file.is_dir():
-        raise Usage(f"--plot {file} is a folder: name a file in it")
+    file = path_of(name)
+    if os.path.lexists(file) and not file.is_file():
+        found = "a folder: name a file in it" if file.is_dir() else "no ordinary file"
+        raise Usage(f"--plot {file} is {found}")
     above = next(folder for folder in file.absolute().parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise Usage(f"--plot {file} cannot be made: {above} is no folder that can be written to")
+    claim(file)
     return file
 
 
@@ -113,13 +118,7 @@ def _mathematical(exponent: float | None) -> str:
 
 
 def _write(figure: Any, file: Path) -> None:
-    """As a sibling first, which is then renamed."""
     content = BytesIO()
     figure.savefig(content, format=file.suffix[1:].lower(), dpi=150)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(content.getvalue())
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(file, content.getvalue())

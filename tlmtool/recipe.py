@@ -4,7 +4,7 @@ Flag beats `--set` beats recipe file beats default. Whatever is wrong is one sen
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ def build(
         from_sets(verb, sets),
         from_flags(verb, flags or {}),
     ]
-    return built(verb, layers)
+    file = None if recipe_file is None else str(recipe_file)
+    return replace(built(verb, layers), file=file)
 
 
 def built(verb: str, layers: list[Layer]) -> Recipe:

@@ -171,6 +171,7 @@ class Recipe:
     """A whole run. `build` makes a checked one; `dump` writes it as YAML."""
 
     verb: str = ""
+    file: str | None = field(default=None, compare=False)  # that it was read from, if from one
     model: str | None = setting(
         None, VERBS, "a folder, a Hub id or its alias, or minilm", "MODEL", None
     )

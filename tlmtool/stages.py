@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
+from tlmtool.places import path_of
 from tlmtool.recipe import Recipe, built
 from tlmtool.schema import VERBS
 from tlmtool.sources import from_mapping, from_sets, read
@@ -33,7 +34,7 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
     A stage without MODEL takes what the last stage before it wrote; `@name` as a model is what that
     stage wrote. `sets`: 'stage.section.key=value'. Raises Usage for what is wrong in any of them.
     """
-    where, given = f"recipe {file}", read(file)
+    where, given, out = f"recipe {file}", read(file), path_of(out)
     several = given.get("stages")
     if set(given) != {"stages"} or not isinstance(several, list) or not several:
         raise Usage(f"{where} is no pipeline: it should hold one key, stages, a list of recipes")
@@ -52,7 +53,7 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
         stage = _stage(name, dict(each), f"stage {name} of {where}", split[name], out, written)
         if stage.recipe.verb in WRITES and not stage.recipe.study.seeds:
             written[name] = stage.out
-        found.append(stage)
+        found.append(replace(stage, recipe=replace(stage.recipe, file=str(file))))
     return found
 
 

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool import recipe as recipes
+from tlmtool.claims import claims
 from tlmtool.failure import check_alone
+from tlmtool.places import check_place, path_of, reads_of
 
 
 def perform(recipe: recipes.Recipe) -> Any:
     """The `Report` of a recipe's verb."""
     if recipe.verb != "finetune":
         check_alone(f"tlm {recipe.verb}")
-    return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
+    if recipe.output.out and not recipe.output.dry_run:
+        check_place(path_of(recipe.output.out), reads_of(recipe))
+    with claims():
+        return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
 
 
 def run(

@@ -1,22 +1,28 @@
 """The study of the verb finetune (`--seeds`): Recipe -> Report, checked before anything goes."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tlmtool import kept
-from tlmtool.bookkeeping import Run, check_place
+from tlmtool.bookkeeping import Run
+from tlmtool.claims import claim, sweep_within
 from tlmtool.failure import Usage, check_alone
 from tlmtool.figures import human
 from tlmtool.inputs import changed
-from tlmtool.models.saving import whole_folder, write_whole
+from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
+from tlmtool.places import check_place, path_of, reads_of
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 from tlmtool.training.study import Study
+from tlmtool.writing import whole_folder, write_whole
 
 NAME = "study.json"  # in the folder of a study: what its results have in common
+FILES = r"(study|report|rate-[\w.+-]+|[\w-]+-seed\d+)\.json"  # all that it writes
+FILES = re.compile(rf"{FILES}|\.{FILES}\.\d+\.unfinished")
 
 
 def studied(
@@ -31,7 +37,7 @@ def studied(
     what it would cost. `identity`: what a study that goes on has in common with its beginning."""
     _check(recipe)
     given = recipe.output.out or f"out/study-{folder.name}-{recipe.training.task}"
-    out = Path(given).expanduser()
+    out = path_of(given)
     if not recipe.output.dry_run:
         _check_folder(recipe, out, identity)
     model = {"id": recipe.model or f"a new {folder.name}"}
@@ -46,7 +52,7 @@ def studied(
             "not counted)"
         )
         if recipe.output.overwrite or not (out / NAME).exists():
-            with whole_folder(out) as new:
+            with whole_folder(out, lambda: _check_taken(recipe, out)) as new:
                 (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         with run.stage("study"):
             found = study.run(sha256(out / NAME)[:16])
@@ -73,15 +79,12 @@ def _check(recipe: Recipe) -> None:
 
 def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
     """Raises Usage for a folder not to be written to, NotLoadable for one that is broken."""
-    if out.exists() and not out.is_dir():
-        raise Usage(f"--out {out} is a file, not a folder")
-    if not out.is_dir() or not any(out.iterdir()):
-        return check_place(out)
+    check_place(out, reads_of(recipe))
+    claim(out)
+    _check_taken(recipe, out)
+    if recipe.output.overwrite or not out.is_dir() or not any(out.iterdir()):
+        return None
     file = out / NAME
-    if not file.exists():
-        raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
-    if recipe.output.overwrite:
-        return check_place(out)
     if not recipe.training.resume:
         raise Usage(
             f"--out {out} is not empty: --resume goes on with the study in it, --overwrite "
@@ -100,9 +103,23 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
             f"{changed(found['inputs'], identity['inputs'])} is not the file that the study in "
             f"{out} began with: put that back, or give another --out"
         )
-    return None
+    return sweep_within(out)
 
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:
     """The recipe alone, as JSON gives it back."""
     return json.loads(json.dumps({k: v for k, v in identity.items() if k != "inputs"}))
+
+
+def _check_taken(recipe: Recipe, out: Path) -> None:
+    """Raises Usage for a folder that holds something else than a study; where it is replaced, for
+    one that holds anything else besides."""
+    if out.is_dir() and any(out.iterdir()) and not (out / NAME).exists():
+        raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
+    check_out(out, True, foreign_to_study if recipe.output.overwrite else lambda _: None)
+
+
+def foreign_to_study(out: Path) -> str | None:
+    """What a folder holds that no study wrote; None where it may be replaced."""
+    found = first_foreign(out, lambda path: FILES.fullmatch(path) is not None)
+    return f"{found}, which no study wrote" if found else None

@@ -13,13 +13,13 @@ from pydantic import Field
 from tlmtool import kept
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.kept import Form
-from tlmtool.models.saving import write_whole
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
 from tlmtool.training.jobs import Job, prepare
 from tlmtool.training.loop import Outcome
 from tlmtool.training.verdicts import compared, spread
+from tlmtool.writing import write_whole
 
 NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
 NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from

@@ -1,0 +1,145 @@
+"""Whether a place may be written to: no output replaces what its run reads, or where it runs."""
+
+import os
+import re
+from collections.abc import Iterable
+from functools import reduce
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from tlmtool.failure import Usage
+
+READS = {  # settings of a recipe that name files or folders, as a user calls them
+    "model": "MODEL",
+    "file": "the recipe",
+    "training.data": "--data",
+    "recovery.data": "--data",
+    "evaluation.data": "--data",
+    "calibration.text": "--calibration",
+    "distillation.teacher": "--teacher",
+    "evaluation.baseline": "--baseline",
+    "evaluation.against": "--against",
+    "profiling.against": "--against",
+    "fresh.from_config": "--from-config",
+    "fresh.tokenizer": "--tokenizer",
+}
+LONGEST, LONGEST_PATH = 255, 3000  # bytes of a name, and of a path with what is written in it
+ROOM = 24  # bytes put round a name while it is written
+ENTRIES = 10_000  # of a folder that is read, looked at for links
+MOUNTS = Path("/proc/self/mountinfo")
+
+Read = tuple[str, Path]  # what it is called, and where it lies
+
+
+def path_of(text: str | os.PathLike) -> Path:
+    """The path that a user names: `~` is home, `..` is followed. Raises Usage for no path."""
+    try:
+        path = Path(text).expanduser()
+        os.stat(os.fsencode(path))
+    except (RuntimeError, ValueError) as error:  # no such home; a NUL or a lone surrogate
+        raise Usage(f"{os.fspath(text)!r} cannot be the name of a file: {error}") from None
+    except OSError:
+        pass
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
+
+
+def reads_of(recipe: Any) -> list[Read]:
+    """What a run reads of this machine's files; a name of the Hub is none of them."""
+    found = []
+    for path, what in READS.items():
+        value = reduce(getattr, path.split("."), recipe)
+        if not isinstance(value, str | os.PathLike) or not str(value):
+            continue
+        try:
+            place = Path(value).expanduser()
+            if os.path.lexists(place):
+                found.append((what, place))
+        except (RuntimeError, ValueError):
+            continue
+    return found
+
+
+def check_place(out: Path, reads: Iterable[Read] = ()) -> None:
+    """Raises Usage where a folder cannot be made or replaced, or is not apart from what is read."""
+    check_apart(out, reads)
+    check_makeable(out)
+
+
+def check_apart(out: Path, reads: Iterable[Read] = ()) -> None:
+    """Raises Usage where a folder is, contains or lies inside what is read, links followed, or is
+    or contains the working directory."""
+    _check_name(out)
+    target = Path(os.path.realpath(out))
+    here = Path(os.path.realpath(os.curdir))
+    if how := _relation(target, here, whole=False):
+        raise Usage(f"--out {out} {how} the working directory: name a folder in it, or elsewhere")
+    for what, path in reads:
+        if how := related(target, path):
+            raise Usage(f"--out {out} {how} {what} {path}, which is read: give another --out")
+
+
+def check_makeable(out: Path) -> None:
+    """Raises Usage where no finished folder can be put, by way of a sibling."""
+    target = Path(os.path.realpath(out))
+    if target.is_dir() and _mounted(target):
+        raise Usage(
+            f"--out {out} is a mount point, which no finished folder can replace: name a folder "
+            f"in it, such as {out / 'model'}"
+        )
+    above = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise Usage(f"--out {out} cannot be made: {above} is no folder that can be written to")
+
+
+def related(target: Path, path: Path) -> str:
+    """'is', 'contains' or 'lies inside', of a folder to be written and a path that is read, by name
+    and with links followed, also those of the files in it; '' where they are apart."""
+    places = (Path(os.path.realpath(path)), Path(os.path.abspath(path)))
+    if how := next(filter(None, (_relation(target, each) for each in places)), ""):
+        return how
+    inner = islice(chain(path.glob("*"), path.glob("*/*")), ENTRIES) if path.is_dir() else ()
+    links = (Path(os.path.realpath(each)) for each in inner if each.is_symlink())
+    return "contains files of" if any(target in each.parents for each in links) else ""
+
+
+def _relation(target: Path, path: Path, whole: bool = True) -> str:
+    if _same(target, path):
+        return "is"
+    if any(_same(target, each) for each in path.parents):
+        return "contains"
+    inside = whole and path.is_dir() and any(_same(each, path) for each in target.parents)
+    return "lies inside" if inside else ""
+
+
+def _same(first: Path, second: Path) -> bool:
+    """Of names, or of one folder under two names, as a bind mount gives."""
+    try:
+        return first == second or os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
+def _mounted(target: Path) -> bool:
+    """Whether something is mounted there, a folder of the same file system too."""
+    if os.path.ismount(target):
+        return True
+    try:
+        lines = MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return False
+    places = {re.sub(rb"\\(\d{3})", _octal, line.split()[4]) for line in lines}
+    return os.fsencode(target) in places
+
+
+def _octal(found: re.Match) -> bytes:
+    return bytes([int(found[1], 8)])
+
+
+def _check_name(out: Path) -> None:
+    target = Path(os.path.realpath(out))
+    *above, last = (len(os.fsencode(part)) for part in target.parts)
+    if last > LONGEST - ROOM or max(above, default=0) > LONGEST or sum(above) + last > LONGEST_PATH:
+        raise Usage(f"--out {str(out)[:60]}... is too long: a name may have {LONGEST - ROOM} bytes")
+    if out.is_symlink() and target.is_symlink():
+        raise Usage(f"--out {out} is a link that leads in a circle")
