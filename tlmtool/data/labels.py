@@ -1,7 +1,7 @@
 """A raw label, as a table holds it, becomes a figure or the id of a class; names of classes match.
 
 A whole number is the same label however it is written: 1, 1.0, "1" or "1.0". Names match whatever
-their case, blanks, `_` and `-`, and so do the usual words for one class.
+their case, blanks, `_` and `-`; those of a head match by the usual words for one class, too.
 """
 
 import math
@@ -136,16 +136,14 @@ def _id_of(task: Task) -> Turn:
     """By name, or by number: that which names a class, or, where no class is named by one, its
     place."""
     ids = {name: i for i, name in enumerate(task.labels)}
-    forms = {form: {form(name): i for name, i in ids.items()} for form in (_plain, _known)}
-    forms = {form: places for form, places in forms.items() if len(places) == len(ids)}
+    plain = {_plain(name): i for name, i in ids.items()}
+    plain = plain if len(plain) == len(ids) else {}
     named = {n: i for name, i in ids.items() if (n := _whole(name)) is not None}
     numbers = named or {i: i for i in range(len(task.labels))}
 
     def turn(where: str, value: Any) -> int:
         name = class_name(where, value)
-        found = ids.get(name, numbers.get(_whole(name)))
-        for form, places in forms.items():
-            found = places.get(form(name)) if found is None else found
+        found = ids.get(name, numbers.get(_whole(name), plain.get(_plain(name))))
         if found is None:
             shown = (name if named else f"{name} ({i})" for name, i in [*ids.items()][:9])
             raise NotLoadable(
