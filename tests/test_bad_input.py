@@ -212,7 +212,9 @@ def test_calibration_files(refused, dense, tmp_path, text, says):
     if text is not None:
         (tmp_path / "t.txt").write_bytes(text)
     assert says in refused(4, dense, "--rank", 2, "--calibration", tmp_path / "t.txt")
-    assert "is a directory" in refused(4, dense, "--rank", 2, "--calibration", tmp_path)
+    (tmp_path / "folder").mkdir()
+    text = ("--calibration", tmp_path / "folder")
+    assert "is a directory" in refused(4, dense, "--rank", 2, *text)
 
 
 @pytest.mark.parametrize(
