@@ -159,6 +159,28 @@ def test_a_head_without_padding_goes_through_every_verb(tmp_path, capsys):
     assert probe(model).isfinite().all() and model.config.pad_token_id is None
 
 
+def test_several_end_tokens_and_no_padding_go_through_every_verb(tmp_path, capsys):
+    model = pico("llama", "lm", eos_token_id=[2, 3], pad_token_id=None)
+    name = saved(tmp_path / "m", model, tokens(None))
+    (tmp_path / "t.txt").write_text("\n".join(sentences(40)) + "\n")
+    text = str(tmp_path / "t.txt")
+    for line in (
+        ["evaluate", name, "--task", "clm", "--data", text],
+        ["compress", name, "--out", str(tmp_path / "o"), "--rank", "4", "--calibration", text],
+    ):
+        assert run([*line, "-q"]) == 0, (line, capsys.readouterr().err)
+    scores = [
+        evaluate("clm", pico("llama", "lm", **more), tokens(None), sentences(9))["models"][0]
+        for more in ({"eos_token_id": [2, 3], "pad_token_id": None}, {})
+    ]
+    assert scores[0]["score"] == pytest.approx(scores[1]["score"], rel=1e-5)
+    two = pico("bart", "classification", num_labels=1, eos_token_id=3)
+    two.config.eos_token_id, two.config.pad_token_id = [3, 2], 3
+    part = next(batches(tokens("[PAD]"), sentences(9), 9))
+    padding = inputs_of(two, part)["input_ids"][part.inputs["attention_mask"] == 0]
+    assert len(padding) and not {2, 3} & {*padding.tolist()}
+
+
 # ---- token types
 
 

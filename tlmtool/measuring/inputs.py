@@ -95,13 +95,14 @@ def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
 
 
 def _filling(model: nn.Module, ids: Tensor, real: Tensor) -> int:
-    """The model's own padding token; where it has none, or none apart from the end token that the
-    heads of encoder-decoders count, the first token that is neither that nor the last of a row."""
+    """The model's own padding token; where it has none, or none apart from the end tokens that the
+    heads of encoder-decoders count, the first token that is neither one nor the last of a row."""
     own, end = padding_of(model), getattr(model.config, "eos_token_id", None)
-    if own is not None and not (model.config.is_encoder_decoder and own == end):
+    ends = {*end} if isinstance(end, list | tuple) else {end}
+    if own is not None and not (model.config.is_encoder_decoder and own in ends):
         return own
     last = (real.sum(1) - 1).clamp_min(0)
-    taken = {end, *ids.gather(1, last[:, None]).flatten().tolist()}
+    taken = {*ends, *ids.gather(1, last[:, None]).flatten().tolist()}
     return next((token for token in range(rows_of(model)) if token not in taken), 0)
 
 
