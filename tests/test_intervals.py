@@ -126,3 +126,37 @@ def test_a_labelled_task_of_few_examples_is_never_certain(tmp_path):
     line = evaluate(*given, baseline=models[1])["baseline"]
     assert line["difference"] == 0 and line["interval"][0] < 0 < line["interval"][1]
     assert line["method"] == "jackknife t, 12 examples and 2 added"
+
+
+@pytest.mark.parametrize(
+    ("task", "n"),
+    [(task, n) for task in ("stsb", "regression", "similarity") for n in (2, 3, 4)] + [("stsb", 1)],
+)
+def test_a_correlation_of_few_examples_keeps_its_score(task, n, tmp_path):
+    texts, columns = sentences(2 * n), None
+    rows = [f"{texts[k]}\t{texts[k + n]}\t{k}" for k in range(n)]
+    names = "sentence1\tsentence2\tscore"
+    if task == "regression":
+        columns = {"text": "sentence1", "pair": "sentence2", "label": "score"}
+    (tmp_path / "d.tsv").write_text("\n".join([names, *rows]) + "\n")
+    head = {} if task == "similarity" else {"head": "classification", "num_labels": 1}
+    models = [pico("bert", **head, seed=seed) for seed in (0, 1)]
+    given = (task, models[0], word_tokenizer(), tmp_path / "d.tsv")
+    line = evaluate(*given, baseline=models[1], columns=columns)["baseline"]
+    assert -1 <= line["score"] <= 1 and "resamples" not in line
+    if n < 4:
+        assert line["interval"] is None
+        assert ("one example" if n == 1 else "needs four examples") in line["method"]
+    else:
+        assert line["interval"][0] < line["difference"] < line["interval"][1]
+
+
+def test_a_spread_of_nothing_gives_no_interval():
+    with pytest.raises(Failure, match="leaving out any of 5 examples changes nothing"):
+        paired_interval(lambda i: np.full(len(i), 0.3), none, 5)
+    assert paired_interval(none, none, 5) == (0, 0)
+    models = [pico("gpt2", "lm", seed) for seed in (0, 1)]
+    texts = ["the cat sat"] * 3
+    line = evaluate("clm", models[0], word_tokenizer(), texts, baseline=models[1])["baseline"]
+    assert line["difference"] and line["interval"] is None
+    assert line["method"].startswith("none: leaving out any of 3 examples")

@@ -86,7 +86,8 @@ def evaluate(
     `languages` ('en-de') and `beams` are of translation; `pack`: a language-model loss of full
     blocks, not of lines.
     `difference` is model - baseline, its 95 % interval from 2,000 seeded resamples of the examples,
-    of fewer than 64 a paired t interval (`measuring.intervals`); one example has none.
+    of fewer than 64 a paired t interval (`measuring.intervals`). One example has none, nor have
+    fewer than four for a correlation.
     `progress` is called with (done, total) texts; `read`: what `examples_of` gave, instead of
     `data`. Raises Usage for a task that the model has no head for, Failure for a score that is not
     finite.
@@ -129,7 +130,7 @@ def evaluate(
         "warnings": told,
     }
     if baseline is not None:
-        result["baseline"] = _against(found, statistics, held, seed, added)
+        result["baseline"] = _against(found, statistics, held, seed, added, metric)
     return result
 
 
@@ -155,14 +156,24 @@ def examples_of(
 
 
 def _against(
-    found: list[dict[str, Any]], statistics: list[Statistic], held: int, seed: int, added: int
+    found: list[dict[str, Any]],
+    statistics: list[Statistic],
+    held: int,
+    seed: int,
+    added: int,
+    metric: str,
 ) -> dict[str, Any]:
-    """The baseline's score, and how far the model's lies from it."""
+    """The baseline's score, and how far the model's lies from it; an interval, or why none."""
     difference = found[0]["score"] - found[1]["score"]
     result = found[1] | {"difference": difference, "interval": None, "level": LEVEL}
     if held < 2:
         return result | {"method": "none: one example has no spread"}
-    interval = paired_interval(statistics[0], statistics[1], held, seed, added=added)
+    if held < 4 and "spearman" in metric:  # without one of three, any two correlate at 1 or -1
+        return result | {"method": "none: a correlation needs four examples for an interval"}
+    try:
+        interval = paired_interval(statistics[0], statistics[1], held, seed, added=added)
+    except Failure as error:
+        return result | {"method": f"none: {error}"}
     result |= {"interval": list(interval), "method": said(held, added)}
     return result | ({"resamples": RESAMPLES} if held >= FEW else {})
 

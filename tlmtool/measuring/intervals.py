@@ -10,6 +10,7 @@ from tlmtool.failure import Failure
 
 RESAMPLES, LEVEL = 2000, 0.95
 FEW = 64  # examples below which percentiles of resamples lie too near: 0.85 to 0.92 for 0.95
+LEAST = 1e-9  # of a difference: a smaller spread is rounding
 ADDED = 2  # examples that go with few answers that are right or wrong
 AT_ONCE = 2**21  # examples resampled at once: bounds the memory of the bootstrap
 # indices of examples (S, n) -> a score for each of the S samples
@@ -29,7 +30,7 @@ def paired_interval(
     below `FEW` a t interval by the jackknife (of a mean the usual paired t interval).
 
     `added`: so many examples more, at n and after it, that the t interval takes in. Raises Failure
-    for fewer than two examples, or where no sample of them has a score.
+    for fewer than two examples, or where no sample of them has a score, or all have the same one.
     """
 
     def apart(index: np.ndarray) -> np.ndarray:
@@ -77,6 +78,8 @@ def _jackknife(apart: Statistic, n: int, level: float) -> tuple[float, float]:
     found = _finite(apart(left_out), 2, n)
     whole, m = float(apart(places[None])[0]), len(found)
     error = float(np.sqrt((m - 1) / m * np.square(found - found.mean()).sum()))
+    if error < LEAST * abs(whole):
+        raise Failure(f"leaving out any of {n} examples changes nothing: no interval can be given")
     half = float(student.ppf((1 + level) / 2, m - 1)) * error
     return whole - half, whole + half
 
@@ -86,6 +89,6 @@ def _finite(found: np.ndarray, least: int, n: int) -> np.ndarray:
     held = found[np.isfinite(found)]
     if len(held) < least:
         raise Failure(
-            f"no interval can be given: each of {len(found)} samples of {n} examples is degenerate"
+            f"each of {len(found)} samples of {n} examples is degenerate: no interval can be given"
         )
     return held

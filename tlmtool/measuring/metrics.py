@@ -15,7 +15,7 @@ Metric = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions)
 
 
 def _correlation(of: Callable, labels: np.ndarray, found: np.ndarray) -> float:
-    value = float(of(labels, found)[0])
+    value = float(of(labels, found)[0]) if len(labels) > 1 else 0.0
     return value if math.isfinite(value) else 0.0
 
 
