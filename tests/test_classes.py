@@ -137,6 +137,20 @@ def test_a_teacher_teaches_classes_by_name(labelled):
         Distilled(student, head(("neutral", "yes", "no"), (0, 1, 2)), inner, None, 2.0, labelled)
 
 
+def test_a_nameless_teacher_is_taken_in_the_order_of_the_task():
+    task = GLUE["mnli"]
+    examples = [Example(text, None, k % 3) for k, text in enumerate(sentences(9))]
+    nameless, losses = head(("LABEL_0", "LABEL_1", "LABEL_2"), (0, 1, 2), 1), []
+    for names, order in ((MNLI, (0, 1, 2)), (FORMS["mnli"][1], (2, 1, 0))):
+        named = head(names, order)
+        for student, teacher in ((named, nameless), (nameless, named)):
+            inner = Labelled(student, word_tokenizer(), task, examples, examples, 64)
+            both = Distilled(student, teacher, inner, None, 2.0, True)
+            with torch.no_grad():
+                losses.append(float(both.loss(student, student, both.part([*range(9)], 0))))
+    assert losses[2:] == pytest.approx(losses[:2], rel=1e-5)
+
+
 def test_classes_of_ones_own_are_those_of_the_head(tmp_path, capsys):
     """By name whatever their case; by number as the head counts; and some of them will do."""
     names = ("Sport", "World News", "Art")

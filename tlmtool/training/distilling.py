@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from tlmtool.data.batching import Batch
+from tlmtool.data.glue import Task
 from tlmtool.data.labels import matched
 from tlmtool.data.language import HELD, apart, language_splits
 from tlmtool.data.tables import DEV, TRAIN, named
@@ -17,7 +18,7 @@ from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, takes
 from tlmtool.measuring.inputs import named as called
 from tlmtool.measuring.outputs import shifted
-from tlmtool.measuring.predictions import classes_of
+from tlmtool.measuring.predictions import classes_of, columns
 from tlmtool.training.objectives import Objective
 
 TABLES = (".csv", ".tsv")
@@ -105,7 +106,7 @@ class Distilled(Objective):
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
         self.shifts = takes(model, "decoder_input_ids")
-        self.order = order_of(model, teacher)
+        self.order = order_of(model, teacher, inner.task if labelled else None)
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
             self.dropout = True
@@ -159,14 +160,19 @@ def hidden(output: Any) -> tuple[Tensor, ...]:
     return getattr(output, "decoder_hidden_states", None) or output.hidden_states
 
 
-def order_of(model: nn.Module, teacher: nn.Module) -> Any:
-    """Where a teacher's head has the classes of the model's, by name; all as they are where names
-    say nothing, or where these are no heads for as many classes."""
-    found, both = None, (model, teacher)
+def order_of(model: nn.Module, teacher: nn.Module, task: Task | None = None) -> Any:
+    """Where a teacher's head has the classes of the model's: those of the task, as each is scored
+    on it, else by name. All are as they are where names say nothing, or where these are no heads
+    for as many classes."""
+    both = (model, teacher)
     heads = all(type(each).__name__.endswith("ForSequenceClassification") for each in both)
-    if heads and model.config.num_labels == teacher.config.num_labels > 1:
+    if not heads or not model.config.num_labels == teacher.config.num_labels > 1:
+        return slice(None)
+    if task is None:
         found = matched(*map(classes_of, both), f"the teacher {called(teacher)}")
-    return slice(None) if found is None else found
+        return slice(None) if found is None else found
+    own, taught = (columns(task, each) for each in both)
+    return [taught[own.index(place)] for place in range(len(own))]
 
 
 def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:
