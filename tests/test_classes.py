@@ -10,6 +10,7 @@ from conftest import pico, sentences, word_tokenizer
 from tlmtool.cli import run
 from tlmtool.data.glue import GLUE
 from tlmtool.data.labelled import Example
+from tlmtool.data.labels import matched
 from tlmtool.failure import Usage
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint
@@ -149,6 +150,23 @@ def test_a_nameless_teacher_is_taken_in_the_order_of_the_task():
             with torch.no_grad():
                 losses.append(float(both.loss(student, student, both.part([*range(9)], 0))))
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-5)
+
+
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), FORMS["mnli"][1]])
+def test_a_head_that_config_json_does_not_name_is_told_by_its_weights(names, tmp_path):
+    """`architectures` is missing: the order taken is said, or is that of the names."""
+    data, out = table(tmp_path / "d.jsonl", "mnli", MNLI), tmp_path / "o"
+    name = saved(tmp_path / "m", head(names, (2, 1, 0) if names[0] != "LABEL_0" else (0, 1, 2)))
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": None}))
+    line = ["finetune", name, "--task", "mnli", "--data", data, "--steps", "1", "-q"]
+    assert run([*line, "--out", str(out)]) == 0
+    said = " ".join(json.loads((out / "report.json").read_text())["warnings"])
+    assert ("which says nothing" in said) == (names[0] == "LABEL_0")
+
+
+def test_no_names_match_nothing():
+    assert matched(MNLI, (), "a base model") is None
 
 
 def test_classes_of_ones_own_are_those_of_the_head(tmp_path, capsys):

@@ -105,6 +105,8 @@ def numbered(names: Iterable[str]) -> bool:
 def matched(labels: Sequence[str], names: Sequence[str], whose: str) -> list[int] | None:
     """For each label the place of the name that says the same; a number says its own place. None
     where no name says anything; raises Usage where only some match. `whose`: the names."""
+    if not names:
+        return None
     places = [str(i) for i in range(len(names))]
     if [*labels] == places and not set(names) & set(places):
         return [*range(len(names))]

@@ -90,11 +90,15 @@ def freeze(recipe: Recipe, job: Job) -> None:
             parameter.requires_grad_(id(parameter) in held)
 
 
+def _config(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """config.json, with the class that the weights are loaded with where there are weights."""
+    return (checkpoint.described if recipe.model else checkpoint.read_config)(folder)
+
+
 def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.Module, bool]:
     """The model with the task's head, and whether the checkpoint had it."""
     named = recipe.model or f"a new {folder.name}"
-    config = (checkpoint.described if recipe.model else checkpoint.read_config)(folder)
-    head, changes, has = head_of(config, named, task)
+    head, changes, has = head_of(_config(recipe, folder), named, task)
     if (share := recipe.training.dropout) is not None:
         changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
@@ -116,7 +120,7 @@ def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
 
 def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
     given = recipe.training
-    names = classes_in(checkpoint.read_config(source))
+    names = classes_in(_config(recipe, source))
     found = _splits(given, names)
     model, has = _head(recipe, load, found.task, source)
     train, watched, where = _aside(recipe, found.train, found.dev)
