@@ -161,6 +161,13 @@ def word_tokenizer(pad: bool = True, special: bool = True) -> PreTrainedTokenize
     )
 
 
+def of_two(monkeypatch) -> None:
+    """As the first of two processes that torchrun has started."""
+    more = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in ({"RANK": "0", "LOCAL_RANK": "0"} | more).items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def quiet():
     """No progress bars of transformers between the dots."""

@@ -98,6 +98,7 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
         ("compress m --rank 2 --fail-if recovery.recovered<1", "no figure 'recovery.recovered'"),
         ("compress m --rank 2 --dry-run --fail-if loss>3", "no figure 'loss'"),
         ("compress m --attention dimensionwise --fail-if keep<1", "no figure 'keep'"),
+        ("compress m --rank 2 --calibration none --fail-if calibration.tokens<1", "no figure"),
         ("compress m --rank 2 --fail-if before>1", "before is not one figure of the report: say"),
         ("merge m --fail-if loss>3", "no figure 'loss'"),
         ("merge m --fail-if verb>3", "no figure 'verb'"),
@@ -131,6 +132,26 @@ def test_a_pipeline_refuses_it_before_its_first_stage(tmp_path, capsys, monkeypa
     assert run(["run", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert "the report of tlm merge has no figure 'loss'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("compress {bare} --rank 2 --fail-if loss>3", "has no tokenizer, so that loss"),
+        ("compress {bare} --rank 2 --fail-if calibration.tokens>3", "has no tokenizer"),
+        ("merge {small} --fail-if parity.rounding>1", "where nothing is rounded"),
+        ("finetune {bert} --task cola --data {cola} --steps 1 --fail-if scores.before.score<0",
+         "has no scores before"),
+    ],
+)  # fmt: skip
+def test_a_figure_that_this_model_cannot_have_is_refused_before_the_work(
+    places, tmp_path, capsys, monkeypatch, words, says
+):
+    pico("bert", "lm").save_pretrained(tmp_path / "bare")
+    monkeypatch.chdir(tmp_path)
+    assert run(words.format(bare=tmp_path / "bare", **places).split()) == 2
+    assert says in capsys.readouterr().err.split("tlm: ")[-1]
+    assert [each.name for each in tmp_path.iterdir()] == ["bare"]
 
 
 def test_the_names_of_tasks_and_metrics_are_those_of_their_tables():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
-from conftest import WORDS, output, pico, word_tokenizer
+from conftest import WORDS, of_two, output, pico, word_tokenizer
 from safetensors.torch import load_file
 from torch.distributed import run as torchrun
 from transformers import (
@@ -453,7 +453,7 @@ def test_a_study_that_cannot_be_is_refused(model, data, tmp_path, capsys, monkey
     assert run([*words, "--keep-best"]) == 2 and "equal steps" in capsys.readouterr().err
     assert run([*words, "--arms", "dense-matched,mpo-dynamic"]) == 2
     assert "expanded nothing in 2 steps: lower --every" in capsys.readouterr().err
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    of_two(monkeypatch)
     assert run(words) == 2 and "in one process" in capsys.readouterr().err
 
 

@@ -84,9 +84,11 @@ def test_an_own_head_is_found_for_training_and_not_drawn(tmp_path, capsys):
     word_tokenizer().save_pretrained(folder)
     edit(folder, architectures=None)
     rows = [f"{text}\t{i % 2}" for i, text in enumerate(sentences(24))]
+    data = tmp_path / "data"
+    data.mkdir()
     for name in ("train", "dev"):
-        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    given = ("--task", "classification", "--data", tmp_path, "--steps", 1, "--batch", 4)
+        (data / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    given = ("--task", "classification", "--data", data, "--steps", 1, "--batch", 4)
     given = ("finetune", folder, *given, "--out", tmp_path / "o", "-q")
     assert run([*map(str, given)]) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "o" / "report.json").read_text())

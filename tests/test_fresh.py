@@ -183,15 +183,17 @@ def test_bad_input_is_one_sentence(more, says, texts, tmp_path, capsys):
 def test_a_new_encoder_decoder_translates_with_kernels_on_one_side(tmp_path, capsys):
     pytest.importorskip("sacrebleu")
     draw = random.Random(0)
+    data = tmp_path / "data"
+    data.mkdir()
     for name, count in (("train", 60), ("val", 8)):
         lines = [" ".join(draw.choices(WORDS, k=5)) for _ in range(count)]
-        (tmp_path / f"{name}.en").write_text("\n".join(lines) + "\n")
-        (tmp_path / f"{name}.de").write_text("\n".join(line.upper() for line in lines) + "\n")
+        (data / f"{name}.en").write_text("\n".join(lines) + "\n")
+        (data / f"{name}.de").write_text("\n".join(line.upper() for line in lines) + "\n")
     sizes = "d_model=32 encoder_layers=2 decoder_layers=2 encoder_ffn_dim=48 decoder_ffn_dim=48 "
     sizes += "encoder_attention_heads=2 decoder_attention_heads=2 max_position_embeddings=64"
     sets = [part for each in sizes.split() for part in ("--set", f"config.{each}")]
     words = ["finetune", "--from-config", "marian", *sets, *FAST, "-q", "--max-length", "32"]
-    words += ["--task", "translation", "--data", str(tmp_path), "--languages", "en-de", "--beams"]
+    words += ["--task", "translation", "--data", str(data), "--languages", "en-de", "--beams"]
     words += ["2", "--attention", "dimensionwise", "--layers", "encoder"]
     assert run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

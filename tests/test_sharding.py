@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import DistributedType
-from conftest import WORDS, pico, word_tokenizer
+from conftest import WORDS, of_two, pico, word_tokenizer
 from safetensors.torch import load_file
 
 from tlmtool.cli import run
@@ -123,7 +123,7 @@ def test_what_shards_otherwise_and_strategies_under_it_are_refused(monkeypatch, 
             assert f"{name}: invalid truth value" in capsys.readouterr().err
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "on")
     assert run([*absent, "--strategy", "dynamic"]) == 4  # one process shares nothing
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    of_two(monkeypatch)
     assert run(absent) == 4
     assert run([*absent, "--strategy", "dynamic"]) == 2
     assert "needs whole: use DDP" in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_other_ways_and_other_commands_in_several_processes_are_refused(here, mo
     words = words_of(here, "x", "bert", "--task", "classification", "--data", str(here / "labels"))
     assert run(words) == 2
     assert "not under MULTI_XPU" in capsys.readouterr().err
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    of_two(monkeypatch)
     assert run(["compress", str(here / "bert"), "--rank", "2", "--out", str(here / "x")]) == 2
     assert "tlm compress runs in one process" in capsys.readouterr().err
     assert not (here / "x").exists()

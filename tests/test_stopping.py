@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import pico
 
-from tlmtool import stopping
+from tlmtool import stopping, writing
 from tlmtool.cli import run
 from tlmtool.models import saving
 
@@ -40,14 +40,14 @@ def compress(dense, out):
 @pytest.mark.parametrize("name", CODES)
 def test_a_signal_in_the_save_leaves_nothing(dense, tmp_path, monkeypatch, capsys, default, name):
     """Nor does a second one while the unfinished folder is removed."""
-    number, removed = getattr(signal, name), saving.shutil.rmtree
+    number, removed = getattr(signal, name), writing.shutil.rmtree
 
     def rmtree(*args, **kwargs):
         signal.raise_signal(number)
         return removed(*args, **kwargs)
 
     monkeypatch.setattr(saving, "copy_side_files", lambda *_: signal.raise_signal(number))
-    monkeypatch.setattr(saving.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(writing.shutil, "rmtree", rmtree)
     assert compress(dense, tmp_path / "o") == CODES[name]
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
     assert last == ("tlm: interrupted" if name == "SIGINT" else f"tlm: ended by {name}")

@@ -133,15 +133,17 @@ def _parity() -> list[str]:
 
 def _compress(values: Mapping[str, Any], dry: bool) -> list[str]:
     budget = any(values.get(f"compression.{name}") for name in ("rank", "keep", "energy"))
-    found = [*_costs("keep" if budget else None), "calibration.texts", "calibration.tokens"]
+    found, weighed = _costs("keep" if budget else None), values.get("calibration.text") != "none"
+    found += ["calibration.texts", "calibration.tokens"] if weighed else []
     if values.get("attention.kind"):
         found += ["attention.layers.#.output_error", "attention.alone.#.*"]
         found += _ended("attention.layers.#.parameters") + ([] if dry else ["attention.quality"])
     if dry:
         return found
     if budget:
-        of = ("weight_error", "output_error", "svd_weight_error", "svd_output_error")
-        found += [f"sites.#.{name}" for name in (*of, "best_output_error", "keep", "parameters")]
+        outputs = ("output_error", "svd_output_error", "best_output_error") if weighed else ()
+        of = ("weight_error", "svd_weight_error", *outputs, "keep", "parameters")
+        found += [f"sites.#.{name}" for name in of]
     if values.get("recovery.steps"):
         of = ("dense", "compressed", "recovered", "steps", "lr", "sentences")
         found += [f"recovery.{name}" for name in of]

@@ -137,6 +137,11 @@ def _rule(kind: type, rules: dict[str, Any], choices: list[str]) -> str:
     return rules.get("what") or f"{WORDS[kind]} {' and '.join(within)}".strip()
 
 
+def checked_figure(test: str | None) -> str:
+    """The figure that a check such as 'loss>3.2' names; nothing where none is asked for."""
+    return comparison(test)[0] if test else ""
+
+
 def comparison(text: str) -> tuple[str, str, float]:
     """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
     found = COMPARISON.fullmatch(text)

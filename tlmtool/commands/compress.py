@@ -1,5 +1,6 @@
 """The verb compress: Recipe -> Report."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tlmtool.models import checkpoint
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
-from tlmtool.values import comparison
+from tlmtool.values import checked_figure
+
+QUALITY = re.compile(r"loss|feature_error|(quality|calibration)\..*")  # what a text measures
 
 
 def compress(recipe: Recipe) -> Report:
@@ -28,15 +31,15 @@ def compress(recipe: Recipe) -> Report:
     out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
     folder = checkpoint.resolve(recipe.model, recipe.revision)
     with Run(recipe) as run:
-        tokenizer = _tokenizer(recipe, folder)
+        empty = run.empty(folder)
+        costs, tokenizer = Costs(empty, longest_of(recipe)), _tokenizer(recipe, folder)
         texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
-        _check(run, folder, tokenizer, bool(texts))
+        _check(recipe, empty, tokenizer, bool(texts))
         if recipe.output.dry_run:
-            return _predicted(run, folder, tokenizer, texts, found)
+            return _predicted(run, folder, empty, costs, tokenizer, texts, found)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(recipe.model)
             data = {"model": provenance(recipe, folder, model, out)}
-            costs = Costs(model, longest_of(recipe))
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
             warnings = _cut(recipe, model, tokenizer, texts, recovery)
@@ -55,17 +58,18 @@ def compress(recipe: Recipe) -> Report:
         return run.save(model, folder, out, data)
 
 
-def _check(run: Run, folder: Path, tokenizer: Any, weighed: bool) -> None:
+def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
     """Raises a Failure for all that can be refused by the model's shape and the data, before
     weights are loaded and anything is measured."""
-    recipe, empty = run.recipe, run.empty(folder)
     if recipe.recovery.steps is not None:
         if tokenizer is None:
             raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
         from tlmtool.training.distilling import lesson
 
         lesson(recipe.recovery.data, 0)
-    named = comparison(recipe.output.fail_if)[0] if recipe.output.fail_if else None
+    named = checked_figure(recipe.output.fail_if)
+    if tokenizer is None and QUALITY.fullmatch(named):
+        raise Usage(f"{recipe.model} has no tokenizer, so that {named} is not measured")
     if named == "loss" and objective_of(empty) is None:
         raise Usage(f"{recipe.model} has no language-model head: check its feature_error, not loss")
     if named == "feature_error" and objective_of(empty):
@@ -90,13 +94,17 @@ def _check(run: Run, folder: Path, tokenizer: Any, weighed: bool) -> None:
 
 
 def _predicted(
-    run: Run, folder: Path, tokenizer: Any, texts: list[str], found: dict[str, Any]
+    run: Run,
+    folder: Path,
+    empty: Any,
+    costs: Costs,
+    tokenizer: Any,
+    texts: list[str],
+    found: dict[str, Any],
 ) -> Report:
     """The costs without the work: a rank needs no weights, other budgets need their spectra."""
-    recipe = run.recipe
-    empty = run.empty(folder)
+    recipe, warnings = run.recipe, []
     data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
-    costs, warnings = Costs(empty, longest_of(recipe)), []
     if recipe.attention.kind:
         data |= predicted(recipe, empty, warnings)
     if recipe.compression.rank is not None or not _budget(recipe):

@@ -19,6 +19,7 @@ def evaluate(recipe: Recipe) -> Report:
     """The score of a model on a task, and its paired difference from a baseline's."""
     wanted = recipe.evaluation
     folder = checkpoint.resolve(recipe.model, recipe.revision)
+    checkpoint.read_config(folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")

@@ -23,6 +23,7 @@ from tlmtool.training import fresh, jobs
 from tlmtool.training.expansion import lifted
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
+from tlmtool.values import checked_figure
 
 
 def finetune(recipe: Recipe) -> Report:
@@ -39,6 +40,8 @@ def finetune(recipe: Recipe) -> Report:
 
 def _trained_from(recipe: Recipe, folder: Path) -> Report:
     """`finetune` of what lies in a folder: a checkpoint, or config and tokenizer of a new model."""
+    if recipe.model:
+        checkpoint.read_config(folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
@@ -62,6 +65,8 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     _check_store(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
+        if not job.tuned and checked_figure(recipe.output.fail_if).startswith("scores.before"):
+            raise Usage(f"the head of {recipe.model} is new, so that it has no scores before")
         data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
         data["inputs"] = inputs
         if "model" not in inputs:  # it is from the Hub, or drawn

@@ -14,6 +14,7 @@ from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
+from tlmtool.values import checked_figure
 
 
 def merge(recipe: Recipe) -> Report:
@@ -29,6 +30,9 @@ def merge(recipe: Recipe) -> Report:
         if not any(factorized(empty)):
             kernels = ", and its attention has no dense form" if any(converted(empty)) else ""
             raise Usage(f"{recipe.model} holds no factors{kernels}: there is nothing to merge")
+        rounded = set(_dtypes(empty, recipe.dtype).values()) != {torch.float32}
+        if checked_figure(recipe.output.fail_if).endswith("rounding") and not rounded:
+            raise Usage(f"{recipe.model} is merged in float32, where nothing is rounded to check")
         model = run.load(recipe.model, "auto")
         data = {"model": provenance(recipe, folder, model, out)}
         costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
@@ -39,7 +43,7 @@ def merge(recipe: Recipe) -> Report:
         check(found, f"the merged model differs from {recipe.model}", model)
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(dtypes[name])
-        if set(dtypes.values()) != {torch.float32}:
+        if rounded:
             found["rounding"] = parity(probe(model, recipe.seed), after)["relative"]
         data |= costs.and_after(model)
     data["peak_memory_bytes"] = memory.bytes
