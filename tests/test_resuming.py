@@ -18,6 +18,8 @@ from conftest import WORDS, pico, word_tokenizer
 from test_finetune import arguments, weights
 
 from tlmtool.cli import run
+from tlmtool.inputs import sums_of
+from tlmtool.recipe import build
 from tlmtool.training import state
 from tlmtool.training.loop import Trainer
 
@@ -125,6 +127,41 @@ def test_each_file_that_a_run_reads_is_to_be_the_same(model, data, tmp_path, cap
     (read / "notes.md").write_text("mine")
     (source / "README.md").write_text("a card")
     assert run([*words, "--resume"]) == 0 and not folder.exists()
+
+
+def read_of(folder: Path, task: str = "mlm") -> set[str]:
+    """The files whose sums are kept of a folder of data."""
+    given = {"task": task, "data": str(folder)}
+    return {*sums_of(build("finetune", flags={"model": "m"} | given))["training.data"]}
+
+
+def test_data_beside_a_config_are_data(data, tmp_path):
+    read = shutil.copytree(data, tmp_path / "read")
+    (read / "config.json").write_text("{}")
+    assert read_of(read, "classification") == {"train.tsv", "dev.tsv"}
+
+
+def test_translation_reads_test_files_and_no_other_task_does(tmp_path):
+    pairs = {f"{split}.{side}" for split in ("train", "test") for side in ("en", "de")}
+    for name in pairs:
+        (tmp_path / name).write_text("a\n")
+    assert read_of(tmp_path, "translation") == pairs
+    assert read_of(tmp_path) == {"train.en", "train.de"}
+
+
+def test_of_a_folder_only_a_data_set_is_read(tmp_path):
+    """Not a home, whose films and hidden folders no reading of data opens."""
+    for name in ("film.mp4", "a/notes.txt", ".git/objects.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert read_of(tmp_path) == set()
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "a" / "data-00000-of-00001.arrow").write_text("x")
+    assert read_of(tmp_path) == {
+        "dataset_info.json",
+        "a/notes.txt",
+        "a/data-00000-of-00001.arrow",
+    }
 
 
 def test_a_study_goes_on_with_the_same_data_alone(model, data, tmp_path, capsys):

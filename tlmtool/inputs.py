@@ -1,18 +1,24 @@
 """What a recipe reads from this machine, by sha256, so that a run goes on, and counts as done, from
 the same input alone. What comes from the Hub goes by its name and revision."""
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from tlmtool.data import parallel
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN
+from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.models.folder import SIDE_FILES
 from tlmtool.models.weights import sha256
 from tlmtool.recipe import Recipe
+from tlmtool.rules import TRANSLATION
 from tlmtool.schema import settings
 
 FILES = {"MODEL", "PATH", "DATASET"}  # what a setting names, by its metavariable
+CHECKPOINTS = {"MODEL", "PATH|ID", "FAMILY|PATH"}  # those whose folder is a checkpoint's
+SAVED = {*TEXT_SUFFIXES, *SUFFIXES, ".arrow"}  # of files that `datasets` reads in a folder
 OURS = ("README.md", "report.json", "recipe.yaml")  # of a checkpoint: nothing reads them
 Sums = dict[str, dict[str, str]]  # {setting: {file: sha256}}
 Known = dict[tuple[str, int, int, int], str]  # sums of files that stayed as they were meanwhile
@@ -69,12 +75,13 @@ def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:
     if place.is_file():
         others = (place.with_suffix(f".{side}") for side in _sides(recipe, place))
         found: Iterable[Path] = {place, *others}
-    elif "MODEL" in settings(recipe.verb)[setting].metavar or (place / "config.json").exists():
+    elif settings(recipe.verb)[setting].metavar in CHECKPOINTS:
         found = _of_checkpoint(place)
     else:
-        there = [file for file in place.iterdir() if not file.name.startswith(".")]
-        splits = [f for f in there if f.name.partition(".")[0] in (*TRAIN, *DEV) and f.is_file()]
-        found = splits or (f for f in place.rglob("*") if not f.name.startswith("."))
+        translates = TRANSLATION in (recipe.training.task, recipe.evaluation.task)
+        names = (*TRAIN, *DEV, *(parallel.DEV if translates else ()))
+        splits = [f for f in place.iterdir() if f.name.partition(".")[0] in names and f.is_file()]
+        found = splits or _of_dataset(place)
     return sorted(file for file in found if file.is_file())
 
 
@@ -82,6 +89,15 @@ def _sides(recipe: Recipe, file: Path) -> list[str]:
     """The languages of aligned files, of which one is named."""
     given = recipe.training.languages or ""
     return [] if file.suffix.lower() in SUFFIXES else given.split("-") if given else []
+
+
+def _of_dataset(folder: Path) -> Iterable[Path]:
+    """What `datasets` reads of a folder; of one that it does not know, nothing is read."""
+    if any(any(folder.glob(pattern)) for pattern in SAVED_DATASET):
+        for place, below, names in os.walk(folder):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found = (Path(place, name) for name in names if not name.startswith("."))
+            yield from (file for file in found if file.suffix.lower() in SAVED)
 
 
 def _of_checkpoint(folder: Path) -> Iterator[Path]:
