@@ -135,6 +135,14 @@ def test_of_those_who_come_at_once_one_has_it(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_stray_rank_does_not_end_claims(tmp_path, monkeypatch):
+    """Without WORLD_SIZE nobody else was launched."""
+    monkeypatch.setenv("RANK", "1")
+    left(tmp_path, ".o.abcd1234.unfinished")
+    with claimed(tmp_path / "o"):
+        assert os.listdir(tmp_path) == [".o.lock"]
+
+
 def test_where_there_are_no_locks_nothing_is_swept(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -222,6 +222,18 @@ def test_a_stage_is_done_of_the_same_files_alone(pipeline, tmp_path, capsys):
 # ---- a finished run
 
 
+def test_a_stray_rank_leaves_a_finished_run_as_it_is(model, data, tmp_path, capsys, monkeypatch):
+    """What a killed run left goes, as without the variable."""
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(state.Store, "remove", interrupted)
+        assert run(words) == 130
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")
+    assert run([*words, "--resume"]) == 0 and "is done already" in capsys.readouterr().err
+    assert not (tmp_path / "out.training").exists()
+
+
 def test_a_finished_run_is_done(model, data, tmp_path, capsys, monkeypatch):
     """Killed after its result was put in place, or resumed again; not that of another recipe."""
     out = tmp_path / "out"
@@ -283,6 +295,49 @@ def test_the_place_of_the_state_is_a_folder(kind, model, data, tmp_path, capsys,
     for more in ([], ["--resume"], ["--overwrite"]):
         assert run([*arguments(model, data, tmp_path / "out", *SHORT), *more]) == 2
         assert f"is a {kind}" in sentence(capsys)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "replaced.pt"])
+def test_files_of_others_in_the_place_of_the_state_stay(name, model, data, tmp_path, capsys):
+    """Whatever was asked for; also where the run is done already."""
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    file = tmp_path / "out.training" / name
+    file.parent.mkdir()
+    file.write_text("mine")
+    for more in ([], ["--resume"], ["--overwrite"]):
+        assert run([*words, *more]) == 2 and f"{file}, where" in sentence(capsys)
+    torch.save({"weight": torch.ones(2)}, file)
+    kept = file.read_bytes()
+    assert run([*words, "--overwrite"]) == 2 and "none that tlm wrote" in sentence(capsys)
+    file.rename(tmp_path / "aside")
+    assert run(words) == 0
+    file.parent.mkdir()
+    (tmp_path / "aside").rename(file)
+    capsys.readouterr()
+    assert run([*words, "--resume"]) == 2 and "none that tlm wrote" in sentence(capsys)
+    assert file.read_bytes() == kept
+
+
+def test_a_state_of_an_older_tlm_is_told_and_replaced(model, data, tmp_path, capsys):
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    file = tmp_path / "out.training" / "state.pt"
+    file.parent.mkdir()
+    torch.save({"identity": {}, "state": {"step": 1, "model": torch.ones(2)}}, file)
+    assert run([*words, "--resume"]) == 2 and "another version of tlm" in sentence(capsys)
+    assert run([*words, "--overwrite"]) == 0 and not file.parent.exists()
+
+
+def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(model, data, tmp_path, capsys):
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    place = tmp_path / "out.training"
+    place.mkdir()
+    os.mkfifo(place / "state.pt")
+    assert run([*words, "--resume"]) == 4 and "is a named pipe" in sentence(capsys)
+    with pytest.raises(state.NotLoadable, match="is a named pipe"):
+        state.Store(tmp_path / "out", {}).load()
+    (place / "state.pt").rename(place / ".state.pt.unfinished")
+    state.Store(tmp_path / "out", {}).save({})
+    assert (place / ".state.pt.unfinished").is_file()
 
 
 def test_a_newer_format_and_other_processes_are_told(model, data, tmp_path, capsys, stopped):

@@ -1,6 +1,5 @@
 """The verb finetune: Recipe -> Report."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from tlmtool import kept
 from tlmtool.bookkeeping import Run, out_folder, place_of, provenance
 from tlmtool.commands.studying import studied
-from tlmtool.failure import NotLoadable, Usage
+from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.inputs import Sums, changed, sums_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
@@ -130,8 +129,10 @@ def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) ->
             f"{changed(found.data.get('inputs'), inputs)} is not the file that the finished run in "
             f"{out} read: give another --out, or --overwrite"
         )
-    if os.environ.get("RANK", "0") == "0":
-        Store(out, identity).remove()
+    if speaks():
+        store = Store(out, identity)
+        store.check_place()
+        store.remove()
         log.warning("%s is done already: nothing was left to train", out)
     return found
 

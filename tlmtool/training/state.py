@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.files import regular
 from tlmtool.inputs import Sums, changed
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
@@ -36,13 +37,20 @@ class Store:
         return (self.folder / NAME).exists()
 
     def check_place(self) -> None:
-        """Raises Usage where something other than a folder of tlm's stands in its place."""
+        """Raises Usage where something other than a folder of tlm's stands in its place, or a file
+        that tlm did not write in that of a state; NotLoadable for what is no ordinary file."""
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             kind = "a link" if self.folder.is_symlink() else "a file"
             raise Usage(
                 f"{self.folder}, where the state of a run is kept, is {kind}: move it away, or "
                 "give another --out"
             )
+        for file in (self.folder / NAME, self.folder / REPLACED):
+            if file.exists() and not _ours(regular(file)):
+                raise Usage(
+                    f"{file}, where the state of a run is kept, is none that tlm wrote: move it "
+                    "away, or give another --out"
+                )
 
     def save(self, state: dict[str, Any]) -> None:
         """Written beside the last state, which it replaces at `keep`. Raises OSError, with the
@@ -125,7 +133,8 @@ class _Summed:
 
 def _write(file: Path, kept: dict[str, Any]) -> None:
     """All of it and its sum, down to the disk. Raises OSError."""
-    with file.open("wb") as opened:
+    file.unlink(missing_ok=True)  # what a killed run left, or a pipe that would be waited for
+    with file.open("xb") as opened:
         summed = _Summed(opened)
         try:
             torch.save(kept, summed)
@@ -139,7 +148,7 @@ def _write(file: Path, kept: dict[str, Any]) -> None:
 def _read(file: Path) -> dict[str, Any]:
     """What a state file holds; raises NotLoadable for one that is not as it was written."""
     try:
-        with file.open("rb") as opened:
+        with regular(file).open("rb") as opened:
             sums = _sums(opened)
             opened.seek(0)
             if sums and sums[0] != sums[1]:
@@ -156,18 +165,34 @@ def _read(file: Path) -> dict[str, Any]:
     return kept
 
 
+def _ours(file: Path) -> bool:
+    """Whether tlm wrote a file: it ends in a sum, or, as of tlm 0.2.0, holds the parts of a
+    state."""
+    with file.open("rb") as opened:
+        if _said(opened):
+            return True
+    try:
+        kept = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # zip, pickle and torch each raise their own
+        return False
+    return isinstance(kept, dict) and {"identity", "state"} <= {*kept}
+
+
+def _said(opened: BinaryIO) -> bytes | None:
+    """The sum that a file says it has."""
+    opened.seek(max(0, opened.seek(0, os.SEEK_END) - END))
+    end = opened.read()
+    return end[len(SUM) :] if end.startswith(SUM) and len(end) == END else None
+
+
 def _sums(opened: BinaryIO) -> tuple[bytes, bytes] | None:
     """(the sum that a file says it has, the one that it has); None where it says none."""
-    size = opened.seek(0, os.SEEK_END)
-    if size < END:
+    if (said := _said(opened)) is None:
         return None
-    opened.seek(size - END)
-    end = opened.read()
-    if not end.startswith(SUM):
-        return None
+    left = opened.tell() - END
     opened.seek(0)
-    found, left = hashlib.sha256(), size - END
+    found = hashlib.sha256()
     while part := opened.read(min(left, 2**20)):
         found.update(part)
         left -= len(part)
-    return end[len(SUM) :], found.hexdigest().encode()
+    return said, found.hexdigest().encode()
