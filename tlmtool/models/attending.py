@@ -200,9 +200,9 @@ def _attend(model: PreTrainedModel, path: str, form: Attention, fitted: bool) ->
     module.__class__ = attending(type(module))
     outs = form.out_features(*wanted, features)
     if form.own_output:
-        _put(base, linears["output"], OutputBias(output))
+        base.set_submodule(linears["output"], OutputBias(output))
     elif outs != shape(output)[1]:
-        _put(base, linears["output"], _resized(output, None, outs))
+        base.set_submodule(linears["output"], _resized(output, None, outs))
 
 
 def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[int, int]) -> None:
@@ -216,7 +216,7 @@ def _resize(base: nn.Module, path: str, inputs: dict[str, str], wanted: tuple[in
         )
     for role, site in inputs.items():
         size = (3 if role == "qkv" else 1) * heads * width
-        _put(base, site, _resized(base.get_submodule(site), size))
+        base.set_submodule(site, _resized(base.get_submodule(site), size))
     for names, value in ((HEADS, heads), (WIDTH, width), (WHOLE, heads * width)):
         for name in (n for n in names if hasattr(module, n)):
             setattr(module, name, value)
@@ -235,8 +235,3 @@ def _resized(old: nn.Module, out_features: int | None, in_features: int | None =
         if bias:
             nn.init.zeros_(made.bias)
     return made.to(held.dtype).train(old.training)
-
-
-def _put(base: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(base.get_submodule(parent), name, module)

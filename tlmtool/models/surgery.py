@@ -112,18 +112,15 @@ def _factorize(
         if isinstance(dense, TABLES):
             _factorize_tied(model, _below(model, site), decomposition, factors)
         else:
-            _set(base, site, FactorizedLinear(decomposition, dense, factors))
+            base.set_submodule(site, FactorizedLinear(decomposition, dense, factors))
 
 
 def hold(
     model: PreTrainedModel, site: str, form: Decomposition, factors: dict[str, Tensor]
 ) -> None:
     """The linear at a site becomes these factors, in place."""
-    _set(
-        model.base_model,
-        site,
-        FactorizedLinear(form, model.base_model.get_submodule(site), factors),
-    )
+    base = model.base_model
+    base.set_submodule(site, FactorizedLinear(form, base.get_submodule(site), factors))
 
 
 def let_go(model: PreTrainedModel, site: str) -> nn.Module:
@@ -133,7 +130,7 @@ def let_go(model: PreTrainedModel, site: str) -> nn.Module:
     set_weight(dense.to(weight.dtype), weight)
     dense.weight.requires_grad_(next(iter(module.factors.values())).requires_grad)
     dense.bias = module.bias_parameter()
-    _set(model.base_model, site, dense.train(module.training))
+    model.base_model.set_submodule(site, dense.train(module.training))
     return dense
 
 
@@ -158,7 +155,7 @@ def merge(model: PreTrainedModel) -> None:
         dense.weight = tables[id(first)]
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
-        _set(model, path, dense.train(module.training))
+        model.set_submodule(path, dense.train(module.training))
     for _, part in parts(model):
         part.__dict__.update(part.__dict__.pop("_dense_ties", {}))
 
@@ -205,11 +202,6 @@ def plan_from_dict(kept: dict) -> Plan:
     return plan | {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
 
 
-def _set(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
-
-
 def _below(model: PreTrainedModel, site: str) -> str:
     """The path of a site from the model itself."""
     return site if model.base_model is model else f"{model.base_model_prefix}.{site}"
@@ -232,7 +224,7 @@ def _factorize_tied(
         first = first or new
         for link, source in zip(new.weight, first.weight, strict=True):
             link.weight = source.weight
-        _set(model, path, new)
+        model.set_submodule(path, new)
         renamed[f"{path}.weight"] = [f"{path}.weight.{e}.weight" for e in ("left", "right")]
         renamed[f"{path}.bias"] = [f"{path}.weight.left.bias"]
     for dot, part in parts(model):

@@ -34,7 +34,7 @@ def resize(model: PreTrainedModel, rows: int | None, change: Callable[[], object
         for part, ties in tables:
             vars(part).update(ties)
         for path, module in held:
-            _set(model, path, module.weight.left)
+            model.set_submodule(path, module.weight.left)
         change()
     finally:
         for path, module in held:
@@ -44,7 +44,7 @@ def resize(model: PreTrainedModel, rows: int | None, change: Callable[[], object
             form = module.form[0]
             size = "num_embeddings" if isinstance(form, nn.Embedding) else "out_features"
             setattr(form, size, module.out_features)
-            _set(model, path, module)
+            model.set_submodule(path, module)
         for part, ties in now:
             vars(part).update(ties)
     return table
@@ -58,8 +58,3 @@ def check(held: nn.Module | None, value: nn.Module) -> None:
 
 def _dense(part: PreTrainedModel) -> dict:
     return vars(part).get("_dense_ties", {})
-
-
-def _set(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
