@@ -10,6 +10,7 @@ from conftest import WORDS, pico, word_tokenizer
 from scipy.stats import spearmanr
 from transformers import AutoTokenizer, T5EncoderModel
 
+from tlmtool.bookkeeping import Run
 from tlmtool.cli import run
 from tlmtool.failure import NotLoadable
 from tlmtool.measuring.evaluation import evaluate
@@ -195,3 +196,23 @@ def test_missing_weights_of_a_part_are_one_sentence(dense, tmp_path):
     (folder / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(NotLoadable, match=r"2_Dense has no model\.safetensors"):
         pooling_of(checkpoint.load(folder))
+
+
+def test_what_cannot_be_followed_is_refused_before_weights_are_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    folder = plain(tmp_path / "m", pico("bert"))
+    (folder / "modules.json").write_text(json.dumps(WRONG["foreign"][1]))
+    (tmp_path / "p.csv").write_text("".join(f"{a},{b},{score}\n" for a, b, score in PAIRS))
+    monkeypatch.setattr(Run, "load", lambda *_, **__: pytest.fail("weights are loaded"))
+    line = ["evaluate", str(folder), "--task", "similarity", "--data", str(tmp_path / "p.csv")]
+    assert run([*line, "-q"]) == 4
+    assert "their.own.Pooling" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_model_are_read_once(monkeypatch):
+    read = []
+    monkeypatch.setattr("tlmtool.measuring.pooling.folder_of", read.append)  # gives none
+    models = [pico("bert", seed=seed) for seed in (0, 1)]
+    evaluate("similarity", models[0], word_tokenizer(), PAIRS, baseline=models[1])
+    assert len(read) == 2

@@ -9,6 +9,7 @@ from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.measuring.evaluation import examples_of
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
+from tlmtool.measuring.pooling import pooling_of
 from tlmtool.models import checkpoint
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
@@ -69,6 +70,8 @@ def _read(run: Run, folder: Path, names: dict[str, str], columns: dict[str, str 
         others[key] = run.empty(checkpoint.resolve(name))
         others[key].name_or_path = name
     models = [empty, *(each for key, each in others.items() if key == "baseline")]
+    for each in models if wanted.task == "similarity" else ():
+        pooling_of(each)  # refused before any work
     given = (wanted.samples, recipe.seed, columns, recipe.training.languages)
     return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 

@@ -220,8 +220,10 @@ def _of_texts(
 ) -> tuple[list[Statistic], list[dict[str, Any]]]:
     """The same of similarity, features, and a language-model loss."""
     if task == "similarity":
-        found = [similarity(each, tokenizer, examples, settings) for each in models]
-        return found, [{"pooled": pooling_of(each).words} for each in models]
+        pools = [pooling_of(each) for each in models]
+        pairs = zip(models, pools, strict=True)
+        found = [similarity(m, pool, tokenizer, examples, settings) for m, pool in pairs]
+        return found, [{"pooled": pool.words} for pool in pools]
     if task == "features":
         return features(models, against, tokenizer, examples, settings), [{} for _ in models]
     losses = [language_loss(m, tokenizer, examples, **settings, **language) for m in models]

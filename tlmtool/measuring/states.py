@@ -14,15 +14,13 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import named
 from tlmtool.measuring.intervals import Statistic
 from tlmtool.measuring.outputs import streamed
-from tlmtool.measuring.pooling import pooling_of
+from tlmtool.measuring.pooling import Pooling
 
 
 def similarity(
-    model: nn.Module, tokenizer: Any, pairs: list[Pair], settings: dict[str, Any]
+    model: nn.Module, pool: Pooling, tokenizer: Any, pairs: list[Pair], settings: dict[str, Any]
 ) -> Statistic:
-    """Spearman of resampled pairs by the cosine of their last hidden states, pooled as the folder
-    of the model says (`measuring.pooling`)."""
-    pool = pooling_of(model)
+    """Spearman of resampled pairs by the cosine of their pooled last hidden states."""
     sentences = pool.texts([left for left, _, _ in pairs] + [right for _, right, _ in pairs])
     longest = min(settings["max_length"], pool.longest or settings["max_length"])
     settings = settings | {"max_length": longest, "encoder": pool.encoder}
