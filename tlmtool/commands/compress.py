@@ -1,5 +1,6 @@
 """The verb compress: Recipe -> Report."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def compress(recipe: Recipe) -> Report:
 def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
     """Raises a Failure for all that can be refused by the model's shape and the data, before
     weights are loaded and anything is measured."""
+    empty = copy.deepcopy(empty)  # what attention would change in it
     if recipe.recovery.steps is not None:
         if tokenizer is None:
             raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
