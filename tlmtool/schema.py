@@ -148,7 +148,7 @@ class Output:
         None, "compress merge overparam finetune", "folder of the new checkpoint", "DIR"
     )
     overwrite: bool = setting(
-        False, "compress merge overparam finetune", "replace a folder that is not empty"
+        False, "compress merge overparam finetune", "replace the checkpoint that is there"
     )
     dry_run: bool = setting(
         False, "compress overparam finetune", "predict size and cost, write nothing"
