@@ -18,6 +18,8 @@ from tlmtool.report import Report
 torch.set_num_threads(1)  # the tests themselves run side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+DEVICE = os.environ.get("TLM_TEST_DEVICE", "cuda")  # of the tests marked gpu; cpu checks the tests
+
 V, E, FFN, WIDTH = 99, 32, 48, 8
 _ENDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _BERT = {
@@ -136,6 +138,12 @@ def output(model: PreTrainedModel) -> torch.Tensor:
     return model(**inputs(model))[0]
 
 
+def apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The largest difference, relative to the largest of y."""
+    x, y = (t.detach().cpu() for t in (x, y))
+    return float((x - y).abs().max() / y.abs().max().clamp(min=1e-30))
+
+
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "far", "away"]
 
 
@@ -166,6 +174,14 @@ def of_two(monkeypatch) -> None:
     more = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in ({"RANK": "0", "LOCAL_RANK": "0"} | more).items():
         monkeypatch.setenv(name, value)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Tests marked gpu are skipped where torch finds none."""
+    if DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="torch finds no GPU here"))
 
 
 @pytest.fixture(autouse=True, scope="session")
