@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tlmtool.cli import COMMANDS, run
-from tlmtool.notation import written
+from tlmtool.files.notation import written
 from tlmtool.schema import settings
 
 ODD = [

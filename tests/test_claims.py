@@ -15,12 +15,12 @@ from conftest import pico
 from test_overwriting import compress, forked, tree
 
 import tlmtool
-from tlmtool import writing
-from tlmtool.claims import claimed, sweep_within
 from tlmtool.cli import run
 from tlmtool.failure import Failure, Usage
+from tlmtool.files import writing
+from tlmtool.files.claims import claimed, sweep_within
+from tlmtool.files.writing import write_whole
 from tlmtool.training.state import Store
-from tlmtool.writing import write_whole
 
 source = test_overwriting.source  # its fixture
 

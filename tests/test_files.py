@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import read_text, regular
+from tlmtool.files.reading import read_text, regular
 
 
 def test_a_regular_file_a_link_to_one_and_nothing_pass(tmp_path):

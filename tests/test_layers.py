@@ -25,11 +25,12 @@ ORDER = """
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention | kept | report | card | plots | views | views_training views_complexity
+    | attention | report_kept | report | card | plots | views | views_training views_complexity
     | views_attention views_sites | figures | progress
-    | stages | recipe | rules | checks | sources | notation | values | schema
+    | stages | recipe | rules | checks | sources | values | schema
     | schema_training schema_overparam schema_profiling
-    | schema_attention | setting | places | writing | claims | files | failure printable
+    | schema_attention | setting | files.places files.writing files.kept files.notation
+    | files.claims files.reading files.numbers files.__init__ | failure printable
 """
 
 ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}

@@ -12,8 +12,8 @@ import pytest
 from conftest import pico
 
 import tlmtool
-from tlmtool import writing
 from tlmtool.cli import run
+from tlmtool.files import writing
 
 WRITING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.truncate")
 WRITING += ("shutil.rmtree", "shutil.copyfile", "os.symlink", "exchange")

@@ -10,10 +10,10 @@ import yaml
 from conftest import WORDS, pico, word_tokenizer
 
 import tlmtool
-from tlmtool import places
 from tlmtool.cli import run
 from tlmtool.failure import Usage
-from tlmtool.places import check_apart, check_place, path_of, related
+from tlmtool.files import places
+from tlmtool.files.places import check_apart, check_place, path_of, related
 
 
 @pytest.fixture

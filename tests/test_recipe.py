@@ -3,10 +3,10 @@
 import pytest
 
 from tlmtool import schema
+from tlmtool.checks import comparison
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.recipe import build, dump
 from tlmtool.schema import Recipe, settings, settings_of
-from tlmtool.values import comparison
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from tlmtool import recipe as recipes
-from tlmtool.claims import claim
 from tlmtool.data import tasks
 from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable
+from tlmtool.files.claims import claim
+from tlmtool.files.places import check_place, path_of, reads_of
 from tlmtool.measuring.counting import CONVENTION, count_bytes, count_parameters, forward_flops
 from tlmtool.measuring.inputs import named
 from tlmtool.measuring.outputs import position_limit
@@ -31,7 +32,6 @@ from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.models.weights import sha256, weight_files
-from tlmtool.places import check_place, path_of, reads_of
 from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report

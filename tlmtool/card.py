@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from tlmtool.figures import TEXT_COLUMNS, View, human
-from tlmtool.notation import written
+from tlmtool.files.notation import written
 from tlmtool.printable import printable
 from tlmtool.views import views
 

@@ -4,14 +4,16 @@ A figure is a dotted path in the report, or its last part where that says which;
 place in a list whose length the run finds, `*` for a name of the model's (a role, a metric).
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from tlmtool.failure import Usage
-from tlmtool.values import show
+from tlmtool.failure import Usage, show
+from tlmtool.files.numbers import number
 
+COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
 ENDS = ("before", "after")
 METRICS = {  # of the labelled tasks, whose mean is the score
     **dict.fromkeys(("cola", "grammar"), ("matthews",)),
@@ -239,3 +241,22 @@ def _matches(path: str, key: str) -> bool:
     """Whether a path with places and names left open is that of a key."""
     pattern = re.escape(path).replace(r"\#", r"\d+").replace(r"\*", r"[\w.\-]+")
     return re.fullmatch(pattern, key) is not None
+
+
+def checked_figure(test: str | None) -> str:
+    """The figure that a check such as 'loss>3.2' names; nothing where none is asked for."""
+    return comparison(test)[0] if test else ""
+
+
+def comparison(text: str) -> tuple[str, str, float]:
+    """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
+    found = COMPARISON.fullmatch(text)
+    try:
+        if found and math.isfinite(limit := number(found[3])):
+            return found[1], found[2], float(limit)
+    except (ValueError, OverflowError):
+        pass
+    raise Usage(
+        f"the check {show(text)} is not a comparison with a number such as 'loss>3.2' "
+        "(operators: > >= < <= == !=)"
+    )

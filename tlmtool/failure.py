@@ -5,9 +5,15 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from reprlib import Repr
 from typing import Any
 
 LAUNCHED = {"RANK": 0, "LOCAL_RANK": -1, "MASTER_PORT": 0}  # variable of a launcher: its least
+
+
+_short = Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 2
 
 
 class Failure(Exception):
@@ -55,6 +61,16 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, shortened; its type where it says nothing."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return said[:300] or type(error).__name__
+
+
+def show(value: Any) -> str:
+    """A value as an error shows it: short, printable, numbers given as text without quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]{1,40}", value):
+        return value
+    try:
+        return ascii(value) if isinstance(value, float) else _short.repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a very long number"
 
 
 @contextmanager

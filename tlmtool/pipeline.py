@@ -9,21 +9,22 @@ from typing import Any
 
 from pydantic import Field
 
-from tlmtool import kept
-from tlmtool.claims import claimed
 from tlmtool.commands import perform
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.failure import NotLoadable, Usage, check_alone
+from tlmtool.files import kept
+from tlmtool.files.claims import claimed
+from tlmtool.files.kept import Kept
+from tlmtool.files.places import check_apart, check_makeable, path_of, reads_of
+from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.inputs import changed, sums_of
-from tlmtool.kept import Form
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
-from tlmtool.places import check_apart, check_makeable, path_of, reads_of
 from tlmtool.recipe import to_dict
 from tlmtool.report import Report
+from tlmtool.report_kept import read_report
 from tlmtool.stages import WRITES, Stage, stages_of
 from tlmtool.training.state import Store
-from tlmtool.writing import whole_folder, write_whole
 
 __all__ = ["Stage", "run", "stages_of", "summary"]
 
@@ -152,7 +153,7 @@ def _compare(stage: Stage, note: dict[str, Any] | None, identity: dict[str, Any]
         )
 
 
-class _Note(Form):
+class _Note(Kept):
     """Of a stage: its recipe and the files that it reads, noted before it runs; and the mark of an
     earlier result in its place, which it replaces."""
 
@@ -161,7 +162,7 @@ class _Note(Form):
     replaces: str | None = None
 
 
-class _List(Form):
+class _List(Kept):
     format: int = 1  # of a version that did not say it
     stages: dict[str, _Note] = Field(default_factory=dict)
 
@@ -213,7 +214,7 @@ def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
 
 def _done(stage: Stage) -> Report:
     """The report of a stage that an earlier run has ended, perhaps just before it was killed."""
-    report = kept.report(stage.out / REPORT, stage.recipe.verb)
+    report = read_report(stage.out / REPORT, stage.recipe.verb)
     Store(stage.out, {}).remove()
     return report
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
-from tlmtool.notation import written
+from tlmtool.files.notation import written
 from tlmtool.rules import BLOCKS, BUDGETS, check
 from tlmtool.schema import Override, Recipe, settings
 from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlmtool.checks import find
+from tlmtool.checks import comparison, find
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.figures import TEXT_COLUMNS, View, figure, human
 from tlmtool.printable import printable
-from tlmtool.values import comparison
 from tlmtool.views import views
 from tlmtool.views_complexity import called, forms
 

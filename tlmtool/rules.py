@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from tlmtool.checks import check_figure
-from tlmtool.failure import Usage
+from tlmtool.checks import check_figure, comparison
+from tlmtool.failure import Usage, show
 from tlmtool.schema import Recipe
 from tlmtool.schema_overparam import Study
 from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training
 from tlmtool.setting import settings_of
-from tlmtool.values import comparison, show
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"

@@ -9,11 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.files import regular
-from tlmtool.notation import parse
+from tlmtool.failure import Failure, NotLoadable, Usage, show
+from tlmtool.files.notation import parse
+from tlmtool.files.reading import regular
 from tlmtool.schema import Recipe, settings, settings_of
-from tlmtool.values import show
 
 LARGEST_FILE = 2**20
 FREE = "config."  # keys of config.json: checked by the family that is built,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
-from tlmtool.places import path_of
+from tlmtool.files.places import path_of
 from tlmtool.recipe import Recipe, built
 from tlmtool.schema import VERBS
 from tlmtool.sources import from_mapping, from_sets, read

@@ -1,50 +1,19 @@
 """One value of a recipe against its rule in the schema; every refusal is one sentence."""
 
-import math
 import re
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from reprlib import Repr
 from typing import Annotated, Any, get_args, get_origin
 
-from tlmtool.failure import Usage
+from tlmtool.failure import Usage, show
+from tlmtool.files.numbers import number
 from tlmtool.setting import settings_of
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a line of text"}
 BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}
 LARGEST_INTEGER = 2**63 - 1
-COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
-INTEGER = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"  # both as YAML 1.2 has them
-FLOAT = (
-    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-)
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-
-_short = Repr()
-_short.maxstring = _short.maxother = 80
-_short.maxlevel = 2
-
-
-def show(value: Any) -> str:
-    """A value as an error shows it: short, printable, numbers given as text without quotes."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]{1,40}", value):
-        return value
-    try:
-        return ascii(value) if isinstance(value, float) else _short.repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a very long number"
-
-
-def number(text: str) -> int | float:
-    """The number that a text writes, by the rules of YAML 1.2: 010 is 10, 0x10 is 16, 1e3 is a
-    thousand, 1_000 is none. Raises ValueError for what is none, or has thousands of digits."""
-    if re.fullmatch(INTEGER, text):
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if re.fullmatch(FLOAT, text):
-        return float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python writes inf and nan without
-    raise ValueError(f"{show(text)} is not a number")
 
 
 def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
@@ -135,22 +104,3 @@ def _rule(kind: type, rules: dict[str, Any], choices: list[str]) -> str:
         return " or ".join([", ".join(choices[:-1]), choices[-1]][len(choices) == 1 :])
     within = [words.format(rules[key]) for key, words in BOUNDS.items() if key in rules]
     return rules.get("what") or f"{WORDS[kind]} {' and '.join(within)}".strip()
-
-
-def checked_figure(test: str | None) -> str:
-    """The figure that a check such as 'loss>3.2' names; nothing where none is asked for."""
-    return comparison(test)[0] if test else ""
-
-
-def comparison(text: str) -> tuple[str, str, float]:
-    """('loss', '>', 3.2) out of 'loss>3.2'; raises Usage."""
-    found = COMPARISON.fullmatch(text)
-    try:
-        if found and math.isfinite(limit := number(found[3])):
-            return found[1], found[2], float(limit)
-    except (ValueError, OverflowError):
-        pass
-    raise Usage(
-        f"the check {show(text)} is not a comparison with a number such as 'loss>3.2' "
-        "(operators: > >= < <= == !=)"
-    )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool import recipe as recipes
-from tlmtool.claims import claims
 from tlmtool.failure import check_alone
-from tlmtool.places import check_place, path_of, reads_of
+from tlmtool.files.claims import claims
+from tlmtool.files.places import check_place, path_of, reads_of
 
 
 def perform(recipe: recipes.Recipe) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tlmtool import kept
 from tlmtool.bookkeeping import Run, out_folder, place_of, provenance
+from tlmtool.checks import checked_figure
 from tlmtool.commands.studying import studied
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.inputs import Sums, changed, sums_of
@@ -17,12 +17,12 @@ from tlmtool.models import checkpoint
 from tlmtool.progress import log
 from tlmtool.recipe import Recipe, to_dict
 from tlmtool.report import Report
+from tlmtool.report_kept import read_report
 from tlmtool.training import finetune as training
 from tlmtool.training import fresh, jobs
 from tlmtool.training.expansion import lifted
 from tlmtool.training.loop import Outcome
 from tlmtool.training.state import Store
-from tlmtool.values import checked_figure
 
 
 def finetune(recipe: Recipe) -> Report:
@@ -116,7 +116,7 @@ def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) ->
     file = out / "report.json"
     if not recipe.training.resume or recipe.output.overwrite or not file.exists():
         return None
-    found = kept.report(file, "finetune")
+    found = read_report(file, "finetune")
     made = _same(found.data["recipe"])
     key = next((k for k in sorted({*made, *identity}) if made.get(k) != identity.get(k)), None)
     if key:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
+from tlmtool.checks import checked_figure
 from tlmtool.failure import Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
@@ -14,7 +15,6 @@ from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
-from tlmtool.values import checked_figure
 
 
 def merge(recipe: Recipe) -> Report:

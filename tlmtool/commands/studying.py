@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tlmtool import kept
 from tlmtool.bookkeeping import Run
-from tlmtool.claims import claim, sweep_within
 from tlmtool.failure import Usage, check_alone
 from tlmtool.figures import human
+from tlmtool.files import kept
+from tlmtool.files.claims import claim, sweep_within
+from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.inputs import changed
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
-from tlmtool.places import check_place, path_of, reads_of
 from tlmtool.recipe import Recipe
 from tlmtool.report import Report
 from tlmtool.training.study import Study
-from tlmtool.writing import whole_folder, write_whole
 
 NAME = "study.json"  # in the folder of a study: what its results have in common
 FILES = r"(study|report|rate-[\w.+-]+|[\w-]+-seed\d+)\.json"  # all that it writes

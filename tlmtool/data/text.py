@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import regular
+from tlmtool.files.reading import regular
 
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins so too
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import read_text, regular
+from tlmtool.files.reading import read_text, regular
 from tlmtool.measuring.inputs import folder_of
 from tlmtool.models.folder import inside, modules
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import regular
+from tlmtool.files.reading import regular
 from tlmtool.models.folder import inside, modules
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl")

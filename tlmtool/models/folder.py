@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import MissingDependency, NotLoadable
-from tlmtool.files import read_text, regular
+from tlmtool.files.reading import read_text, regular
 from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX, base_type
 
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")

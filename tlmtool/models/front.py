@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tlmtool import notation
 from tlmtool.failure import Usage
-from tlmtool.files import regular
+from tlmtool.files import notation
+from tlmtool.files.reading import regular
 from tlmtool.models.folder import inside
 
 LONGEST = 64 * 2**10  # bytes of a card in which its front matter ends

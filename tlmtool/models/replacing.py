@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from tlmtool.failure import NotLoadable, Usage
-from tlmtool.files import read_text
+from tlmtool.files.reading import read_text
 from tlmtool.models.folder import modules
 
 MIB = 2**20

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from tlmtool.claims import claimed
+from tlmtool.files.claims import claimed
+from tlmtool.files.places import check_place, path_of
+from tlmtool.files.writing import whole_folder
 from tlmtool.models.beside import copy_side_files
 from tlmtool.models.folder import resolve
 from tlmtool.models.replacing import check_out
-from tlmtool.places import check_place, path_of
-from tlmtool.writing import whole_folder
 
 
 def save(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import read_text
+from tlmtool.files.reading import read_text
 from tlmtool.models.folder import LARGEST
 
 MOST = 10**6  # tokens that a number in tokenizer_config.json may ask for

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tlmtool.failure import NotLoadable
-from tlmtool.files import read_text, regular
+from tlmtool.files.reading import read_text, regular
 from tlmtool.models.folder import LARGEST, guard, inside
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

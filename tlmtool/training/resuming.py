@@ -8,12 +8,12 @@ from pydantic import TypeAdapter
 
 from tlmtool.decompositions import from_dict
 from tlmtool.failure import Failure, NotLoadable
-from tlmtool.kept import Form
+from tlmtool.files.kept import Kept
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.sharding import gather, scatter
 
 
-class _Numbers(Form, allow_inf_nan=True):
+class _Numbers(Kept, allow_inf_nan=True):
     """An object of figures, which may be those of a run that went wrong."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.files import regular
+from tlmtool.files.reading import regular
 from tlmtool.inputs import Sums, changed
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"

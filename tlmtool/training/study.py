@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tlmtool import kept
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.kept import Form
+from tlmtool.files import kept
+from tlmtool.files.kept import Kept
+from tlmtool.files.writing import write_whole
 from tlmtool.schema import Recipe
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
 from tlmtool.training.jobs import Job, prepare
 from tlmtool.training.loop import Outcome
 from tlmtool.training.verdicts import compared, spread
-from tlmtool.writing import write_whole
 
 NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
 NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from
@@ -28,11 +28,11 @@ STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"
 Result = dict[str, Any]  # of one arm and seed
 
 
-class _Expanded(Form):
+class _Expanded(Kept):
     site: str
 
 
-class _Result(Form):
+class _Result(Kept):
     """What is read of a result that was kept."""
 
     score: float

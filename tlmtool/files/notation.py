@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from tlmtool.failure import Usage
-from tlmtool.values import FLOAT, INTEGER, number, show
+from tlmtool.failure import Usage, show
+from tlmtool.files.numbers import FLOAT, INTEGER, number
 
 DEEPEST, MOST = 64, 20_000  # levels and values; a recipe has some five and some hundred of them
 NULL, BOOLEAN = r"~|null|Null|NULL|", r"true|True|TRUE|false|False|FALSE"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tlmtool.claims import REPLACED, UNFINISHED, claimed
 from tlmtool.failure import Failure, Usage
+from tlmtool.files.claims import REPLACED, UNFINISHED, claimed
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
