@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import tlmtool
-from tlmtool.report import Report
+from tlmtool.report.report import Report
 
 torch.set_num_threads(1)  # the tests themselves run side by side
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,12 +6,12 @@ import re
 import pytest
 from conftest import pico, sentences, word_tokenizer
 
-from tlmtool import checks
 from tlmtool.cli import run
 from tlmtool.data.glue import GLUE, GRAMMAR
 from tlmtool.measuring.evaluation import TASKS
 from tlmtool.models import checkpoint
-from tlmtool.report import Report, _leaves
+from tlmtool.report import checks
+from tlmtool.report.report import Report, _leaves
 from tlmtool.schema import VERBS
 from tlmtool.schema_training import LABELLED
 from tlmtool.sources import from_mapping

@@ -11,7 +11,7 @@ import pytest
 
 from tlmtool.cli import COMMANDS, run
 from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
-from tlmtool.report import Report
+from tlmtool.report.report import Report
 from tlmtool.schema import settings
 
 HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy", "matplotlib")
@@ -135,7 +135,7 @@ def test_a_failed_check_exits_3_after_the_report(commands, capsys):
 
 def test_a_reader_that_leaves_is_not_a_traceback(tmp_path):
     code = (
-        "import sys, types; from tlmtool.report import Report\n"
+        "import sys, types; from tlmtool.report.report import Report\n"
         "commands = types.ModuleType('tlmtool.commands')\n"
         "commands.perform = lambda recipe: Report('merge', {'warnings': ['x' * 99] * 9999})\n"
         "import tlmtool; tlmtool.commands = sys.modules['tlmtool.commands'] = commands\n"

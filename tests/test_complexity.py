@@ -10,7 +10,6 @@ import torch
 from conftest import pico
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlmtool import plots
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
@@ -18,8 +17,9 @@ from tlmtool.failure import Usage
 from tlmtool.measuring import complexity as measuring
 from tlmtool.measuring.complexity import Case, Softmax, complexity, exponent
 from tlmtool.measuring.passes import one_pass, peak
-from tlmtool.report import Report
-from tlmtool.views import views
+from tlmtool.report import plots
+from tlmtool.report.report import Report
+from tlmtool.report.views import views
 
 SMALL = ("--heads", 2, "--head-width", 4, "--runs", 1)
 KERNELS = {"softmax": Softmax(), "dimensionwise": DimensionWise(), "multilinear": MultiLinear()}

@@ -10,10 +10,10 @@ import pytest
 from tlmtool.cli import run
 from tlmtool.compression.compress import compress
 from tlmtool.data.tasks import sentence_pairs
-from tlmtool.figures import human
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint
+from tlmtool.report.figures import human
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 # Block terms are found by a search in float32 and float64: one and two threads gave errors 3e-5

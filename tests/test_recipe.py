@@ -3,9 +3,9 @@
 import pytest
 
 from tlmtool import schema
-from tlmtool.checks import comparison
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.recipe import build, dump
+from tlmtool.report.checks import comparison
 from tlmtool.schema import Recipe, settings, settings_of
 
 

@@ -8,8 +8,8 @@ import yaml
 from rich.console import Console
 
 from tlmtool.failure import CheckFailed, Usage
-from tlmtool.figures import figure, human
-from tlmtool.report import Report
+from tlmtool.report.figures import figure, human
+from tlmtool.report.report import Report
 
 
 def site(layer: int, role: str, **more: object) -> dict:

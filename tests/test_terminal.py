@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from tlmtool.cli import run
 from tlmtool.data.batching import encode, encode_targets, packed
 from tlmtool.failure import NotLoadable
-from tlmtool.progress import Bars
-from tlmtool.report import Report
+from tlmtool.report.progress import Bars
+from tlmtool.report.report import Report
 
 OBEYED = "\x00\x07\x08\r\x1b\x1b[2J\x7f\x80\x9b31m\x9d\u202e\u2066\u2069"
 ALLOWED = re.compile("[\n\t -~\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]*")

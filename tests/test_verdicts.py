@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tlmtool.report.views import views
 from tlmtool.training import verdicts
-from tlmtool.views import views
 
 ARMS = ("a", "b", "c", "d", "e", "f")
 

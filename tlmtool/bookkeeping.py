@@ -32,9 +32,9 @@ from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.models.weights import sha256, weight_files
-from tlmtool.progress import Bars
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.progress import Bars
+from tlmtool.report.report import Report
 
 log = logging.getLogger("tlmtool")
 WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`

@@ -14,7 +14,7 @@ import typer
 from tlmtool.explaining import explained
 from tlmtool.failure import Failure, Stopped, check_environment, speaks
 from tlmtool.flags import command
-from tlmtool.printable import printable
+from tlmtool.report.printable import printable
 from tlmtool.schema import decompositions
 from tlmtool.stopping import stopping
 from tlmtool.terminal import console, flushed, open_streams, show, told

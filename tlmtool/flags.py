@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tlmtool.checks import helped
+from tlmtool.report.checks import helped
 from tlmtool.schema import settings
 from tlmtool.setting import Setting
 

@@ -21,8 +21,8 @@ from tlmtool.inputs import changed, sums_of
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
 from tlmtool.recipe import to_dict
-from tlmtool.report import Report
-from tlmtool.report_kept import read_report
+from tlmtool.report.kept import read_report
+from tlmtool.report.report import Report
 from tlmtool.stages import WRITES, Stage, stages_of
 from tlmtool.training.state import Store
 

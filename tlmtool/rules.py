@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from tlmtool.checks import check_figure, comparison
 from tlmtool.failure import Usage, show
+from tlmtool.report.checks import check_figure, comparison
 from tlmtool.schema import Recipe
 from tlmtool.schema_overparam import Study
 from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training

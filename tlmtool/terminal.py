@@ -13,7 +13,7 @@ from typing import Any
 
 from tlmtool.explaining import explained
 from tlmtool.failure import Failure, Stopped
-from tlmtool.printable import printable
+from tlmtool.report.printable import printable
 
 QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

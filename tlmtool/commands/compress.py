@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
-from tlmtool.checks import checked_figure
 from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
@@ -21,7 +20,8 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.checks import checked_figure
+from tlmtool.report.report import Report
 
 QUALITY = re.compile(r"loss|feature_error|(quality|calibration)\..*")  # what a text measures
 

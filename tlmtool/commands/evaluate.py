@@ -12,7 +12,7 @@ from tlmtool.measuring.outputs import shortened
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.models import checkpoint
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.report import Report
 from tlmtool.rules import TRANSLATION
 
 

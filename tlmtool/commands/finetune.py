@@ -7,17 +7,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tlmtool.bookkeeping import Run, out_folder, place_of, provenance
-from tlmtool.checks import checked_figure
 from tlmtool.commands.studying import studied
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.inputs import Sums, changed, sums_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
-from tlmtool.progress import log
 from tlmtool.recipe import Recipe, to_dict
-from tlmtool.report import Report
-from tlmtool.report_kept import read_report
+from tlmtool.report.checks import checked_figure
+from tlmtool.report.kept import read_report
+from tlmtool.report.progress import log
+from tlmtool.report.report import Report
 from tlmtool.training import finetune as training
 from tlmtool.training import fresh, jobs
 from tlmtool.training.expansion import lifted

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from tlmtool import plots
 from tlmtool.attention import NAMES, Attention, named
 from tlmtool.bookkeeping import Run
 from tlmtool.compression.choosing import kernel_of
@@ -15,6 +14,7 @@ from tlmtool.models import checkpoint
 from tlmtool.models.attending import attention_sites, heads_of, projections
 from tlmtool.models.factorized import shape
 from tlmtool.recipe import Recipe
+from tlmtool.report import plots
 from tlmtool.schema_attention import Attending, flag
 from tlmtool.schema_profiling import SOFTMAX
 

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
-from tlmtool.checks import checked_figure
 from tlmtool.failure import Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
@@ -14,7 +13,8 @@ from tlmtool.models.attending import converted
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.checks import checked_figure
+from tlmtool.report.report import Report
 
 
 def merge(recipe: Recipe) -> Report:

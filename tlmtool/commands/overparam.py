@@ -3,7 +3,6 @@
 from typing import Any
 
 from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
-from tlmtool.figures import human
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
@@ -11,7 +10,8 @@ from tlmtool.models.factorized import dense_weight
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.figures import human
+from tlmtool.report.report import Report
 from tlmtool.training.growth import expansions, predicted, records
 
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}

@@ -7,7 +7,7 @@ from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import sites
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.report import Report
 
 
 def profile(recipe: Recipe) -> Report:

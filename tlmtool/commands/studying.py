@@ -8,7 +8,6 @@ from typing import Any
 
 from tlmtool.bookkeeping import Run
 from tlmtool.failure import Usage, check_alone
-from tlmtool.figures import human
 from tlmtool.files import kept
 from tlmtool.files.claims import claim, sweep_within
 from tlmtool.files.places import check_place, path_of, reads_of
@@ -17,7 +16,8 @@ from tlmtool.inputs import changed
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
 from tlmtool.recipe import Recipe
-from tlmtool.report import Report
+from tlmtool.report.figures import human
+from tlmtool.report.report import Report
 from tlmtool.training.study import Study
 
 NAME = "study.json"  # in the folder of a study: what its results have in common

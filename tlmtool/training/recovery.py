@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tlmtool.progress import Bars
+from tlmtool.report.progress import Bars
 from tlmtool.schema import Recipe, Training
 from tlmtool.training import finetune
 from tlmtool.training.distilling import Distilled, lesson, measure_of

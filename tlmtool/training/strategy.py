@@ -8,8 +8,8 @@ from accelerate.utils import broadcast, broadcast_object_list
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Usage
-from tlmtool.figures import brief
 from tlmtool.models.factorized import shape
+from tlmtool.report.figures import brief
 from tlmtool.schema import Strategy
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.growth import CLOSE, expansion

@@ -7,7 +7,7 @@ from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.files.kept import Kept, read
-from tlmtool.report import SCHEMA_VERSION, Report
+from tlmtool.report.report import SCHEMA_VERSION, Report
 
 
 class _Report(Kept):

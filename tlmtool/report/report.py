@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlmtool.checks import comparison, find
 from tlmtool.failure import CheckFailed, Usage
-from tlmtool.figures import TEXT_COLUMNS, View, figure, human
-from tlmtool.printable import printable
-from tlmtool.views import views
-from tlmtool.views_complexity import called, forms
+from tlmtool.report.checks import comparison, find
+from tlmtool.report.figures import TEXT_COLUMNS, View, figure, human
+from tlmtool.report.printable import printable
+from tlmtool.report.views import views
+from tlmtool.report.views_complexity import called, forms
 
 SCHEMA_VERSION = 1
 OPERATORS = {
@@ -102,16 +102,16 @@ class Report:
 
     def card(self, model_id: str) -> str:
         """README.md of the checkpoint, to be loaded as `model_id`."""
-        from tlmtool.card import card
+        from tlmtool.report.card import card
 
         return card(self.data, model_id, self.methods(), self.facts())
 
     def check(self, expression: str) -> None:
         """Raises CheckFailed when a comparison such as 'loss>3.2' is true of the report.
 
-        The left side is a dotted path in `data` but for its recipe, a leaf name that occurs once
-        outside lists, the name of the quality measured (its value after), or the metric (the first
-        model's score, or that of the trained one); which there are, `tlmtool.checks` knows before.
+        The left side is a dotted path in `data` (not in its recipe), a leaf name that occurs once
+        outside lists, or a short name: of the quality measured (its value after), or of the metric
+        (the first model's score, or the trained model's). `tlmtool.report.checks` knows them all.
         """
         key, sign, limit = comparison(expression)
         value = self._figure(key)

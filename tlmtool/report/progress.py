@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tlmtool.printable import printable
+from tlmtool.report.printable import printable
 
 log = logging.getLogger("tlmtool")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tlmtool.figures import View, figure, human
+from tlmtool.report.figures import View, figure, human
 
 
 def attention_views(data: Mapping[str, Any]) -> list[View]:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tlmtool.figures import View, figure, human
-from tlmtool.views_attention import kernel
+from tlmtool.report.figures import View, figure, human
+from tlmtool.report.views_attention import kernel
 
 
 class Quantity(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from tlmtool.figures import View, figure, form, human, share
+from tlmtool.report.figures import View, figure, form, human, share
 
 MANY_SITES = 16  # above it the sites are shown by role
 ERRORS = {  # key of a site's record: its column

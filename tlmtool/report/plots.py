@@ -10,7 +10,7 @@ from tlmtool.failure import MissingDependency, Usage
 from tlmtool.files.claims import claim
 from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
-from tlmtool.views_complexity import QUANTITIES, called, forms, power
+from tlmtool.report.views_complexity import QUANTITIES, called, forms, power
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MARKERS = "os^Dvp"

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tlmtool.figures import View, figure, human, share
-from tlmtool.views_attention import attention_views
-from tlmtool.views_complexity import complexity_views
-from tlmtool.views_sites import site_views
-from tlmtool.views_training import training_views
+from tlmtool.report.figures import View, figure, human, share
+from tlmtool.report.views_attention import attention_views
+from tlmtool.report.views_complexity import complexity_views
+from tlmtool.report.views_sites import site_views
+from tlmtool.report.views_training import training_views
 
 
 def views(data: Mapping[str, Any], full: bool = False) -> list[View]:

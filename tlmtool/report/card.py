@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from tlmtool.figures import TEXT_COLUMNS, View, human
 from tlmtool.files.notation import written
-from tlmtool.printable import printable
-from tlmtool.views import views
+from tlmtool.report.figures import TEXT_COLUMNS, View, human
+from tlmtool.report.printable import printable
+from tlmtool.report.views import views
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
     "ForMaskedLM": "AutoModelForMaskedLM",

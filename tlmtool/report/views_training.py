@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from tlmtool.figures import View, figure, form, human, layer
+from tlmtool.report.figures import View, figure, form, human, layer
 
 SAID = ("score", "signature", "beams")  # elsewhere than in a row of its own
 COARSE = ("BLEU", "perplexity")
