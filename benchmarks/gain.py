@@ -41,8 +41,8 @@ from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import evaluating, inputs_of
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import sites
-from tlmtool.recipe import build
-from tlmtool.schema import Recipe
+from tlmtool.recipe.building import build
+from tlmtool.recipe.schema import Recipe
 from tlmtool.training import finetune
 from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Trainer

@@ -36,7 +36,7 @@ from tlmtool.measuring.counting import SCORES, count_parameters, forward_flops
 from tlmtool.models.attending import converted
 from tlmtool.models.checkpoint import load_tokenizer
 from tlmtool.models.surgery import sites
-from tlmtool.recipe import Recipe, build
+from tlmtool.recipe.building import Recipe, build
 from tlmtool.training import finetune, fresh
 from tlmtool.training.jobs import prepare
 from tlmtool.training.study import NEVER

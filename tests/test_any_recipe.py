@@ -8,7 +8,7 @@ import pytest
 
 from tlmtool.cli import COMMANDS, run
 from tlmtool.files.notation import written
-from tlmtool.schema import settings
+from tlmtool.recipe.schema import settings
 
 ODD = [
     "",

@@ -318,7 +318,7 @@ def test_a_dry_run_counts_the_kernels(checkpoint, capsys):
 
 def test_a_kernel_that_is_not_there_is_refused():
     from tlmtool.compression.choosing import kernel_of
-    from tlmtool.schema_attention import Attending
+    from tlmtool.recipe.attention import Attending
 
     with pytest.raises(Usage, match="has no --kernels"):
         kernel_of(Attending(kind="multilinear", kernels=2))

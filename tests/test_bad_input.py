@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from tlmtool.cli import run
-from tlmtool.schema import settings as schema
+from tlmtool.recipe.schema import settings as schema
 
 FUZZ = settings(
     max_examples=60,

@@ -10,11 +10,11 @@ from tlmtool.cli import run
 from tlmtool.data.glue import GLUE, GRAMMAR
 from tlmtool.measuring.evaluation import TASKS
 from tlmtool.models import checkpoint
+from tlmtool.recipe.schema import VERBS
+from tlmtool.recipe.sources import from_mapping
+from tlmtool.recipe.training import LABELLED
 from tlmtool.report import checks
 from tlmtool.report.report import Report, _leaves
-from tlmtool.schema import VERBS
-from tlmtool.schema_training import LABELLED
-from tlmtool.sources import from_mapping
 
 SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
 RUNS = {  # {name: (words, what a report may leave out)}

@@ -11,7 +11,7 @@ from tlmtool.data.language import held_out
 from tlmtool.data.tasks import texts
 from tlmtool.measuring.comparison import Quality
 from tlmtool.models.checkpoint import load
-from tlmtool.schema_attention import flag
+from tlmtool.recipe.attention import flag
 
 
 def test_what_stayed_within_the_budget_is_what_is_written(tmp_path):

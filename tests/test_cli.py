@@ -11,8 +11,8 @@ import pytest
 
 from tlmtool.cli import COMMANDS, run
 from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
+from tlmtool.recipe.schema import settings
 from tlmtool.report.report import Report
-from tlmtool.schema import settings
 
 HEAVY = ("torch", "transformers", "pydantic", "yaml", "tensorly", "numpy", "matplotlib")
 

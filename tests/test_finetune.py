@@ -29,7 +29,7 @@ from tlmtool.data.glue import GLUE
 from tlmtool.models import surgery
 from tlmtool.models.checkpoint import load
 from tlmtool.models.surgery import plan_of
-from tlmtool.rules import TRAINED
+from tlmtool.recipe.rules import TRAINED
 from tlmtool.training import finetune, growth, study
 from tlmtool.training.loop import Trainer
 from tlmtool.training.optimizing import Optimizer

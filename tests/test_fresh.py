@@ -20,7 +20,7 @@ from tlmtool.data.batching import packed
 from tlmtool.data.vocabulary import trained
 from tlmtool.measuring.losses import language_loss
 from tlmtool.models.attending import converted
-from tlmtool.recipe import build, dump
+from tlmtool.recipe.building import build, dump
 
 SIZES = {
     "bert": "hidden_size=32 num_hidden_layers=2 num_attention_heads=2 intermediate_size=48",

@@ -26,9 +26,9 @@ ORDER = """
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
     | attention
-    | stages | recipe | rules | sources | values | schema
-    | schema_training schema_overparam schema_profiling
-    | schema_attention | setting
+    | recipe.stages | recipe.building | recipe.rules | recipe.sources | recipe.values
+    | recipe.schema | recipe.training recipe.overparam recipe.profiling | recipe.attention
+    | recipe.setting recipe.__init__
     | report.kept | report.report | report.card | report.plots | report.views
     | report.views_training report.views_complexity | report.views_attention report.views_sites
     | report.progress | report.checks | report.figures report.printable report.__init__

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tlmtool.cli import run
 from tlmtool.failure import Failure, Usage
-from tlmtool.recipe import build, dump
+from tlmtool.recipe.building import build, dump
 
 FUZZ = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -178,7 +178,8 @@ def test_the_stages_of_a_file_are_bounded_and_each_is_looked_at_once(tmp_path, c
     counts = []
     for many in (100, 200):
         stages = [{"name": Compared(f"s{i}"), **one} for i in range(many)]
-        monkeypatch.setattr("tlmtool.stages.read", lambda file, stages=stages: {"stages": stages})
+        given = {"stages": stages}
+        monkeypatch.setattr("tlmtool.recipe.stages.read", lambda file, given=given: given)
         Compared.times = 0
         assert len(stages_of(file, tmp_path / "out")) == many
         counts.append(Compared.times)

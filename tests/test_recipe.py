@@ -2,11 +2,11 @@
 
 import pytest
 
-from tlmtool import schema
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.recipe import build, dump
+from tlmtool.recipe import schema
+from tlmtool.recipe.building import build, dump
+from tlmtool.recipe.schema import Recipe, settings, settings_of
 from tlmtool.report.checks import comparison
-from tlmtool.schema import Recipe, settings, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_no_verb_has_a_flag_twice(verb):
 def test_defaults_obey_their_own_rules():
     for setting in settings_of(Recipe):
         if setting.default not in (None, ()):
-            from tlmtool.values import convert
+            from tlmtool.recipe.values import convert
 
             assert convert(setting.kind, setting.rules, setting.path, setting.default) == (
                 setting.default

@@ -19,7 +19,7 @@ from test_finetune import arguments, weights
 
 from tlmtool.cli import run
 from tlmtool.inputs import sums_of
-from tlmtool.recipe import build
+from tlmtool.recipe.building import build
 from tlmtool.training import state
 from tlmtool.training.loop import Trainer
 

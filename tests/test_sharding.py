@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tlmtool.cli import run
 from tlmtool.failure import Usage
-from tlmtool.recipe import build
+from tlmtool.recipe.building import build
 from tlmtool.training import finetune
 
 USUAL = ["--batch", "8", "--lr", "1e-3", "--max-length", "16", "--device", "cpu", "-q"]

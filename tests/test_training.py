@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
-from tlmtool.recipe import build
+from tlmtool.recipe.building import build
 from tlmtool.training import finetune
 from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Outcome, Trainer

@@ -16,8 +16,8 @@ import tlmtool
 from tlmtool.decompositions import NAMES, named
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.pipeline import stages_of
-from tlmtool.recipe import build
-from tlmtool.schema import VERBS, settings, settings_of
+from tlmtool.recipe.building import build
+from tlmtool.recipe.schema import VERBS, settings, settings_of
 
 PACKAGE = Path(tlmtool.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def test_the_readme_shows_every_verb_and_its_commands_are_valid():
 
 @written
 def test_flags_and_families_in_the_readme_are_those_there_are():
-    from tlmtool.schema import Recipe
+    from tlmtool.recipe.schema import Recipe
 
     known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
     assert set(re.findall(r"`--([a-z-]+)", README)) <= known

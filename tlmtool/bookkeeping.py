@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from tlmtool import recipe as recipes
 from tlmtool.data import tasks
 from tlmtool.data.language import held_out
 from tlmtool.failure import Failure, NotLoadable
@@ -32,7 +31,8 @@ from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of, sites
 from tlmtool.models.weights import sha256, weight_files
-from tlmtool.recipe import Recipe
+from tlmtool.recipe import building as recipes
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 

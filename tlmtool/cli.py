@@ -14,8 +14,8 @@ import typer
 from tlmtool.explaining import explained
 from tlmtool.failure import Failure, Stopped, check_environment, speaks
 from tlmtool.flags import command
+from tlmtool.recipe.schema import decompositions
 from tlmtool.report.printable import printable
-from tlmtool.schema import decompositions
 from tlmtool.stopping import stopping
 from tlmtool.terminal import console, flushed, open_streams, show, told
 
@@ -119,8 +119,8 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     flags = {name: value for name, value in given.items() if value is not False}
     with told(verbose, bool(control["quiet"])):
         talking = speaks()
-        from tlmtool import recipe as recipes
         from tlmtool.commands import perform as report_of
+        from tlmtool.recipe import building as recipes
 
         recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
         report = report_of(recipe)

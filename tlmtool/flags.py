@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tlmtool.recipe.schema import settings
+from tlmtool.recipe.setting import Setting
 from tlmtool.report.checks import helped
-from tlmtool.schema import settings
-from tlmtool.setting import Setting
 
 
 def _default_words(setting: Setting) -> str:

@@ -12,9 +12,9 @@ from tlmtool.data.tables import DEV, SUFFIXES, TRAIN
 from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.models.folder import SIDE_FILES
 from tlmtool.models.weights import sha256
-from tlmtool.recipe import Recipe
-from tlmtool.rules import TRANSLATION
-from tlmtool.schema import settings
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.rules import TRANSLATION
+from tlmtool.recipe.schema import settings
 
 FILES = {"MODEL", "PATH", "DATASET"}  # what a setting names, by its metavariable
 CHECKPOINTS = {"MODEL", "PATH|ID", "FAMILY|PATH"}  # those whose folder is a checkpoint's

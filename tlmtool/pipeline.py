@@ -20,10 +20,10 @@ from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.inputs import changed, sums_of
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
-from tlmtool.recipe import to_dict
+from tlmtool.recipe.building import to_dict
+from tlmtool.recipe.stages import WRITES, Stage, stages_of
 from tlmtool.report.kept import read_report
 from tlmtool.report.report import Report
-from tlmtool.stages import WRITES, Stage, stages_of
 from tlmtool.training.state import Store
 
 __all__ = ["Stage", "run", "stages_of", "summary"]

@@ -5,10 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tlmtool import recipe as recipes
 from tlmtool.failure import check_alone
 from tlmtool.files.claims import claims
 from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.recipe import building as recipes
 
 
 def perform(recipe: recipes.Recipe) -> Any:

@@ -19,7 +19,7 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import factorize
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.report import Report
 

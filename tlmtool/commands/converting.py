@@ -20,7 +20,7 @@ from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 
 
 def converted(

@@ -11,9 +11,9 @@ from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.models import checkpoint
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.rules import TRANSLATION
 from tlmtool.report.report import Report
-from tlmtool.rules import TRANSLATION
 
 
 def evaluate(recipe: Recipe) -> Report:

@@ -13,7 +13,7 @@ from tlmtool.inputs import Sums, changed, sums_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
-from tlmtool.recipe import Recipe, to_dict
+from tlmtool.recipe.building import Recipe, to_dict
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.kept import read_report
 from tlmtool.report.progress import log

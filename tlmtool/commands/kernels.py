@@ -13,10 +13,10 @@ from tlmtool.measuring.complexity import NOTE, Case, Softmax, check, complexity,
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import attention_sites, heads_of, projections
 from tlmtool.models.factorized import shape
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.attention import Attending, flag
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.profiling import SOFTMAX
 from tlmtool.report import plots
-from tlmtool.schema_attention import Attending, flag
-from tlmtool.schema_profiling import SOFTMAX
 
 HEADS, WIDTH = 8, 64  # where nothing is said
 

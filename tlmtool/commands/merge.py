@@ -12,7 +12,7 @@ from tlmtool.models import checkpoint
 from tlmtool.models.attending import converted
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.report import Report
 

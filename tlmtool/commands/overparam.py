@@ -9,7 +9,7 @@ from tlmtool.models import checkpoint
 from tlmtool.models.factorized import dense_weight
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.figures import human
 from tlmtool.report.report import Report
 from tlmtool.training.growth import expansions, predicted, records

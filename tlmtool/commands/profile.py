@@ -6,7 +6,7 @@ from tlmtool.measuring.counting import check_length
 from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import sites
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.report import Report
 
 

@@ -15,7 +15,7 @@ from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.inputs import changed
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
-from tlmtool.recipe import Recipe
+from tlmtool.recipe.building import Recipe
 from tlmtool.report.figures import human
 from tlmtool.report.report import Report
 from tlmtool.training.study import Study

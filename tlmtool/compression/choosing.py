@@ -10,7 +10,7 @@ from tlmtool.attention import Attention, named
 from tlmtool.compression.conversion import convert
 from tlmtool.failure import Usage
 from tlmtool.models.attending import attention_sites, why_not
-from tlmtool.schema_attention import Attending, flag
+from tlmtool.recipe.attention import Attending, flag
 
 Measure = Callable[[Any], float]  # model -> by what share its loss has grown
 ELSEWHERE = ("kind", "layers", "max_loss_increase")  # what of a recipe is no choice of a kernel

@@ -16,8 +16,8 @@ from tlmtool.data.labels import class_name, class_names, turn_of
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, few, named, rows
 from tlmtool.data.text import place
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-from tlmtool.rules import known_task
-from tlmtool.schema_training import LABELLED
+from tlmtool.recipe.rules import known_task
+from tlmtool.recipe.training import LABELLED
 
 TENTH = 10
 ASIDE = ", every tenth row set aside for development"

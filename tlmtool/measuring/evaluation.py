@@ -35,7 +35,7 @@ from tlmtool.measuring.pooling import pooling_of
 from tlmtool.measuring.predictions import classes_of, nameless, predictions
 from tlmtool.measuring.states import features, similarity
 from tlmtool.measuring.translating import Sides, translated
-from tlmtool.schema_training import LABELLED
+from tlmtool.recipe.training import LABELLED
 
 TASKS = {
     "mlm": "nll",

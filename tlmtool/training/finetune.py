@@ -22,7 +22,7 @@ from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import Plan, factorized, sites
-from tlmtool.schema import Recipe
+from tlmtool.recipe.schema import Recipe
 from tlmtool.training import memory, sharding
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import linears, predicted, records

@@ -30,8 +30,8 @@ from tlmtool.models.attending import attend
 from tlmtool.models.folder import check_counts
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
-from tlmtool.recipe import Recipe
-from tlmtool.rules import LANGUAGE, TRANSLATION
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.rules import LANGUAGE, TRANSLATION
 
 SIZES = ("vocab_size", "decoder_vocab_size")  # what the tokenizer says,
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -9,7 +9,7 @@ from tlmtool.data.labelled import Task
 from tlmtool.data.labels import classes_in, matched, numbered, outputs_in
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import architecture, base_type
-from tlmtool.rules import TRANSLATION
+from tlmtool.recipe.rules import TRANSLATION
 
 
 def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:

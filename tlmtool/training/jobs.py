@@ -24,9 +24,9 @@ from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
-from tlmtool.recipe import Recipe
-from tlmtool.rules import LANGUAGE, TRANSLATION
-from tlmtool.schema import Training
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.rules import LANGUAGE, TRANSLATION
+from tlmtool.recipe.schema import Training
 from tlmtool.training.distilling import Distilled, Lesson, lesson, measure_of
 from tlmtool.training.heads import dropouts, head_of
 from tlmtool.training.objectives import Labelled, Language, Objective

@@ -14,7 +14,7 @@ from torch import nn
 
 from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized
-from tlmtool.schema import Strategy, Training
+from tlmtool.recipe.schema import Strategy, Training
 from tlmtool.training import sharding
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.importance import Scores

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from tlmtool.recipe.schema import Recipe, Training
 from tlmtool.report.progress import Bars
-from tlmtool.schema import Recipe, Training
 from tlmtool.training import finetune
 from tlmtool.training.distilling import Distilled, lesson, measure_of
 from tlmtool.training.jobs import Job, freeze

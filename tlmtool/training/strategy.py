@@ -9,8 +9,8 @@ from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Usage
 from tlmtool.models.factorized import shape
+from tlmtool.recipe.schema import Strategy
 from tlmtool.report.figures import brief
-from tlmtool.schema import Strategy
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.growth import CLOSE, expansion
 from tlmtool.training.importance import chosen

@@ -14,7 +14,7 @@ from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.files import kept
 from tlmtool.files.kept import Kept
 from tlmtool.files.writing import write_whole
-from tlmtool.schema import Recipe
+from tlmtool.recipe.schema import Recipe
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
 from tlmtool.training.jobs import Job, prepare

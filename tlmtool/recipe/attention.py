@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tlmtool.setting import setting, settings_of
+from tlmtool.recipe.setting import setting, settings_of
 
 BUILD = "compress finetune"  # the verbs that put kernels into a model
 CHOICE = f"{BUILD} profile"  # and the one that measures them alone
@@ -13,7 +13,7 @@ CHOICE = f"{BUILD} profile"  # and the one that measures them alone
 @lru_cache
 def attentions() -> tuple[str, ...]:
     """The kernels there are, read off the folder without importing it."""
-    files = sorted((Path(__file__).parent / "attention").glob("[!_]*.py"))
+    files = sorted((Path(__file__).parents[1] / "attention").glob("[!_]*.py"))
     return tuple(file.stem for file in files if file.stem != "base")
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tlmtool.schema_attention import attentions
-from tlmtool.setting import setting
+from tlmtool.recipe.attention import attentions
+from tlmtool.recipe.setting import setting
 
 SOFTMAX = "softmax"  # the attention that the kernels stand in for
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.files.notation import written
-from tlmtool.rules import BLOCKS, BUDGETS, check
-from tlmtool.schema import Override, Recipe, settings
-from tlmtool.sources import FREE, Layer, from_file, from_flags, from_sets
-from tlmtool.values import convert
+from tlmtool.recipe.rules import BLOCKS, BUDGETS, check
+from tlmtool.recipe.schema import Override, Recipe, settings
+from tlmtool.recipe.sources import FREE, Layer, from_file, from_flags, from_sets
+from tlmtool.recipe.values import convert
 
 __all__ = ["Override", "Recipe", "build", "built", "dump", "to_dict"]
 

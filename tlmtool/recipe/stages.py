@@ -8,9 +8,9 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.files.places import path_of
-from tlmtool.recipe import Recipe, built
-from tlmtool.schema import VERBS
-from tlmtool.sources import from_mapping, from_sets, read
+from tlmtool.recipe.building import Recipe, built
+from tlmtool.recipe.schema import VERBS
+from tlmtool.recipe.sources import from_mapping, from_sets, read
 
 WRITES = ("compress", "merge", "overparam", "finetune")
 NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from tlmtool.failure import Usage, show
 from tlmtool.files.numbers import number
-from tlmtool.setting import settings_of
+from tlmtool.recipe.setting import settings_of
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a line of text"}
 BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlmtool.setting import setting
+from tlmtool.recipe.setting import setting
 
 LABELLED = (
     *("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "qqp", "mnli"),

@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from tlmtool.failure import Usage, show
+from tlmtool.recipe.overparam import Study
+from tlmtool.recipe.schema import Recipe
+from tlmtool.recipe.setting import settings_of
+from tlmtool.recipe.training import LABELLED, Fresh, Recovery, Training
 from tlmtool.report.checks import check_figure, comparison
-from tlmtool.schema import Recipe
-from tlmtool.schema_overparam import Study
-from tlmtool.schema_training import LABELLED, Fresh, Recovery, Training
-from tlmtool.setting import settings_of
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"

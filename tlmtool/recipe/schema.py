@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tlmtool.schema_attention import Attending
-from tlmtool.schema_overparam import Growth, Strategy, Study
-from tlmtool.schema_profiling import Profiling
-from tlmtool.schema_training import LABELLED, Distillation, Fresh, Recovery, Training
-from tlmtool.setting import Setting, setting, settings_of
+from tlmtool.recipe.attention import Attending
+from tlmtool.recipe.overparam import Growth, Strategy, Study
+from tlmtool.recipe.profiling import Profiling
+from tlmtool.recipe.setting import Setting, setting, settings_of
+from tlmtool.recipe.training import LABELLED, Distillation, Fresh, Recovery, Training
 
 VERBS = "compress merge overparam finetune profile evaluate"
 
@@ -23,7 +23,7 @@ VERBS = "compress merge overparam finetune profile evaluate"
 def decompositions() -> dict[str, str]:
     """{name: first line of its docstring}, read off the folder without importing it."""
     found = {}
-    for file in sorted((Path(__file__).parent / "decompositions").glob("[!_]*.py")):
+    for file in sorted((Path(__file__).parents[1] / "decompositions").glob("[!_]*.py")):
         if file.stem != "base":
             with file.open(encoding="utf-8") as lines:
                 found[file.stem] = lines.readline().strip().strip('"')

@@ -12,7 +12,7 @@ from typing import Any
 from tlmtool.failure import Failure, NotLoadable, Usage, show
 from tlmtool.files.notation import parse
 from tlmtool.files.reading import regular
-from tlmtool.schema import Recipe, settings, settings_of
+from tlmtool.recipe.schema import Recipe, settings, settings_of
 
 LARGEST_FILE = 2**20
 FREE = "config."  # keys of config.json: checked by the family that is built,
