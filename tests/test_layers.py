@@ -15,7 +15,7 @@ import tlmtool
 ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
-    cli flags terminal stopping | explaining
+    cli.__init__ | cli.app | cli.flags cli.terminal cli.stopping | cli.explaining
     | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
     | training | compression | measuring | inputs | data
     | models.saving | models.replacing | models.checkpoint models.beside models.front

@@ -7,8 +7,8 @@ import time
 import pytest
 from conftest import pico
 
-from tlmtool import stopping, writing
-from tlmtool.cli import run
+from tlmtool.cli import run, stopping
+from tlmtool.files import writing
 from tlmtool.models import saving
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}

@@ -11,13 +11,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from tlmtool.explaining import explained
+from tlmtool.cli.explaining import explained
+from tlmtool.cli.flags import command
+from tlmtool.cli.stopping import stopping
+from tlmtool.cli.terminal import console, flushed, open_streams, show, told
 from tlmtool.failure import Failure, Stopped, check_environment, speaks
-from tlmtool.flags import command
 from tlmtool.recipe.schema import decompositions
 from tlmtool.report.printable import printable
-from tlmtool.stopping import stopping
-from tlmtool.terminal import console, flushed, open_streams, show, told
 
 COMMANDS = {  # verb: (what it does, an example)
     "compress": (

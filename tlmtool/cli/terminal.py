@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tlmtool.explaining import explained
+from tlmtool.cli.explaining import explained
 from tlmtool.failure import Failure, Stopped
 from tlmtool.report.printable import printable
 
