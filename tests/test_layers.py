@@ -16,8 +16,9 @@ ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
     cli.__init__ | cli.app | cli.flags cli.terminal cli.stopping | cli.explaining
-    | pipeline | commands.__init__ | commands.compress | commands | bookkeeping
-    | training | compression | measuring | inputs | data
+    | commands.pipeline | commands.__init__ | commands.compress commands.finetune | commands
+    | commands.run | commands.costs commands.provenance
+    | training | compression | measuring | data.fingerprints | data
     | models.saving | models.replacing | models.checkpoint models.beside models.front
     | models.fitting models.tokens | models.weights | models.folder | models.modeling
     | models.surgery | models.vocabulary | models.ties models.attending | models.states

@@ -14,8 +14,8 @@ from conftest import WORDS, pico, word_tokenizer
 from safetensors.torch import load_file
 
 from tlmtool.cli import run
+from tlmtool.commands.pipeline import stages_of
 from tlmtool.models.checkpoint import load
-from tlmtool.pipeline import stages_of
 
 SMALL = {"samples": 16}
 

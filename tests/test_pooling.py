@@ -10,8 +10,8 @@ from conftest import WORDS, pico, word_tokenizer
 from scipy.stats import spearmanr
 from transformers import AutoTokenizer, T5EncoderModel
 
-from tlmtool.bookkeeping import Run
 from tlmtool.cli import run
+from tlmtool.commands.run import Run
 from tlmtool.failure import NotLoadable
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.pooling import MODES, pooling_of

@@ -18,7 +18,7 @@ from conftest import WORDS, pico, word_tokenizer
 from test_finetune import arguments, weights
 
 from tlmtool.cli import run
-from tlmtool.inputs import sums_of
+from tlmtool.data.fingerprints import sums_of
 from tlmtool.recipe.building import build
 from tlmtool.training import state
 from tlmtool.training.loop import Trainer

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import tlmtool
+from tlmtool.commands.pipeline import stages_of
 from tlmtool.decompositions import NAMES, named
 from tlmtool.models.architectures import ARCHITECTURES
-from tlmtool.pipeline import stages_of
 from tlmtool.recipe.building import build
 from tlmtool.recipe.schema import VERBS, settings, settings_of
 

@@ -169,7 +169,7 @@ def _pipeline(
     """Stages one after another, each a recipe of its own, each on what the one before it wrote."""
     with told(verbose, quiet):
         check_environment()
-        from tlmtool import pipeline
+        from tlmtool.commands import pipeline
 
         stages = pipeline.stages_of(file, Path(out or f"out/{Path(file).stem}"), sets or ())
         done, reports = [], pipeline.run(stages, resume, overwrite)

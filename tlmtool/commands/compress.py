@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tlmtool.bookkeeping import Costs, Run, calibration_of, out_folder, provenance
 from tlmtool.commands.converting import converted, longest_of, predicted
+from tlmtool.commands.costs import Costs
+from tlmtool.commands.provenance import calibration_of, provenance
+from tlmtool.commands.run import Run, out_folder
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tlmtool.attention import Attention
-from tlmtool.bookkeeping import Run
+from tlmtool.commands.run import Run
 from tlmtool.compression.calibration import prepared
 from tlmtool.compression.choosing import (
     affordable,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tlmtool.bookkeeping import Run
+from tlmtool.commands.run import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.measuring.evaluation import examples_of

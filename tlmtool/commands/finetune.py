@@ -6,10 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tlmtool.bookkeeping import Run, out_folder, place_of, provenance
+from tlmtool.commands.provenance import provenance
+from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
+from tlmtool.data.fingerprints import Sums, changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, speaks
-from tlmtool.inputs import Sums, changed, sums_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint

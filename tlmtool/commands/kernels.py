@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tlmtool.attention import NAMES, Attention, named
-from tlmtool.bookkeeping import Run
+from tlmtool.commands.run import Run
 from tlmtool.compression.choosing import kernel_of
 from tlmtool.failure import Usage
 from tlmtool.measuring.complexity import NOTE, Case, Softmax, check, complexity, waiting

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tlmtool.bookkeeping import Costs, Run, out_folder, provenance
+from tlmtool.commands.costs import Costs
+from tlmtool.commands.provenance import provenance
+from tlmtool.commands.run import Run, out_folder
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint

@@ -1,7 +1,7 @@
 """The verb profile: Recipe -> Report."""
 
-from tlmtool.bookkeeping import Run
 from tlmtool.commands.kernels import measured
+from tlmtool.commands.run import Run
 from tlmtool.measuring.counting import check_length
 from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models import checkpoint

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tlmtool.bookkeeping import Run
+from tlmtool.commands.run import Run
+from tlmtool.data.fingerprints import changed
 from tlmtool.failure import Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claim, sweep_within
 from tlmtool.files.places import check_place, path_of, reads_of
 from tlmtool.files.writing import whole_folder, write_whole
-from tlmtool.inputs import changed
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
 from tlmtool.recipe.building import Recipe

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from tlmtool.data.fingerprints import Sums, changed
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.files.reading import regular
-from tlmtool.inputs import Sums, changed
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
 REPLACED = "replaced.pt"  # the state of a run that was started again; nothing reads it

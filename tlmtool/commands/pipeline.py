@@ -11,13 +11,13 @@ from pydantic import Field
 
 from tlmtool.commands import perform
 from tlmtool.commands.studying import foreign_to_study
+from tlmtool.data.fingerprints import changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claimed
 from tlmtool.files.kept import Kept
 from tlmtool.files.places import check_apart, check_makeable, path_of, reads_of
 from tlmtool.files.writing import whole_folder, write_whole
-from tlmtool.inputs import changed, sums_of
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.models.weights import sha256
 from tlmtool.recipe.building import to_dict

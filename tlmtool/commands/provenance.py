@@ -1,0 +1,64 @@
+"""Where a result comes from: the files of the model, and the text it was calibrated on."""
+
+from pathlib import Path
+from typing import Any
+
+from tlmtool.data import tasks
+from tlmtool.data.language import held_out
+from tlmtool.models import checkpoint
+from tlmtool.models.architectures import ALIASES
+from tlmtool.models.folder import MINILM
+from tlmtool.models.front import front_matter
+from tlmtool.models.weights import sha256, weight_files
+from tlmtool.recipe.building import Recipe
+
+
+def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> dict[str, Any]:
+    """The part `model` of a report: which files, of what type, and what they were made from."""
+    config, front = checkpoint.read_config(folder), front_matter(folder)
+    common = {
+        "type": config["model_type"],
+        "class": type(model).__name__,
+        "out": None if out is None else str(out),
+    }
+    if recipe.model is None:
+        files = [folder / name for name in ("config.json", "tokenizer.json")]
+        sums = {f.name: sha256(f) for f in files if f.exists()}
+        common |= {"type": model.config.model_type, "sha256": sums}
+        return {"id": f"a new {folder.name}", "new": True} | common
+    base = front.get("base_model") if config.get("tlm") else None
+    here = Path(recipe.model).expanduser().is_dir()
+    named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
+    named = MINILM if recipe.model == "minilm" else named
+    return {
+        "id": recipe.model,
+        "sha256": {str(f.relative_to(folder)): sha256(f) for f in weight_files(folder)},
+        "base_model": base if isinstance(base, str) else named,
+        "license": front.get("license"),
+        **common,
+    }
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files of weights."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:
+    """(texts to calibrate on, held-out texts, the part `calibration` of a report).
+
+    Where nothing is said, what a recovery is taught on calibrates too."""
+    wanted, taught = recipe.calibration, recipe.recovery.data
+    shipped = held_out(tasks.texts(None, None, recipe.seed))
+    if wanted.text == "none":
+        return [], shipped[1], {"source": "none: the weights alone decide"}
+    if wanted.text is None and taught:
+        from tlmtool.training.distilling import lesson
+
+        rest, held = (found := lesson(taught, 0)).sentences, found.measured()
+    else:
+        rest, held = held_out(tasks.texts(wanted.text, None, recipe.seed))
+    used = tasks.choose(rest, wanted.samples, recipe.seed)
+    source = wanted.text or taught or "the text that comes with tlm"
+    few = {} if held else {"measured_on": "the text that comes with tlm"}  # none could be spared
+    return used, held or shipped[1], {"source": source, "texts": len(used), **few}

@@ -1,0 +1,131 @@
+"""One command at work: its stages and their seconds, its warnings, its report, what it writes."""
+
+import importlib
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlmtool.commands.provenance import weight_bytes
+from tlmtool.files.claims import claim
+from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.models import checkpoint
+from tlmtool.models.beside import side_files
+from tlmtool.models.replacing import check_out
+from tlmtool.models.saving import save
+from tlmtool.recipe import building as recipes
+from tlmtool.recipe.building import Recipe
+from tlmtool.report.progress import Bars
+from tlmtool.report.report import Report
+
+log = logging.getLogger("tlmtool")
+WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
+
+
+class Run(AbstractContextManager):
+    """One command at work: its recipe, its bars, the seconds of its stages."""
+
+    def __init__(self, recipe: Recipe):
+        anew = replace(recipe.training, resume=False)  # a result that was gone on with is the same
+        self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
+        self.warnings: list[str] = []  # of the checkpoints read, in every report
+        torch.manual_seed(recipe.seed)
+
+    def __enter__(self) -> "Run":
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.__exit__(*error)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def load(self, name: str, dtype: str | None = None, **more: Any) -> Any:
+        """The model of a name, under that name; MODEL at the revision asked for. `more`: a head
+        and changes of its config, as `checkpoint.load` takes them."""
+        revision = self.recipe.revision if name == self.recipe.model else None
+        settings = {"revision": revision, "dtype": dtype or self.recipe.dtype, "warn": self.warn}
+        with self.stage("load"):
+            model = checkpoint.load(name, **settings, device=self.recipe.device, **more)
+        model.name_or_path = name
+        return model
+
+    def empty(self, folder: Path) -> Any:
+        """The model of a folder without its weights, in the dtype asked for."""
+        return checkpoint.empty(folder, self.recipe.dtype, self.warn)
+
+    def warn(self, text: str) -> None:
+        """Keeps it for the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def report(self, data: dict[str, Any]) -> Report:
+        """The report of `data`, with what every report ends with."""
+        names = ("torch", "transformers", "safetensors")
+        versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
+        versions |= {name: importlib.import_module(name).__version__ for name in names}
+        common = {"seconds": dict(self.seconds), "seed": self.recipe.seed, "versions": versions}
+        if self.warnings:
+            if not log.isEnabledFor(logging.INFO):  # -q: no table will show them
+                for text in self.warnings:
+                    log.warning("warning: %s", text)
+            common["warnings"] = [*self.warnings, *(data.get("warnings") or [])]
+        return Report(self.recipe.verb, data | common | {"recipe": recipes.to_dict(self.recipe)})
+
+    def save(self, model: Any, source: Path, out: Path, data: dict[str, Any]) -> Report:
+        """Write the checkpoint with its report, card and recipe; the report."""
+        made: list[Report] = []
+        for text in side_files(source)[1]:
+            self.warn(text)
+        started = time.perf_counter()
+
+        def texts(folder: Path) -> dict[str, str]:
+            self.seconds["save"] = time.perf_counter() - started
+            before = weight_bytes(source) if self.recipe.model else None
+            data["bytes"] = {"before": before, "after": weight_bytes(folder)}
+            files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+            data["files"] = sorted(files | WRITTEN)  # those that --overwrite may replace
+            made.append(self.report(data))
+            return {
+                "report.json": made[0].to_json() + "\n",
+                "README.md": made[0].card(out.name),
+                "recipe.yaml": recipes.dump(self.recipe),
+            }
+
+        output = self.recipe.output
+        save(
+            model,
+            out,
+            source=source,
+            overwrite=output.overwrite,
+            max_shard_size=output.max_shard_size,
+            texts=texts,
+        )
+        return made[0]
+
+
+def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
+    """`--out`, or `out/<model>-<suffix>`. `name`: of a model that is not there yet."""
+    model = name or Path(recipe.model).name or "model"
+    return path_of(recipe.output.out or f"out/{model}-{suffix}")
+
+
+def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
+    """The folder to write, `place_of`; refused early if it is taken, and claimed."""
+    out = place_of(recipe, suffix, name)
+    if not recipe.output.dry_run:
+        check_place(out, reads_of(recipe))
+        claim(out)
+        check_out(out, recipe.output.overwrite)
+    return out
