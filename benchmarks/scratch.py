@@ -33,8 +33,8 @@ from rich.table import Table
 from tlmtool.data.language import language_splits
 from tlmtool.data.vocabulary import trained
 from tlmtool.measuring.counting import SCORES, count_parameters, forward_flops
-from tlmtool.models.attending import converted
 from tlmtool.models.checkpoint import load_tokenizer
+from tlmtool.models.kernels import converted
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe, build
 from tlmtool.training import finetune, fresh

@@ -21,8 +21,8 @@ ORDER = """
     | training | compression | measuring | data.fingerprints | data
     | models.saving | models.replacing | models.checkpoint models.beside models.front
     | models.fitting models.tokens | models.weights | models.folder | models.modeling
-    | models.surgery | models.vocabulary | models.ties models.attending | models.states
-    | models.factorized
+    | models.surgery | models.vocabulary | models.ties models.attending | models.kernels
+    | models.states | models.factorized
     | models.architectures models.__init__
     | decompositions.mpo | decompositions.btd | decompositions.tucker | decompositions.cp
     | decompositions.svd | decompositions.__init__ | decompositions.base decompositions._shapes
