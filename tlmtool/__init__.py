@@ -19,6 +19,7 @@ room, without a circle, and from rooms below it; tests/test_layers.py reads this
     attention       a file for each attention kernel: the maths
     recipe          the schema of a run, where its values come from, its rules
     report          what a run found, as JSON, tables, a card and plots
+    tasks           the tasks and the metrics, a row each
     files           what is read, written and claimed on disk
     failure         expected failures: one sentence and an exit code
 
