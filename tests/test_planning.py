@@ -1,4 +1,4 @@
-"""From flags to a plan: which sites, in which form, at which rank, and what is refused."""
+"""Guards plans: which sites, which decomposition, which rank, and what is refused."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,9 +8,10 @@ import torch
 from conftest import WORDS, pico, word_tokenizer
 from torch import Tensor
 
+from tlmtool.compression.candidates import Candidates, select
 from tlmtool.compression.compress import compress
-from tlmtool.compression.planning import AUTO, Forms, best_form, select
-from tlmtool.decompositions import NAMES
+from tlmtool.compression.planning import Weighed, best
+from tlmtool.decompositions import NAMES, candidates, named
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
 from tlmtool.decompositions.tucker import Tucker
@@ -23,86 +24,94 @@ QUERY = "encoder.layer.0.attention.self.query"
 TEXTS = {"tokenizer": word_tokenizer(), "texts": [" ".join(WORDS), " ".join(WORDS[::-2])]}
 
 
-def forms_of(family: str, **more) -> Forms:
+def candidates_of(family: str, **more) -> Candidates:
     model = pico(family, **more)
-    return Forms(model, {s: r for s, r in sites(model).items() if r != "embedding"})
+    return Candidates(model, {s: r for s, r in sites(model).items() if r != "embedding"})
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_the_largest_form_is_within_its_budget_and_one_rank_more_is_not(name, family):
-    forms = forms_of(family)
-    for site in forms.roles:
+def test_the_largest_is_within_its_budget_and_one_rank_more_is_not(name, family):
+    known = candidates_of(family)
+    for site in known.roles:
         for budget in (300, 700, 1000, 10**9):
-            found = forms.largest(site, name, budget)
+            found = known.largest(site, name, budget)
             if found is None:
-                assert forms.size(site, forms.make(site, name, 1)) > budget
+                assert known.size(site, known.make(site, name, 1)) > budget
                 continue
-            assert forms.size(site, found) <= budget
+            assert known.size(site, found) <= budget
             try:
-                assert forms.size(site, replace(found, rank=found.rank + 1)) > budget
+                assert known.size(site, replace(found, rank=found.rank + 1)) > budget
             except Usage as error:  # it has the highest rank that there is
                 assert f"rank {found.rank + 1} is above {found.rank}" in str(error)
 
 
-@pytest.mark.parametrize("method", ["auto", "btd", "tucker", "cp", "mpo"])
+@pytest.mark.parametrize("method", ["auto", *(name for name in NAMES if name != "svd")])
 @pytest.mark.parametrize("how", ["greedy", "uniform"])
-def test_keep_is_met_by_forms_of_coarse_ranks(method, how):
-    """What a form leaves of its budget the next one gets: the last leaves less than one rank."""
-    forms = forms_of("bert")
-    total = sum(o * i for o, i in map(forms.shape, forms.roles))
-    text = TEXTS if method not in ("mpo", "btd") else {}
+def test_keep_is_met_by_coarse_ranks(method, how):
+    """What a site leaves of its budget the next one gets: the last leaves less than one rank."""
+    known = candidates_of("bert")
+    total = sum(o * i for o, i in map(known.shape, known.roles))
+    text = TEXTS if method == "auto" or named(method).takes_metric else {}
     model, given = pico("bert"), {"sites": BOTH, "method": method, "allocate": how}
     plan = compress(model, keep=0.6, dry_run=True, **given, **text).plan
-    more = {s: replace(f, rank=f.rank + 1) for s, f in plan.items()}
-    rank = max(forms.size(s, more[s]) - forms.size(s, f) for s, f in plan.items())
-    dense = (s for s in forms.roles if s not in plan)
-    size = sum(forms.size(s, f) for s, f in plan.items())
-    size += sum(o * i for o, i in map(forms.shape, dense))
+    more = {s: replace(d, rank=d.rank + 1) for s, d in plan.items()}
+    rank = max(known.size(s, more[s]) - known.size(s, d) for s, d in plan.items())
+    dense = (s for s in known.roles if s not in plan)
+    size = sum(known.size(s, d) for s, d in plan.items())
+    size += sum(o * i for o, i in map(known.shape, dense))
     assert 0.6 * total - max(rank, 80) < size <= 0.6 * total  # 80: a value of a 48 x 32
 
 
 def test_energy_asks_each_site_alone():
-    """A form gets what the fewest singular values that hold the energy cost, and no more."""
-    forms = forms_of("bert")
+    """A site gets what the fewest singular values that hold the energy cost, and no more."""
+    known = candidates_of("bert")
     plan = compress(pico("bert"), energy=0.6, sites=BOTH, method="tucker", dry_run=True).plan
-    for site in forms.roles:
-        values = torch.linalg.svdvals(forms.model.get_submodule(site).weight.double()).square()
+    for site in known.roles:
+        values = torch.linalg.svdvals(known.model.get_submodule(site).weight.double()).square()
         rank = 1 + int((values.cumsum(0) < 0.6 * values.sum()).sum())
-        assert plan[site] == forms.largest(site, "tucker", rank * sum(forms.shape(site)))
+        assert plan[site] == known.largest(site, "tucker", rank * sum(known.shape(site)))
 
 
-@pytest.mark.parametrize("form", [SVD(6), Tucker(5, modes=(4, 8)), BTD(2, blocks=4, modes=(4, 8))])
+@pytest.mark.parametrize("true", [SVD(6), Tucker(5, modes=(4, 8)), BTD(2, blocks=4, modes=(4, 8))])
 @pytest.mark.parametrize("weighed", [True, False])
-def test_auto_takes_the_form_that_loses_least(form, weighed):
-    """Of a weight that is itself of a form, that one: at this budget no other holds it."""
-    forms, draw = forms_of("bert"), torch.Generator().manual_seed(0)
+def test_auto_takes_what_loses_least(true, weighed):
+    """Of a weight that is itself a decomposition, that one: at this budget no other holds it."""
+    known, draw = candidates_of("bert"), torch.Generator().manual_seed(0)
 
     def random(*size: int) -> Tensor:
         return torch.randn(*size, generator=draw).double()
 
-    w = form.reconstruct({k: random(*s) for k, s in form.shapes(32, 32).items()})
+    w = true.reconstruct({k: random(*s) for k, s in true.shapes(32, 32).items()})
     roots = [random(32, 32), random(32, 32)]
     c, g = (r @ r.T for r in roots) if weighed else (None, None)
-    budget = form.parameters(32, 32)
-    assert best_form(forms, QUERY, "auto", budget, w, c, g) == form
+    budget = true.parameters(32, 32)
+    assert best(known, Weighed(QUERY, w, c, g), "auto", budget) == true
     noisy, errors = w + 0.5 * w.std() * random(32, 32), {}
-    for name in AUTO:
-        rival = forms.largest(QUERY, name, budget)
+    for name in candidates(weighed):
+        rival = known.largest(QUERY, name, budget)
         metrics = (c, g if rival.takes_output_metric else None)
         off = noisy - rival.reconstruct(rival.decompose(noisy, *metrics))
         errors[rival] = float((roots[1].T @ off @ roots[0] if weighed else off).norm())
-    chosen = best_form(forms, QUERY, "auto", budget, noisy, c, g)
+    chosen = best(known, Weighed(QUERY, noisy, c, g), "auto", budget)
     assert errors[chosen] <= 1.05 * min(errors.values())  # it chooses by rough factors
 
 
-def test_a_budget_of_the_dense_weight_is_no_form():
-    forms, w = forms_of("bert"), torch.zeros(32, 32)
-    assert best_form(forms, QUERY, "auto", 1024, w, None, None) is None
-    assert best_form(forms, QUERY, "svd", 1023, w, None, None) == SVD(15)
+def test_a_budget_of_the_dense_weight_leaves_it_dense():
+    known, query = candidates_of("bert"), Weighed(QUERY, torch.zeros(32, 32))
+    assert best(known, query, "auto", 1024) is None
+    assert best(known, query, "svd", 1023) == SVD(15)
 
 
-def test_a_form_larger_than_dense_stays_dense_with_a_reason():
+def test_auto_chooses_among_those_that_say_so_simplest_first():
+    automatic = {name for name in NAMES if named(name).automatic}
+    weighed = {name for name in automatic if named(name).takes_metric}
+    assert set(candidates(weighed=False)) == automatic
+    assert set(candidates(weighed=True)) == weighed >= {"svd", "tucker", "btd"}
+    assert sorted(("svd", "tucker", "btd"), key=candidates(True).index) == ["svd", "tucker", "btd"]
+
+
+def test_what_would_be_larger_than_dense_stays_dense_with_a_reason():
     """svd at rank 16: as large as 32 x 32, smaller than 48 x 32."""
     model = pico("bert")
     outcome = compress(model, rank=16, method="svd", sites=BOTH)
@@ -170,11 +179,11 @@ def test_later_overrides_win():
     ]
     plan = compress(pico("bert"), rank=7, method="svd", sites=BOTH, overrides=overrides).plan
     assert len(plan) == 12
-    for site, form in plan.items():
+    for site, found in plan.items():
         if site.endswith("query"):
-            assert form == BTD(2 if ".0." in site else 1, blocks=3, modes=(4, 8))
+            assert found == BTD(2 if ".0." in site else 1, blocks=3, modes=(4, 8))
         else:
-            assert form == SVD(5 if ".attention." in site else 7)
+            assert found == SVD(5 if ".attention." in site else 7)
 
 
 def test_groups_globs_and_ignore_select_in_the_order_of_the_model():

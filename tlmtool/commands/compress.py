@@ -80,21 +80,8 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
         raise Usage(f"{recipe.model} has a language-model head: check its loss, not feature_error")
     if recipe.attention.kind:
         predicted(recipe, empty, [])
-    wanted = recipe.compression
     if _budget(recipe):
-        check_model(
-            empty,
-            wanted.rank,
-            wanted.keep,
-            wanted.energy,
-            wanted.sites,
-            wanted.ignore,
-            wanted.method,
-            wanted.blocks,
-            wanted.allocate,
-            wanted.overrides,
-            weighed,
-        )
+        check_model(empty, recipe.compression, weighed)
 
 
 def _predicted(

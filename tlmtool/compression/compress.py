@@ -8,15 +8,17 @@ from typing import Any
 import torch
 
 from tlmtool.compression import allocation, calibration, planning
+from tlmtool.compression.candidates import Candidates, select
 from tlmtool.compression.fitting import fit
-from tlmtool.compression.planning import Forms, by_budget, by_rank, check_draft, select
+from tlmtool.compression.planning import Draft
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan
+from tlmtool.recipe.schema import Compression
 
-TOKENS = 2048  # in a calibration batch, with padding
+TOKENS = 2048  # in a calibration batch, padding included: more of them take more memory
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Outcome:
     """What a compression did: the plan, a record for each site, and what it cost."""
 
     plan: Plan
-    sites: list[dict] = field(default_factory=list)
+    sites: list[dict[str, Any]] = field(default_factory=list)
     left_dense: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     loss: str | None = None
@@ -55,10 +57,10 @@ def compress(
     """Factorize linears of a transformers model in place; it becomes a `tlm-<type>` model.
 
     Exactly one budget: `rank` for every site, `keep` (share of the sites' parameters) or `energy`
-    (share of each site's squared singular values). `texts` with a `tokenizer` weigh the error by
-    the inputs that the sites get; `sequential` also fits each site to the inputs that the already
-    compressed layers give it, with the dense model's outputs as target. `dry_run` only plans.
-    Raises Usage for a budget, site or method that cannot be.
+    (share of each site's squared singular values). `texts`, with a `tokenizer`, weigh the error by
+    the inputs that the sites get. With `sequential` each site is also fitted to the inputs that the
+    compressed layers before it give, with the dense model's outputs as target. `dry_run` only
+    plans. Raises Usage for a budget, site or method that cannot be.
 
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2,
@@ -68,27 +70,21 @@ def compress(
     >>> model.config.model_type
     'tlm-bert'
     """
-    overrides, started = list(overrides), time.perf_counter()
-    forms = check(
-        model, rank, keep, energy, sites, ignore, method, blocks, allocate, overrides, bool(texts)
-    )
-    roles, batches = forms.roles, list[Batch]()
+    started = time.perf_counter()
+    named = {"sites": _globs(sites), "ignore": tuple(ignore), "overrides": tuple(overrides)}
+    budget = {"rank": rank, "keep": keep, "energy": energy, "allocate": allocate}
+    how = {"method": method, "blocks": blocks, "fit": "sequential" if sequential else "once"}
+    wanted = Compression(**named, **budget, **how)
+    candidates = check(model, wanted, bool(texts))
+    batches = list[Batch]()
     if texts:
         if tokenizer is None:
             raise Usage("calibration texts need a tokenizer")
         batches = calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
     sensitive = sequential and rank is None
-    statistics = Statistics(model, roles, batches, sensitive, seed, progress)
+    statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress)
     with torch.no_grad():
-        if rank is not None:
-            draft = by_rank(forms, rank, method, overrides)
-        else:
-            draft = by_budget(forms, statistics, keep, energy, method or "auto", allocate)
-        check_draft(draft, bool(batches))
-        outcome = Outcome(draft.plan, left_dense=draft.left_dense, warnings=draft.warnings)
-        if keep is not None and allocate == "greedy":
-            outcome.loss = allocation.loss(bool(batches), sequential)
-        outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in batches)
+        outcome, draft = _planned(candidates, statistics, wanted)
         outcome.seconds["plan"] = time.perf_counter() - started
         if not dry_run:
             started = time.perf_counter()
@@ -98,40 +94,51 @@ def compress(
     return outcome
 
 
-def check(
-    model: Any,
-    rank: int | None,
-    keep: float | None,
-    energy: float | None,
-    sites: str | Iterable[str],
-    ignore: Iterable[str],
-    method: str | None,
-    blocks: int | None,
-    allocate: str,
-    overrides: Iterable[Any],
-    weighed: bool,
-) -> Forms:
-    """The forms of the sites named, of a model with or without weights. Raises Usage for all that
-    can be refused before anything is measured; `weighed`: by calibration texts."""
-    overrides = list(overrides)
-    _one_budget(rank, keep, energy, allocate, overrides)
-    if isinstance(sites, str):
-        sites = [part.strip() for part in sites.split(",") if part.strip()]
-    forms = Forms(model, select(model, sites, ignore), blocks)
-    planning.check(forms, rank, keep, method, overrides, weighed)
-    return forms
+def check(model: Any, wanted: Compression, weighed: bool) -> Candidates:
+    """The candidates of the sites named, of a model with or without weights.
+
+    Raises Usage for all that can be refused before anything is measured. `weighed`: calibration
+    texts will weigh the errors.
+    """
+    _one_budget(wanted)
+    sites = Candidates(model, select(model, wanted.sites, wanted.ignore), wanted.blocks)
+    planning.check(sites, wanted.rank, wanted.keep, wanted.method, wanted.overrides, weighed)
+    return sites
 
 
-def _one_budget(
-    rank: int | None, keep: float | None, energy: float | None, allocate: str, overrides: list[Any]
-) -> None:
-    """Raises Usage unless there is exactly one budget, and what goes with it."""
-    budgets = [b for b in (rank, keep, energy) if b is not None]
+def _globs(sites: str | Iterable[str]) -> tuple[str, ...]:
+    """The names and globs of sites, which may be given as one text by comma."""
+    parts = sites.split(",") if isinstance(sites, str) else sites
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _planned(
+    sites: Candidates, statistics: Statistics, wanted: Compression
+) -> tuple[Outcome, Draft]:
+    """The plan by rank or by budget, and what is known of it before anything is fitted."""
+    weighed = bool(statistics.batches)
+    if wanted.rank is not None:
+        draft = planning.by_rank(sites, wanted.rank, wanted.method, wanted.overrides)
+    else:
+        budget = wanted.keep, wanted.energy, wanted.method or "auto", wanted.allocate
+        draft = planning.by_budget(sites, statistics, *budget)
+    planning.check_draft(draft, weighed)
+    outcome = Outcome(dict(draft.plan), left_dense=draft.left_dense, warnings=draft.warnings)
+    if wanted.keep is not None and wanted.allocate == "greedy":
+        outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")
+    outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in statistics.batches)
+    return outcome, draft
+
+
+def _one_budget(wanted: Compression) -> None:
+    """Raises Usage unless there is exactly one budget, with what goes with it."""
+    budgets = [b for b in (wanted.rank, wanted.keep, wanted.energy) if b is not None]
     if len(budgets) != 1:
         raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
-    if not all(0 < share <= 1 for share in (keep, energy) if share is not None):
-        raise Usage(f"keep and energy are shares above 0 and up to 1, got {keep or energy}")
-    if allocate not in ("greedy", "uniform"):
-        raise Usage(f"unknown way to allocate {allocate!r}; known: greedy, uniform")
-    if overrides and rank is None:
+    shares = [share for share in (wanted.keep, wanted.energy) if share is not None]
+    if not all(0 < share <= 1 for share in shares):
+        raise Usage(f"keep and energy are shares above 0 and up to 1, got {shares[0]}")
+    if wanted.allocate not in ("greedy", "uniform"):
+        raise Usage(f"unknown way to allocate {wanted.allocate!r}; known: greedy, uniform")
+    if wanted.overrides and wanted.rank is None:
         raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")

@@ -1,11 +1,13 @@
-"""Fitting: each site of a draft to its inputs and its target, swapped, and what that cost."""
+"""Fitting: each site of a draft is swapped for factors of its target; with the error of each."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
+from tlmtool.compression.candidates import weight_of
 from tlmtool.compression.lockstep import Fit, Lockstep
-from tlmtool.compression.planning import Draft, model_weight
+from tlmtool.compression.planning import Draft
 from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import root, weigh
@@ -15,13 +17,14 @@ from tlmtool.models.architectures import WRITES_RESIDUAL
 from tlmtool.models.factorized import set_weight
 from tlmtool.models.surgery import factorize, plan_of
 
-RIDGE = 0.1  # pull of a fitted target towards W, of the mean diagonal of the input covariance
+RIDGE = 0.1  # pulls a fitted target towards W: a larger value trusts the calibration text less
 
 
-def fit(statistics: Statistics, draft: Draft, sequential: bool) -> list[dict]:
-    """Swap the sites of the draft, in the order in which the model runs them; a record of each.
+def fit(statistics: Statistics, draft: Draft, sequential: bool) -> list[dict[str, Any]]:
+    """Swap the sites of a draft for factors, in the order in which the model runs them.
 
-    `sequential`: each site is fitted to the inputs that the compressed sites before it give it.
+    Returns a record of each. `sequential`: each site is fitted to the inputs that the compressed
+    sites before it give.
     """
     records = [_embed(statistics, site, draft.plan.get(site)) for site in statistics.tables]
     found = _in_lockstep(statistics) if sequential else _once(statistics)
@@ -29,20 +32,20 @@ def fit(statistics: Statistics, draft: Draft, sequential: bool) -> list[dict]:
         while group:
             site = group.pop(0)
             records.append(_swap(statistics, site, draft.plan.get(site), moments, not group))
-        del moments  # the next are measured without the last in memory
+        del moments  # so that they are gone when the next are measured
         release_memory()
     order = {site: k for k, site in enumerate(statistics.roles)}
     return sorted(filter(None, records), key=lambda r: order[r["site"]])
 
 
 def _once(statistics: Statistics) -> Iterator[tuple[list[str], Fit | None]]:
-    """(group, moments of its inputs in the dense model)"""
+    """(group of sites, moments of its inputs in the dense model), in order."""
     for group, moments in statistics.moments("factorizing"):
         yield list(group), moments and Fit(moments.count, moments.mean, moments.second)
 
 
 def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit]]:
-    """(group, moments of its inputs in the model as compressed so far)"""
+    """(group of sites, moments of its inputs in the model as compressed so far), in order."""
     model, dense = statistics.model, statistics.dense
     pair = Lockstep(dense, model, statistics.batches)
     pair.same = plan_of(model) == plan_of(dense)
@@ -51,19 +54,26 @@ def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit]]:
         pair.reach(stack, index)
         residual = statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
         found = pair.measure(group, residual)
-        release_memory()  # of the activations
+        release_memory()  # which the activations took
         yield list(group), found
         pair.same, found = False, None
 
 
 def _swap(
-    statistics: Statistics, site: str, form: Decomposition | None, fit: Fit | None, last: bool
-) -> dict | None:
-    """Fit a site's target to its inputs and factorize it. A site without a form stays dense,
-    with the target as its weight. After the `last` site of a fit only its mean remains."""
+    statistics: Statistics,
+    site: str,
+    wanted: Decomposition | None,
+    fit: Fit | None,
+    last: bool,
+) -> dict[str, Any] | None:
+    """Fit the target of a site to its inputs and factorize it; its record.
+
+    A site without a decomposition stays dense, with the target as its weight, and has no record.
+    After the `last` site of a fit only the mean of the fit is kept.
+    """
     model = statistics.model
     module = model.base_model.get_submodule(site)
-    weight, bias = model_weight(model, site), statistics.bias(site)
+    weight, bias = weight_of(model, site), statistics.bias(site)
     trainable = module.weight.requires_grad
     target, mean = fit.target(weight, bias, RIDGE) if fit is not None else (weight, None)
     metric = statistics.metric(site, fit)
@@ -72,41 +82,49 @@ def _swap(
     if last and fit is not None:
         fit.release()
     release_memory()
-    if form is not None:
-        g = statistics.output_metric(site) if form.takes_output_metric else None
-        factorize(model, {site: form}, {site: metric}, {site: g})
+    if wanted is not None:
+        g = statistics.output_metric(site) if wanted.takes_output_metric else None
+        factorize(model, {site: wanted}, {site: metric}, {site: g})
     del weight
-    reached, now = model_weight(model, site), model.base_model.get_submodule(site)
+    reached, now = weight_of(model, site), model.base_model.get_submodule(site)
     if mean is not None:
         corrected = nn.Parameter((mean - reached @ fit.mean).to(module.bias.dtype))
-        now.set_bias(corrected) if form is not None else setattr(now, "bias", corrected)
+        now.set_bias(corrected) if wanted is not None else setattr(now, "bias", corrected)
     now.requires_grad_(trainable)
-    return form and _record(site, statistics.roles[site], form, target, reached, metric)
+    if wanted is None:
+        return None
+    return _record(site, statistics.roles[site], wanted, target, reached, metric)
 
 
-def _embed(statistics: Statistics, site: str, form: Decomposition | None) -> dict | None:
-    if form is None:
+def _embed(
+    statistics: Statistics, site: str, wanted: Decomposition | None
+) -> dict[str, Any] | None:
+    """Factorize an embedding; its record, or None if it stays dense."""
+    if wanted is None:
         return None
     model, metric = statistics.model, statistics.embedding_metric(site)
-    weight = model_weight(model, site)
+    weight = weight_of(model, site)
     trainable = model.base_model.get_submodule(site).weight.requires_grad
-    factorize(model, {site: form}, {site: metric}, {site: statistics.output_metric(site)})
+    factorize(model, {site: wanted}, {site: metric}, {site: statistics.output_metric(site)})
     model.base_model.get_submodule(site).requires_grad_(trainable)
-    return _record(site, statistics.roles[site], form, weight, model_weight(model, site), metric)
+    return _record(site, statistics.roles[site], wanted, weight, weight_of(model, site), metric)
 
 
 def _record(
     site: str,
     role: str,
-    form: Decomposition,
+    taken: Decomposition,
     target: Tensor,
     reached: Tensor,
     metric: Tensor | None,
-) -> dict:
-    """The figures of one site: relative errors of its factors against the target that they
-    were fitted to, beside those of an SVD of it with as many parameters, plain and weighted."""
+) -> dict[str, Any]:
+    """The figures of one site: the relative errors of what was `reached` against the `target`.
+
+    Beside them stand the errors of an SVD of the target with as many parameters, plain and
+    weighted.
+    """
     o, i = target.shape if role != "embedding" else reversed(target.shape)
-    size = form.parameters(o, i)
+    size = taken.parameters(o, i)
     rank = max(1, min(size // (o + i), o, i))
     plain = SVD(rank=rank)
     rival = plain.reconstruct(plain.decompose(target))
@@ -114,7 +132,7 @@ def _record(
         "site": site,
         "role": role,
         "shape": [o, i],
-        "decomposition": form.to_dict(),
+        "decomposition": taken.to_dict(),
         "parameters": size,
         "keep": size / (o * i),
         "weight_error": relative(reached - target, target, None),
@@ -132,5 +150,5 @@ def _record(
 
 
 def relative(off: Tensor, weight: Tensor, s: Tensor | None) -> float:
-    """|off s| / |W s|"""
+    """|off s| / |W s|."""
     return float(weigh(off, s).norm() / weigh(weight, s).norm().clamp_min(1e-300))

@@ -1,152 +1,85 @@
-"""Flags to a plan: which sites, in which form, at which rank."""
+"""A rank or a budget to a plan: which decomposition each site gets."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from tlmtool.compression import allocation
 from tlmtool.compression.allocation import Spectrum
+from tlmtool.compression.calibration import Moments
+from tlmtool.compression.candidates import TABLE, Candidates
 from tlmtool.compression.statistics import Statistics
-from tlmtool.decompositions import NAMES, Decomposition, named
+from tlmtool.decompositions import NAMES, Decomposition, candidates, named
 from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import spectrum
 from tlmtool.failure import Usage
-from tlmtool.models.architectures import GROUPS
-from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
-from tlmtool.models.surgery import Plan, modes, sites
 
-AUTO = ("svd", "tucker", "btd")  # cp: slow and poor; mpo: cannot be weighed by the data
-FEW = 0.10  # a site that keeps less of its parameters is warned of
+BY_RANK = "btd"  # the method of --rank, if none is given; by a budget it is auto
+FEW = 0.10  # a site that keeps less of its parameters is warned of: raise it for more warnings
 
 
 @dataclass
 class Draft:
     """A plan in the making: what each site becomes, what stays dense and why, and warnings."""
 
-    plan: Plan = field(default_factory=dict)
+    plan: dict[str, Decomposition] = field(default_factory=dict)
     left_dense: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-
-def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dict[str, str]:
-    """{site: role} of what `wanted` (attention, ffn, embedding, all, or globs) names."""
-    known, chosen = sites(model), {}
-    for pattern in wanted:
-        roles = GROUPS.get(pattern, ())
-        found = {s: r for s, r in known.items() if r in roles or fnmatchcase(s, pattern)}
-        if not found:
-            first = next(iter(known))
-            raise Usage(
-                f"no site matches {pattern!r}; name {', '.join(GROUPS)}, or a glob over the "
-                f"{len(known)} sites, such as {first}"
+    def take(self, sites: Candidates, site: str, found: Decomposition | None) -> None:
+        """Note a site's decomposition, or that it stays dense since that would not be smaller."""
+        o, i = sites.shape(site)
+        size = sites.size(site, found) if found else o * i
+        if size >= o * i:
+            self.left_dense[site] = (
+                f"{found.name} at rank {found.rank} would hold {size:,} parameters, "
+                f"W holds {o * i:,}"
+                if found
+                else "its share of the budget is the dense weight"
             )
-        chosen |= found
-    for pattern in ignore:
-        if not any(fnmatchcase(site, pattern) for site in known):
-            raise Usage(
-                f"--ignore {pattern}: no site matches it; give a glob over the {len(known)} sites, "
-                f"such as {next(iter(known))}"
-            )
-        chosen = {s: r for s, r in chosen.items() if not fnmatchcase(s, pattern)}
-    done = [s for s in chosen if isinstance(model.base_model.get_submodule(s), Factorized)]
-    if done:
-        raise Usage(f"{len(done)} of the sites are factorized already ({done[0]} ...): merge first")
-    if not chosen:
-        raise Usage("no site is left to factorize: --ignore takes all that --sites names")
-    return {s: r for s, r in known.items() if s in chosen}
+            return
+        assert found is not None
+        self.plan[site] = found
+        if size < FEW * o * i:
+            self.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
 
 
-class Forms:
-    """Makes decompositions for the sites of one model."""
+class Weighed(NamedTuple):
+    """A site with what weighs its errors: W (O, I), C (I, I) or (I,), G (O, O), input moments."""
 
-    def __init__(self, model: Any, roles: dict[str, str], blocks: int | None = None):
-        self.model, self.roles, self.blocks = model, roles, blocks
-
-    def shape(self, site: str) -> tuple[int, int]:
-        return shape(self.model.base_model.get_submodule(site))
-
-    def make(
-        self, site: str, method: str, rank: int | None, blocks: int | None = None
-    ) -> Decomposition:
-        """The form of one site; of an attention projection O is split into heads."""
-        if method not in NAMES:
-            raise Usage(f"unknown method {method!r}; known: auto, {', '.join(NAMES)}")
-        if self.roles[site] == "embedding":
-            method = "svd"
-        fields: dict[str, Any] = {"rank": rank}
-        if method in ("btd", "tucker", "cp"):
-            fields["modes"] = modes(self.model, site, self.roles[site])
-        if method == "btd":
-            heads = self.model.config.num_attention_heads
-            fields["blocks"] = blocks or self.blocks or heads
-        return named(method)(**fields)
-
-    def size(self, site: str, form: Decomposition) -> int:
-        """Its parameters; a rank that it cannot have raises Usage."""
-        try:
-            return form.parameters(*self.shape(site))
-        except ValueError as error:
-            raise Usage(f"{error} ({site})") from None
-
-    def largest(self, site: str, method: str, budget: int) -> Decomposition | None:
-        """The form of highest rank within a budget of parameters; None where rank 1 is above it."""
-        low, high = 0, max(self.shape(site)) + 1  # rank `low` fits, rank `high` does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            form = self.make(site, method, middle)
-            try:
-                fits = form.parameters(*self.shape(site)) <= budget
-            except ValueError:
-                fits = False
-            low, high = (middle, high) if fits else (low, middle)
-        return self.make(site, method, low) if low else None
-
-
-def by_rank(forms: Forms, rank: int, method: str | None, overrides: Iterable[Any] = ()) -> Draft:
-    """Every site at one rank, but for the sites that an override names (the last one wins)."""
-    draft = Draft()
-    overrides = list(overrides)
-    for override in overrides:
-        if not any(fnmatchcase(s, override.sites) for s in forms.roles):
-            raise Usage(f"the override for {override.sites!r} matches none of the sites named")
-    for site in forms.roles:
-        found = {"method": method or "btd", "rank": rank, "blocks": None}
-        for override in overrides:
-            if fnmatchcase(site, override.sites):
-                given = ("method", "rank", "blocks")
-                found |= {k: v for k in given if (v := getattr(override, k)) is not None}
-        if found["method"] == "auto":
-            raise Usage("--method auto needs a budget: give --keep or --energy instead of --rank")
-        form = forms.make(site, found["method"], found["rank"], found["blocks"])
-        take(draft, forms, site, form)
-    return draft
+    site: str
+    weight: Tensor
+    metric: Tensor | None = None
+    output_metric: Tensor | None = None
+    moments: Moments | None = None
 
 
 def check(
-    forms: Forms,
+    sites: Candidates,
     rank: int | None,
     keep: float | None,
     method: str | None,
     overrides: Iterable[Any],
     weighed: bool,
 ) -> None:
-    """Raises Usage for what no measuring makes possible: a form that there is not or that texts
-    cannot weigh, a rank that nothing has or that makes nothing smaller, a share of the parameters
-    below those of rank 1."""
+    """Raises Usage for what no measuring could make possible.
+
+    That is a decomposition that does not exist or that texts cannot weigh, a rank that no site can
+    have or that makes none smaller, and a budget below the parameters of rank 1.
+    """
     if rank is not None:
-        check_draft(by_rank(forms, rank, method, overrides), weighed)
+        check_draft(by_rank(sites, rank, method, overrides), weighed)
         return
-    names, least, dense = AUTO if method in (None, "auto") else (method,), 0, 0
-    for site in forms.roles:
-        found = [forms.make(site, name, 1) for name in names]
+    names, least, dense = methods(method, weighed), 0, 0
+    for site in sites.roles:
+        found = [sites.make(site, name, 1) for name in names]
         check_draft(Draft({site: found[0]}), weighed)
-        least += min(forms.size(site, form) for form in found)
-        dense += prod(forms.shape(site))
+        least += min(sites.size(site, each) for each in found)
+        dense += prod(sites.shape(site))
     if keep is not None and keep * dense < least:
         raise Usage(
             f"--keep {keep:g} leaves {int(keep * dense):,} parameters, and the sites named hold "
@@ -154,126 +87,127 @@ def check(
         )
 
 
-def check_draft(draft: Draft, measured: bool) -> None:
-    """Raises Usage where nothing gets smaller, or a form cannot be weighed by the texts."""
-    blind = next(((s, f) for s, f in draft.plan.items() if not f.takes_metric), None)
-    if blind and measured:
-        raise Usage(
-            f"{blind[1].name} ({blind[0]}) splits the inputs, so no calibration text can weigh its "
-            "error: give --calibration none, or take svd, tucker, btd or cp"
-        )
+def methods(method: str | None, weighed: bool) -> tuple[str, ...]:
+    """The names of the decompositions that a method tries."""
+    return candidates(weighed) if method in (None, "auto") else (str(method),)
+
+
+def check_draft(draft: Draft, weighed: bool) -> None:
+    """Raises Usage if nothing gets smaller, or texts cannot weigh the error of a site."""
+    for site, found in draft.plan.items() if weighed else ():
+        if not found.takes_metric:
+            able = ", ".join(name for name in NAMES if named(name).takes_metric)
+            raise Usage(
+                f"no calibration text can weigh the error of {found.name} ({site}): give "
+                f"--calibration none, or take one of {able}"
+            )
     if not draft.plan:
-        reason = next(iter(draft.left_dense.values()))
+        reason = next(iter(draft.left_dense.values()), "no site was named")
         raise Usage(f"no site would get smaller at this budget: {reason}")
 
 
+def by_rank(
+    sites: Candidates, rank: int, method: str | None, overrides: Iterable[Any] = ()
+) -> Draft:
+    """Every site at one rank, except where an override names it; the last such one wins."""
+    draft = Draft()
+    overrides = list(overrides)
+    for override in overrides:
+        if not any(fnmatchcase(s, override.sites) for s in sites.roles):
+            raise Usage(f"the override for {override.sites!r} matches none of the sites named")
+    for site in sites.roles:
+        wanted: dict[str, Any] = {"method": method or BY_RANK, "rank": rank, "blocks": None}
+        for override in overrides:
+            if fnmatchcase(site, override.sites):
+                given = {key: getattr(override, key) for key in wanted}
+                wanted |= {key: value for key, value in given.items() if value is not None}
+        if wanted["method"] == "auto":
+            raise Usage("--method auto needs a budget: give --keep or --energy instead of --rank")
+        draft.take(sites, site, sites.make(site, **wanted))
+    return draft
+
+
 def by_budget(
-    forms: Forms,
+    sites: Candidates,
     statistics: Statistics,
     keep: float | None,
     energy: float | None,
     method: str,
     allocate: str,
 ) -> Draft:
-    """Spectra of all sites, then the parameters of each, then its form."""
-    spectra: dict[str, Spectrum] = {}
-    for site, weight, metric, g, moments in _weighed(forms, statistics, "measuring inputs"):
-        if g is not None:
-            unit = 1.0
-        elif moments is not None:
-            unit = float(moments.energy(weight))
-        else:
-            unit = float(weigh(weight, root(metric, weight.device)).square().sum())
-        spectra[site] = spectrum_of(weight, metric, g, unit)
-    budgets = (
-        allocation.by_energy(spectra, energy)
-        if energy is not None
-        else getattr(allocation, allocate)(spectra, keep)
-    )
+    """The spectra of all sites, then the parameters of each, then its decomposition."""
+    spectra = {
+        each.site: spectrum_of(each) for each in _weighed(sites, statistics, "measuring inputs")
+    }
+    if energy is not None:
+        budgets = allocation.by_energy(spectra, energy)
+    else:
+        budgets = getattr(allocation, allocate)(spectra, keep)
     draft, spare = Draft(), 0
-    alone = ((site, model_weight(forms.model, site), None, None, None) for site in spectra)
-    found = _weighed(forms, statistics, "choosing forms") if method == "auto" else alone
-    for site, weight, metric, g, _ in found:
-        form = best_form(forms, site, method, budgets[site] + spare, weight, metric, g)
-        take(draft, forms, site, form)
-        if keep is not None:  # what the ranks of a form leave of its budget, the next site has
+    found: Iterable[Weighed] = (Weighed(site, sites.weight(site)) for site in spectra)
+    if method == "auto":
+        found = _weighed(sites, statistics, "choosing decompositions")
+    for each in found:
+        site = each.site
+        draft.take(sites, site, best(sites, each, method, budgets[site] + spare))
+        if keep is not None:  # what ranks leave of a site's budget goes to the next site
             taken = draft.plan.get(site)
-            spare += budgets[site] - (forms.size(site, taken) if taken else weight.numel())
-    draft.plan = {s: draft.plan[s] for s in forms.roles if s in draft.plan}
+            spare += budgets[site] - (sites.size(site, taken) if taken else each.weight.numel())
+    draft.plan = {s: draft.plan[s] for s in sites.roles if s in draft.plan}
     return draft
 
 
-def _weighed(forms: Forms, statistics: Statistics, what: str) -> Iterator[tuple]:
-    """(site, W, metric, output metric, moments) of every site: tables first, then as they run."""
+def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[Weighed]:
+    """Every site: embeddings first, then linears in the order in which the model runs them."""
     for site in statistics.tables:
         metric = statistics.embedding_metric(site)
-        yield site, model_weight(forms.model, site), metric, statistics.output_metric(site), None
+        yield Weighed(site, sites.weight(site), metric, statistics.output_metric(site))
     for group, moments in statistics.moments(what):
         for site in group:
-            weight, metric = model_weight(forms.model, site), statistics.metric(site, moments)
-            yield site, weight, metric, statistics.output_metric(site), moments
+            weight, metric = sites.weight(site), statistics.metric(site, moments)
+            yield Weighed(site, weight, metric, statistics.output_metric(site), moments)
 
 
-def take(draft: Draft, forms: Forms, site: str, form: Decomposition | None) -> None:
-    """Put a form into the draft, unless it is no smaller than the dense weight."""
-    o, i = forms.shape(site)
-    size = forms.size(site, form) if form else o * i
-    if size >= o * i:
-        draft.left_dense[site] = (
-            f"{form.name} at rank {form.rank} would hold {size:,} parameters, W holds {o * i:,}"
-            if form
-            else "its share of the budget is the dense weight"
-        )
-        return
-    draft.plan[site] = form
-    if size < FEW * o * i:
-        draft.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
+def spectrum_of(each: Weighed) -> Spectrum:
+    """What a site loses at each rank.
 
-
-def spectrum_of(weight: Tensor, metric: Tensor | None, g: Tensor | None, unit: float) -> Spectrum:
-    """What a site (O, I) loses at each rank, in units of `unit`."""
-    device = weight.device
-    values = spectrum(weight, root(metric, device), root(g, device)) / max(unit, 1e-300)
+    It is relative to the energy of its output, so that sites compare; with an output metric it is
+    in the units of that, the squared change of the last hidden state.
+    """
+    weight, device = each.weight, each.weight.device
+    s, g = root(each.metric, device), root(each.output_metric, device)
+    if each.output_metric is not None:
+        unit = 1.0
+    elif each.moments is not None:
+        unit = float(each.moments.energy(weight))
+    else:
+        unit = float(weigh(weight, s).square().sum())
+    values = spectrum(weight, s, g) / max(unit, 1e-300)
     return Spectrum(values.cpu(), *weight.shape)
 
 
-def best_form(
-    forms: Forms,
-    site: str,
-    method: str,
-    budget: int,
-    weight: Tensor,
-    metric: Tensor | None,
-    g: Tensor | None,
-) -> Decomposition | None:
-    """The form at a budget; for `auto` the one with the least weighted error |g^T dW s|."""
-    o, i = forms.shape(site)
+def best(sites: Candidates, each: Weighed, method: str, budget: int) -> Decomposition | None:
+    """The decomposition of a site within a budget of parameters; None if W fits into it.
+
+    For `auto` it is the one with the least weighted error |g^T dW s|. Raises Usage for a budget
+    below rank 1.
+    """
+    site, weight, metric, g, _ = each
+    o, i = sites.shape(site)
     if budget >= o * i:
         return None
-    names = (
-        ("svd",) if forms.roles[site] == "embedding" else AUTO if method == "auto" else (method,)
-    )
-    found = [f for name in names if (f := forms.largest(site, name, budget))]
-    if len(found) < 2:
-        if not found:
-            raise Usage(
-                f"{site}: {budget:,} parameters are too few for {' or '.join(names)} at rank 1"
-            )
+    names = methods(method, metric is not None)
+    names = (TABLE,) if sites.roles[site] == "embedding" else names
+    found = [d for name in names if (d := sites.largest(site, name, budget))]
+    if not found:
+        raise Usage(f"{site}: {budget:,} parameters are too few for {' or '.join(names)} at rank 1")
+    if len(found) == 1:
         return found[0]
     s, t = root(metric, weight.device), root(g, weight.device)
 
-    def error(form: Decomposition) -> float:
-        g_taken = g if form.takes_output_metric else None
-        factors = form.rough().decompose(weight, metric, g_taken)
-        off = weigh(weight - form.reconstruct(factors), s)
+    def error(tried: Decomposition) -> float:
+        factors = tried.rough().decompose(weight, metric, g if tried.takes_output_metric else None)
+        off = weigh(weight - tried.reconstruct(factors), s)
         return float((off if t is None else t.mT @ off).norm())
 
     return min(found, key=error)
-
-
-def model_weight(model: Any, site: str) -> Tensor:
-    """W (O, I) of a site in float64; of an embedding its transpose (E, V), rows last."""
-    module = model.base_model.get_submodule(site)
-    weight = dense_weight(module).double()
-    table = isinstance(module, torch.nn.Embedding | FactorizedEmbedding)
-    return weight.T if table else weight

@@ -1,8 +1,8 @@
-"""Sizes of modes: balanced splits, and ranks held against them."""
+"""Sizes of modes: balanced splits, and ranks checked against them."""
 
 
 def split(n: int) -> tuple[int, int]:
-    """n = a b with a <= b as close as they get."""
+    """n = a b with a <= b, as close to each other as possible."""
     a = int(n**0.5)
     while n % a:
         a -= 1
@@ -10,7 +10,10 @@ def split(n: int) -> tuple[int, int]:
 
 
 def heads(modes: tuple[int, int] | None, n: int) -> tuple[int, int]:
-    """(H, D), how n outputs are split: as `modes` say, or balanced. Raises where H D is not n."""
+    """(H, D), how n outputs are split: as `modes` say, else balanced.
+
+    Raises ValueError if H D is not n.
+    """
     h, d = modes or split(n)
     if h * d != n:
         raise ValueError(f"modes ({h}, {d}) do not split the {n} outputs of the weight")
@@ -18,7 +21,10 @@ def heads(modes: tuple[int, int] | None, n: int) -> tuple[int, int]:
 
 
 def factorized(n: int, order: int) -> tuple[int, ...]:
-    """n as a product of `order` factors, balanced: large primes first, each to the smallest."""
+    """n as a product of `order` balanced factors, largest first.
+
+    Prime factors are dealt out from the largest on, each to the factor that is smallest so far.
+    """
     primes, d = [], 2
     while n > 1:
         while n % d == 0:
@@ -32,9 +38,9 @@ def factorized(n: int, order: int) -> tuple[int, ...]:
 
 
 def capped(rank: int | None, modes: tuple[int, ...], what: str) -> tuple[int, ...]:
-    """The rank of each mode: `rank` capped at the mode, or the mode itself for None.
+    """The rank of each mode: `rank`, but at most the size of the mode; the size itself for None.
 
-    Raises ValueError for a rank below 1 or above every mode.
+    Raises ValueError for a rank below 1, or above every mode.
     """
     if rank is None:
         return tuple(modes)

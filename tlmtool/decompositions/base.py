@@ -1,23 +1,36 @@
-"""What every decomposition is: a frozen dataclass of sizes with five pure functions."""
+"""What every decomposition is: a frozen dataclass of sizes, and pure functions on tensors."""
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-JITTER = 1e-10  # of the mean diagonal: a metric of few texts is singular in float64
+JITTER = 1e-10  # share of the mean diagonal added to a metric. Without it the metric of a few
+# texts is singular in float64; a larger value blurs small eigenvalues.
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A way to hold W (O, I) as factors; a subclass says how.
+    """A way to hold W (O, I) as factors. A subclass in a file of this folder is found by its name.
 
-    `rank` is None for the exact form. `takes_metric`: the form keeps the input mode I whole, so
-    that an input covariance can weigh its error; `takes_output_metric`: O too. `chain`: the factors
-    that, applied one after the other as plain linear maps, are W; the module then holds them as
-    `nn.Linear`.
+    A subclass must define `shapes` and `_factors`, and either `matrices` or both `reconstruct` and
+    `apply`. `rank` is None for full rank; its docstring says what the rank counts. Class variables
+    tell the planner and the tests what the subclass can do:
+
+    reference            the paper; shown in `--help` and in the model card
+    takes_metric         it can weigh its error by the covariance of the inputs
+    takes_output_metric  it can weigh errors of the outputs too; its factor `left` is then (O, R)
+    takes_heads          it has a field `modes`, filled with (H, D) for an attention projection
+    automatic            `--method auto` considers it
+    exact                at full rank it reproduces W
+    slack                how far, as a share of |W|, an iterative algorithm may end above the lowest
+                         error; the tests allow that much
+    chain                names of factors that are linear maps, first applied first: each is held as
+                         an `nn.Linear`, so that other tools find it
+
+    A field called `blocks` is filled with `--blocks`, or with the number of heads.
     """
 
     rank: int | None = None
@@ -25,48 +38,60 @@ class Decomposition:
     reference: ClassVar[str] = ""
     takes_metric: ClassVar[bool] = True
     takes_output_metric: ClassVar[bool] = False
+    takes_heads: ClassVar[bool] = False
+    automatic: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    slack: ClassVar[float] = 0.0
     chain: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
+        """The name of the file, which is also the value of `--method`."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
-        """{factor: shape}. Raises ValueError where the rank is above what (O, I) can have."""
+        """{factor: shape}.
+
+        Raises ValueError for a rank that (O, I) cannot have: `rank 0 is below 1`, or
+        `rank 40 is above 32` with the highest rank there is.
+        """
         raise NotImplementedError
 
     def decompose(
         self, weight: Tensor, metric: Tensor | None = None, output_metric: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """W (O, I) -> factors of the dtype and device of W, found in float64.
+        """W (O, I) -> factors with the dtype and device of W, computed in float64.
 
-        `metric` (I, I) or (I,): the covariance C of the inputs; the error minimised is then
-        tr(dW C dW^T) instead of |dW|^2, and tr(G dW C dW^T) with `output_metric` G (O, O). Raises
-        ValueError where the form cannot honour one.
+        Minimises |dW|^2; with a `metric` C (I, I) or (I,), the covariance of the inputs,
+        tr(dW C dW^T); with an `output_metric` G (O, O) also tr(G dW C dW^T). Raises ValueError for
+        a metric that this decomposition cannot use.
         """
         self.shapes(*weight.shape)
         if metric is not None and not self.takes_metric:
             raise ValueError(
-                f"{self.name} splits the input mode, so it cannot weigh its error by a metric; "
-                "use svd, tucker, btd or cp, or no calibration"
+                f"{self.name} cannot weigh its error by a metric: use a decomposition that takes "
+                "one, or give no metric"
             )
         if output_metric is not None and not self.takes_output_metric:
-            raise ValueError(f"{self.name} splits the output mode: it takes no output metric")
+            raise ValueError(f"{self.name} cannot weigh its error by an output metric")
         w, s = weight.detach().double(), root(metric, weight.device)
-        if output_metric is None:
+        g = root(output_metric, weight.device)
+        if g is None:
             factors = self._factors(w, s)
         else:
-            g = root(output_metric, weight.device)
             factors = self._factors(g.mT @ w, s)
             factors["left"] = torch.linalg.solve_triangular(g.mT, factors["left"], upper=True)
         return {k: f.to(weight.dtype).contiguous() for k, f in factors.items()}
 
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
-        """float64 factors of W; `s` (I, I) lower triangular or (I,) with metric = s s^T."""
+        """float64 factors of W (O, I).
+
+        `s`, (I, I) lower triangular or (I,), is the root of the metric: C = s s^T. None: no metric.
+        """
         raise NotImplementedError
 
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(left (O, K), right (K, I)) with W = left @ right; forms that split I have none."""
+        """(left (O, K), right (K, I)) with W = left @ right, if the factors can be joined so."""
         raise NotImplementedError
 
     def reconstruct(self, factors: dict[str, Tensor]) -> Tensor:
@@ -83,20 +108,26 @@ class Decomposition:
         return x @ (left @ right).mT
 
     def rough(self) -> "Decomposition":
-        """The same form, its factors found faster and a few percent worse: to choose by."""
+        """The same sizes, with factors that are found faster and are a few percent worse.
+
+        `--method auto` compares candidates by it.
+        """
         return self
 
     def parameters(self, out_features: int, in_features: int) -> int:
+        """How many numbers the factors of a weight (O, I) hold."""
         return sum(map(prod, self.shapes(out_features, in_features).values()))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """Name and fields as plain values, without those that are None."""
         return {"name": self.name, **{k: v for k, v in asdict(self).items() if v is not None}}
 
 
-def root(metric: Tensor | None, device) -> Tensor | None:
+def root(metric: Tensor | None, device: torch.device) -> Tensor | None:
     """s with metric = s s^T, in float64: (I, I) lower triangular, or (I,) for a diagonal.
 
-    A metric of zeros (inputs that were never seen) says nothing: None.
+    None for a metric of zeros, which belongs to inputs that never occurred. Raises ValueError for
+    a metric that is not positive semi-definite.
     """
     if metric is None or not metric.any():
         return None
@@ -105,7 +136,7 @@ def root(metric: Tensor | None, device) -> Tensor | None:
         return (metric + JITTER * metric.mean() + torch.finfo(metric.dtype).tiny).sqrt()
     jitter = JITTER * metric.diagonal().mean() + torch.finfo(metric.dtype).tiny
     diagonal, kept = metric.diagonal(), metric.diagonal().clone()
-    try:  # raised in place for a moment: the copy would be the largest tensor of a compression
+    try:  # in place for a moment: a copy would be the largest tensor of a compression
         for _ in range(6):
             diagonal.copy_(kept + jitter)
             factor, failed = torch.linalg.cholesky_ex(metric)
@@ -118,12 +149,12 @@ def root(metric: Tensor | None, device) -> Tensor | None:
 
 
 def weigh(weight: Tensor, s: Tensor | None) -> Tensor:
-    """W s: plain distance in it is the metric's distance in W. (..., O, I)"""
+    """W s (..., O, I): the plain norm of dW s is the norm of dW in the metric s s^T."""
     return weight if s is None else weight * s if s.ndim == 1 else weight @ s
 
 
 def unweigh(factor: Tensor, s: Tensor | None) -> Tensor:
-    """A factor (..., I, R) of W s -> that factor of W: s^-T factor."""
+    """The input factor (..., I, R) of W s -> the input factor of W: s^-T factor."""
     if s is None:
         return factor
     if s.ndim == 1:

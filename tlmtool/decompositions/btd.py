@@ -1,4 +1,4 @@
-"""Block-term decomposition: W as a sum of P Tucker blocks of rank R (the paper's form)."""
+"""Block-term decomposition: W as a sum of P Tucker blocks of rank R."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,22 +10,29 @@ from tlmtool.decompositions._shapes import capped, heads
 from tlmtool.decompositions.base import Decomposition, unweigh, weigh
 from tlmtool.decompositions.tucker import sweep, through, top
 
-SWEEPS, ROUGH = 8, 2
+SWEEPS = 8  # passes over all blocks: with more the error falls a little, and time grows in step
+ROUGH = 2  # the same where `--method auto` only compares
 
 
 @dataclass(frozen=True)
 class BTD(Decomposition):
     """W (H, D, I) = sum_{p<P} core_p x1 a_p (H, R1) x2 b_p (D, R2) x3 c_p (I, R3).
 
-    R counts the columns in each mode, capped at the mode; `blocks` is P. P = 1 is Tucker, R = 1 is
-    CP. `modes` (H, D): how O is split; heads and their width for an attention projection, else
-    balanced. tensorly has no BTD: own block-cyclic HOOI, which never increases the error. The
-    start is greedy deflation, its b and c taken from chunks of the singular vectors of W.
+    R counts the columns in each mode, and is capped at the size of the mode; `blocks` is P. With
+    P = 1 it is Tucker, with R = 1 CP. `modes` (H, D) says how O is split: into heads and their
+    width for an attention projection, else balanced.
+
+    tensorly has no BTD. This one runs HOOI on one block after the other, which never increases the
+    error. The first blocks come from greedy deflation: their b and c are taken from chunks of the
+    singular vectors of W.
     """
 
     blocks: int = 1
     modes: tuple[int, int] | None = None
     sweeps: ClassVar[int] = SWEEPS
+    takes_heads: ClassVar[bool] = True
+    automatic: ClassVar[bool] = True
+    slack: ClassVar[float] = 0.005
     reference: ClassVar[str] = (
         "De Lathauwer 2008 (BTD); Ma et al. 2019 (A Tensorized Transformer), eq. 4"
     )
@@ -52,12 +59,12 @@ class BTD(Decomposition):
         ranks, (h, d) = shapes["core"][1:], (shapes["a"][1], shapes["b"][1])
         tensor = weights.reshape(-1, h, d, weights.shape[2])
         n, r = len(tensor), ranks[2]
-        left = tensor.new_zeros(n, self.blocks * r, h, d)  # of each block, its c left out; and c
-        right = tensor.new_zeros(n, self.blocks * r, tensor.shape[3])
+        left = tensor.new_zeros(n, self.blocks * r, h, d)  # block p without its c,
+        right = tensor.new_zeros(n, self.blocks * r, tensor.shape[3])  # and its c
         blocks: list[tuple[Tensor, ...]] = [()] * self.blocks
 
         def improve(p: int, b: Tensor, c: Tensor) -> None:
-            """Fit block p to what the others leave."""
+            """Fit block p to what the other blocks leave over, starting from b and c."""
             part = slice(p * r, (p + 1) * r)
             left[:, part] = 0
             core, a, b, c = blocks[p] = sweep(tensor, b, c, ranks, (left, right))
@@ -76,7 +83,7 @@ class BTD(Decomposition):
         }
 
     def _chunks(self, tensor: Tensor, r: int) -> list[Tensor]:
-        """P starts of c: consecutive chunks of the input-side singular vectors of W."""
+        """P first values of c: consecutive chunks of the right singular vectors of W."""
         total = min(self.blocks * r, tensor.shape[3])
         basis = top(tensor.flatten(1, 2).mT, total).flip(2)
         chunks = [basis[..., p * r : (p + 1) * r] for p in range(self.blocks)]
@@ -88,4 +95,6 @@ class BTD(Decomposition):
 
 
 class _Rough(BTD):
+    """With fewer sweeps."""
+
     sweeps = ROUGH

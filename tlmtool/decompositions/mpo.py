@@ -11,25 +11,31 @@ from torch import Tensor
 from tlmtool.decompositions._shapes import factorized
 from tlmtool.decompositions.base import Decomposition
 
+Modes = tuple[tuple[int, ...], tuple[int, ...]]  # of the outputs, of the inputs
+
 
 @dataclass(frozen=True)
 class MPO(Decomposition):
     """W (I1 .. IK, J1 .. JK) = T_1 .. T_K, T_k (d_{k-1}, i_k, j_k, d_k), d_0 = d_K = 1.
 
-    R caps every inner rank d_k; without one they are full and the form is exact. `modes`
-    ((i_1 .. i_K), (j_1 .. j_K)): the sizes that O and I are split into, outputs first; of itself
-    `order` balanced factors. Unit sites (i = j = 1) between others hold a literal identity at
-    first. `crop`: the (O, I) of a weight that the modes are larger than; it is padded with zeros.
-    Own TT-SVD in balanced gauge (tensorly's leaves all of the norm in the last core).
+    R caps every inner rank d_k; without R they are full and the chain is exact.
+
+    `modes` ((i_1 .. i_K), (j_1 .. j_K)) are the sizes that O and I are split into, outputs first;
+    by default `order` balanced factors. A core with i = j = 1 between others starts as an identity.
+    `crop` is the (O, I) of a weight that is smaller than its modes; it is padded with zeros.
+
+    TT-SVD in balanced gauge: neighbouring cores share their singular values. (tensorly's leaves all
+    of the norm in the last core.)
     """
 
     order: int = 3
-    modes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    modes: Modes | None = None
     crop: tuple[int, int] | None = None
     reference: ClassVar[str] = "Oseledets 2011 (TT-SVD); Gao et al. 2023 (OPF), eq. 1"
     takes_metric: ClassVar[bool] = False
 
-    def _sizes(self, out_features: int, in_features: int) -> tuple[tuple[int, ...], list[int]]:
+    def _sizes(self, out_features: int, in_features: int) -> tuple[Modes, list[int]]:
+        """The sizes of the modes, and the rank before each core and after the last."""
         if self.order < 1:
             raise ValueError(f"order {self.order} is below 1")
         outs, ins = self.modes or (
@@ -71,7 +77,7 @@ class MPO(Decomposition):
         tensor = tensor.permute([m for k in range(order) for m in (k, order + k)])
         exact = shapes == list(replace(self, rank=None).shapes(*weight.shape).values())
         cores = _chain(tensor, shapes, balanced=exact)
-        if not exact:  # a gauge that came first would weigh what the later cores leave out
+        if not exact:  # balanced earlier, the cores would weigh what the later ones leave out
             _balance(cores)
         return {f"core{k}": core for k, core in enumerate(cores)}
 
@@ -107,8 +113,10 @@ class MPO(Decomposition):
 
 
 def _chain(tensor: Tensor, shapes: list[tuple[int, ...]], balanced: bool) -> list[Tensor]:
-    """TT-SVD (Oseledets 2011, algorithm 1) of a tensor (i_1, j_1, .., i_K, j_K): cores of `shapes`,
-    orthonormal but for the last; if `balanced`, neighbours share singular values as they go."""
+    """TT-SVD (Oseledets 2011, algorithm 1) of a tensor (i_1, j_1, .., i_K, j_K): cores of `shapes`.
+
+    All but the last core are orthonormal; if `balanced`, neighbours share their singular values.
+    """
     cores, rest = [], tensor
     for left, i, j, right in shapes[:-1]:
         if _unit((left, i, j, right)):
@@ -123,7 +131,7 @@ def _chain(tensor: Tensor, shapes: list[tuple[int, ...]], balanced: bool) -> lis
 
 
 def _balance(cores: list[Tensor]) -> None:
-    """Neighbours share singular values, in place, last to first; the product stays as it is."""
+    """Let neighbours share their singular values, in place, last to first; the product stays."""
     carry = cores[0].new_ones(1, 1)
     for k in range(len(cores) - 1, 0, -1):
         core = torch.tensordot(cores[k], carry, 1)
@@ -137,11 +145,12 @@ def _balance(cores: list[Tensor]) -> None:
 
 
 def _unit(shape: tuple[int, ...]) -> bool:
+    """Whether a core of this shape can be an identity."""
     return shape[1] * shape[2] == 1 and shape[0] == shape[3]
 
 
 def _joined(a: Tensor, b: Tensor) -> Tensor:
-    """Neighbouring cores (d, i, j, e) and (e, k, l, f) as one, (d, i k, j l, f)."""
+    """The neighbouring cores (d, i, j, e) and (e, k, l, f) as one core (d, i k, j l, f)."""
     w = torch.tensordot(a, b, 1).permute(0, 1, 3, 2, 4, 5)  # (d, i, k, j, l, f)
     return w.flatten(3, 4).flatten(1, 2)
 
@@ -157,7 +166,7 @@ def _rebuilding(cores: list[Tensor]) -> int:
 
 def _through(cores: list[Tensor]) -> int:
     """Multiply-adds of one token through the cores, first to last."""
-    total, done, left = 0, 1, prod([c.shape[2] for c in cores])  # a list: torch.compile
+    total, done, left = 0, 1, prod([c.shape[2] for c in cores])  # a list, for torch.compile
     for core in cores:
         left //= core.shape[2]
         total += done * core.numel() * left

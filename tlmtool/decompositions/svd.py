@@ -14,14 +14,16 @@ from tlmtool.decompositions.base import Decomposition, weigh
 class SVD(Decomposition):
     """W (O, I) = left (O, R) right (R, I); R counts singular values.
 
-    With a metric C it is the best rank-R matrix in tr(dW C dW^T) (Eckart-Young on W C^(1/2)).
-    Own algorithm: eigenvectors of the smaller Gram matrix, then a projection of W itself, so that
-    no inverse of C is needed and full rank is exact; `benchmarks/compress.py` puts it beside
-    `torch.linalg.svd` in float64, which it halves in time at the same error.
+    With a metric C it is the best matrix of rank R in tr(dW C dW^T): Eckart-Young on W C^(1/2).
+
+    The algorithm takes the eigenvectors of the smaller Gram matrix and projects W itself on them.
+    It needs no inverse of C, and full rank is exact. It takes half the time of `torch.linalg.svd`
+    in float64 at the same error (`benchmarks/compress.py`).
     """
 
     reference: ClassVar[str] = "Eckart & Young 1936; input-weighted: Wang et al. 2024 (SVD-LLM)"
     takes_output_metric: ClassVar[bool] = True
+    automatic: ClassVar[bool] = True
     chain: ClassVar[tuple[str, ...]] = ("right", "left")
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
@@ -42,7 +44,7 @@ class SVD(Decomposition):
         else:
             left = torch.linalg.qr(m @ torch.linalg.eigh(m.mT @ m)[1][:, -r:].flip(1))[0]
             right = left.mT @ weight
-        # share the size of each component between its two halves, for low precision and training
+        # each component shares its size between its two halves, for low precision and training
         gauge = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).clamp_min(1e-12).sqrt()
         return {"left": left * gauge, "right": right / gauge[:, None]}
 

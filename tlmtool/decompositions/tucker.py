@@ -14,11 +14,14 @@ from tlmtool.decompositions.base import Decomposition, unweigh, weigh
 class Tucker(Decomposition):
     """W (H, D, I) = core (R1, R2, R3) x1 a (H, R1) x2 b (D, R2) x3 c (I, R3); a BTD of one block.
 
-    R counts the columns in each mode, capped at the mode. `modes` (H, D): how O is split; heads
-    and their width for an attention projection, else balanced.
+    R counts the columns in each mode, and is capped at the size of the mode. `modes` (H, D) says
+    how O is split: into heads and their width for an attention projection, else balanced. HOOI.
     """
 
     modes: tuple[int, int] | None = None
+    takes_heads: ClassVar[bool] = True
+    automatic: ClassVar[bool] = True
+    slack: ClassVar[float] = 0.005
     reference: ClassVar[str] = "Tucker 1966; De Lathauwer et al. 2000 (HOOI)"
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
@@ -40,7 +43,7 @@ class Tucker(Decomposition):
 
 
 def top(m: Tensor, r: int) -> Tensor:
-    """Orthonormal (B, n, r): the leading left singular vectors of each m (B, n, k)."""
+    """The r leading left singular vectors of each m (B, n, k), orthonormal (B, n, r)."""
     if m.shape[1] <= m.shape[2]:
         return torch.linalg.eigh(m @ m.mT)[1][..., -r:]
     if r > m.shape[2]:  # more columns than the unfolding has: complete the basis
@@ -50,16 +53,16 @@ def top(m: Tensor, r: int) -> Tensor:
 
 
 def leading(tensor: Tensor, mode: int, r: int) -> Tensor:
-    """Leading r singular vectors of the unfolding of tensor (B, H, D, I) along `mode`."""
+    """The r leading singular vectors of the unfolding of tensor (B, H, D, I) along `mode`."""
     return top(tensor.movedim(mode, 1).flatten(2), r)
 
 
 def through(tensor: Tensor, c: Tensor, less: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Tensor (B, H, D, I) times c (B, I, R3), the new mode in front: (B, R3, H, D).
+    """Tensor (B, H, D, I) times c (B, I, R3), with the new mode in front: (B, R3, H, D).
 
-    `less`: left (B, K, H, D), right (B, K, I), whose sum of products over K is taken off the
-    tensor first, without being formed. Thin factors stand on the left here and in `sweep`: BLAS is
-    up to three times as fast that way round.
+    `less`: left (B, K, H, D) and right (B, K, I). The sum of their products over K is subtracted
+    from the tensor first, without being formed. Thin factors stand on the left here and in `sweep`,
+    which BLAS computes up to three times as fast.
     """
     tc = c.mT @ tensor.flatten(1, 2).mT
     if less is not None:
@@ -75,9 +78,9 @@ def sweep(
     ranks: tuple[int, ...],
     less: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, ...]:
-    """One HOOI sweep on tensor (B, H, D, I), `less` as in `through`, from b and c (B, I, R3).
+    """One HOOI sweep on tensor (B, H, D, I), from b (B, D, R2) and c (B, I, R3); `less`: `through`.
 
-    Returns core (B, R1, R2, R3), a (B, H, R1), b (B, D, R2), c; the error does not grow.
+    Returns core (B, R1, R2, R3), a (B, H, R1), b and c. The error does not grow.
     """
     tc = through(tensor, c, less)
     a = top((tc @ b[:, None]).movedim(1, 2).flatten(2), ranks[0])

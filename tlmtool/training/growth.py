@@ -6,7 +6,7 @@ from itertools import count, islice
 from math import ceil
 from typing import Any, NamedTuple
 
-from tlmtool.compression.planning import select
+from tlmtool.compression.candidates import select
 from tlmtool.decompositions.mpo import MPO
 from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_parameters, forward_flops

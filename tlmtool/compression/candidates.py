@@ -1,0 +1,111 @@
+"""Which sites are factorized, and which decompositions each of them could have."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlmtool.decompositions import NAMES, Decomposition, named
+from tlmtool.failure import Usage
+from tlmtool.models.architectures import GROUPS
+from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
+from tlmtool.models.surgery import modes, sites
+
+TABLE = "svd"  # the decomposition of an embedding: the only one that rows can be looked up in
+
+
+def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dict[str, str]:
+    """{site: role} of what `wanted` (attention, ffn, embedding, all, or globs) names.
+
+    Raises Usage for a glob without a site, a site that is factorized already, or no site at all.
+    """
+    known, chosen = sites(model), dict[str, str]()
+    some = next(iter(known))
+    for pattern in wanted:
+        roles = GROUPS.get(pattern, ())
+        found = {s: r for s, r in known.items() if r in roles or fnmatchcase(s, pattern)}
+        if not found:
+            raise Usage(
+                f"no site matches {pattern!r}; name {', '.join(GROUPS)}, or a glob over the "
+                f"{len(known)} sites, such as {some}"
+            )
+        chosen |= found
+    for pattern in ignore:
+        if not any(fnmatchcase(site, pattern) for site in known):
+            raise Usage(
+                f"--ignore {pattern}: no site matches it; give a glob over the {len(known)} sites, "
+                f"such as {some}"
+            )
+        chosen = {s: r for s, r in chosen.items() if not fnmatchcase(s, pattern)}
+    done = [s for s in chosen if isinstance(model.base_model.get_submodule(s), Factorized)]
+    if done:
+        raise Usage(f"{len(done)} of the sites are factorized already ({done[0]} ...): merge first")
+    if not chosen:
+        raise Usage("no site is left to factorize: --ignore takes all that --sites names")
+    return {s: r for s, r in known.items() if s in chosen}
+
+
+class Candidates:
+    """The decompositions that the chosen sites of one model could have.
+
+    `roles`: {site: role}; `blocks`: P of a decomposition with blocks, by default the heads.
+    """
+
+    def __init__(self, model: Any, roles: dict[str, str], blocks: int | None = None):
+        self.model, self.roles, self.blocks = model, roles, blocks
+
+    def shape(self, site: str) -> tuple[int, int]:
+        """(O, I) of a linear, (V, E) of an embedding."""
+        return shape(self.model.base_model.get_submodule(site))
+
+    def weight(self, site: str) -> Tensor:
+        """W (O, I) in float64; the transpose (E, V) of an embedding."""
+        return weight_of(self.model, site)
+
+    def make(
+        self, site: str, method: str, rank: int | None, blocks: int | None = None
+    ) -> Decomposition:
+        """A decomposition for a site, which knows the heads of an attention projection."""
+        if method not in NAMES:
+            raise Usage(f"unknown method {method!r}; known: auto, {', '.join(NAMES)}")
+        cls = named(TABLE if self.roles[site] == "embedding" else method)
+        fields: dict[str, Any] = {"rank": rank}
+        if cls.takes_heads:
+            fields["modes"] = modes(self.model, site, self.roles[site])
+        if "blocks" in cls.__dataclass_fields__:
+            fields["blocks"] = blocks or self.blocks or self.model.config.num_attention_heads
+        return cls(**fields)
+
+    def size(self, site: str, decomposition: Decomposition) -> int:
+        """The parameters of a site; raises Usage for a rank that it cannot have."""
+        try:
+            return decomposition.parameters(*self.shape(site))
+        except ValueError as error:
+            raise Usage(f"{error} ({site})") from None
+
+    def largest(self, site: str, method: str, budget: int) -> Decomposition | None:
+        """The one of highest rank within a budget of parameters; None if rank 1 is above it."""
+
+        def fits(rank: int) -> bool:
+            try:
+                return self.make(site, method, rank).parameters(*self.shape(site)) <= budget
+            except ValueError:  # above the highest rank
+                return False
+
+        low, high = 0, 1  # rank `low` fits, rank `high` does not
+        while fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return self.make(site, method, low) if low else None
+
+
+def weight_of(model: Any, site: str) -> Tensor:
+    """W (O, I) of a site in float64; the transpose (E, V) of an embedding, so that V are inputs."""
+    module = model.base_model.get_submodule(site)
+    weight = dense_weight(module).double()
+    table = isinstance(module, torch.nn.Embedding | FactorizedEmbedding)
+    return weight.T if table else weight
