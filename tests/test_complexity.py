@@ -282,7 +282,7 @@ def test_without_matplotlib_nothing_is_measured(tmp_path, capsys, monkeypatch):
         ("--attention multilinear --w-o full", "full is built for one length"),
         (
             "--attention multilinear --w-o full --attention-length 64 --seq-len 32,128",
-            "multilinear with a W^O of one length, 64, cannot take 128 tokens",
+            "multilinear: 128 tokens are more than length 64",
         ),
         ("--attention softmax --device cuda:99", "device cuda:99 cannot be used here"),
     ],
@@ -298,5 +298,5 @@ def test_wrong_usage_is_a_sentence_before_any_work(tmp_path, capsys, monkeypatch
 
 
 def test_a_longer_text_is_refused_from_python_too():
-    with pytest.raises(Usage, match="cannot take 9 tokens"):
+    with pytest.raises(Usage, match="9 tokens are more than length 8"):
         complexity({"multilinear": MultiLinear("full", length=8)}, [9], CASE)

@@ -144,7 +144,7 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
     assert compress(source, texts, out, *more, "--max-length", "8") == 0
     assert run(["profile", str(out), "--seq-len", "32", "-q"]) == 2
     said = capsys.readouterr().err
-    assert "built for 8 tokens; decay and conv" in said
+    assert "built for 8 tokens" in said
     asked, teach = ["--data", str(texts), "-q", "--json"], ["--train", "all", "--teacher", str(out)]
     evaluate = [["evaluate", str(out)], ["evaluate", str(source), "--baseline", str(out)]]
     tuned = ["--steps", "2", "--out", str(tmp_path / "tuned"), "--overwrite"]
@@ -156,7 +156,7 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
             said = json.loads(capsys.readouterr().out)["warnings"]
             assert len(said) == warnings
             assert all("longer than 8 tokens are cut" in each for each in said)
-            assert all(str(out) in each and "decay and conv" in each for each in said)
+            assert all(str(out) in each for each in said)
 
 
 # ---- no text, too long texts, layers that take no kernel

@@ -1,8 +1,10 @@
-"""Dimension-wise attention beyond the laws: its choices, its start, the mixer, its memory."""
+"""Guards dimension-wise attention beyond the laws: its choices, start, mixer, memory and FLOPs."""
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from tlmtool.attention import _prefix
 from tlmtool.attention.dimensionwise import START, DimensionWise
 
 H, D = 3, 4
@@ -25,20 +27,6 @@ def test_softmax_in_a_decoder_says_why_not(way):
     more = () if way == "stream" else (None, True)
     with pytest.raises(ValueError, match=r"softmax.* separate .*decoder takes 'cosine' or 'scale'"):
         getattr(DimensionWise(f="softmax"), way)(q, k, v, t, *more)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"f": "relu"}, r"unknown f 'relu'; known: cosine, scale, softmax"),
-        ({"kernels": 0}, "kernels 0 is below 1"),
-        ({"rank": 0}, "rank 0 is below 1"),
-        ({"mixer": -1}, "mixer -1 is below 0"),
-    ],
-)
-def test_choices_that_cannot_be(fields, said):
-    with pytest.raises(ValueError, match=said):
-        DimensionWise(**fields)
 
 
 def test_a_rank_above_the_width_of_a_head_is_refused():
@@ -125,3 +113,15 @@ def test_states_added_up_for_two_threads_are_those_of_one(f, n, monkeypatch):
         out = way(*leaves[:3], t, None, True)
         found.append([out.detach(), *torch.autograd.grad((out**3).sum(), leaves)])
     assert max(apart(x, y) for x, y in zip(*found, strict=True)) < 1e-9
+
+
+def test_the_counter_sees_inside_the_operator():
+    """N C D^2 of pairs, and twice N D^2 of states, both ways round: all of it by hand."""
+    q = torch.randn(1, 4, 32, D)
+    with FlopCounterMode(display=False) as counter:
+        _prefix.prefix(q, q, q, torch.randn(4, D, D), None, None)
+    plain = 2 * 4 * 32 * D * D * (9 / 2 + 2)
+    assert counter.get_total_flops() == plain
+    with FlopCounterMode(display=False) as counter:
+        _prefix.prefix(q, q, q, torch.randn(4, D, D), None, 1e-4)
+    assert counter.get_total_flops() == plain + 2 * 4 * 32 * 16 * 2 * D  # squares of q and k

@@ -19,7 +19,7 @@ from tlmtool.cli import run
 from tlmtool.data.batching import packed
 from tlmtool.data.vocabulary import trained
 from tlmtool.measuring.losses import language_loss
-from tlmtool.models.kernels import converted
+from tlmtool.models.attending import converted
 from tlmtool.recipe.building import build, dump
 
 SIZES = {
@@ -164,7 +164,7 @@ def test_a_recipe_keeps_the_keys_of_the_config(tmp_path):
                 "--attention-length",
                 "8",
             ],
-            "16 tokens, which is more than the --attention-length 8",
+            "16 tokens are more than --attention-length 8",
         ),
         (["minilm", "--attention", "dimensionwise"], "--from-config"),
         (["minilm", "--set", "config.hidden_size=32"], "--from-config"),

@@ -1,4 +1,4 @@
-"""What is special to multi-linear attention; the laws of every kernel are in test_attention.py."""
+"""Guards what is special to multi-linear attention; test_attention.py has the laws of kernels."""
 
 from itertools import product
 
@@ -9,18 +9,18 @@ from tlmtool.attention import _decay, _full, _windows, from_dict
 from tlmtool.attention.multilinear import SPREAD, MultiLinear
 
 LENGTH = 40  # of a W^O under "full"
-FORMS = [
+KERNELS = [
     MultiLinear(w_o, core, LENGTH if w_o == "full" else None, terms=3, kernel=4)
     for w_o, core in product(("full", "decay", "conv"), ("diagonal", "full"))
 ]
 CAUSAL = pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
-EVERY = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.w_o}-{f.core}")
+EVERY = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k.w_o}-{k.core}")
 
 
-def drawn(form, blocks, n, rank=5, features=16, batch=2, dtype=torch.float64):
+def drawn(kernel, blocks, n, rank=5, features=16, batch=2, dtype=torch.float64):
     """(q, k, v), learned tensors off their start; leaves"""
     torch.manual_seed(n)
-    tensors = form.initial(blocks, rank, features)
+    tensors = kernel.initial(blocks, rank, features)
     tensors = {name: (t + 0.1 * torch.randn(t.shape)).to(dtype) for name, t in tensors.items()}
     qkv = [torch.randn(batch, blocks, n, rank, dtype=dtype) for _ in range(3)]
     for leaf in (*qkv, *tensors.values()):
@@ -39,7 +39,7 @@ def ragged(n):
 @CAUSAL
 @pytest.mark.parametrize("blocks, n", [(1, 1), (2, 3), (2, 37), (3, 40)])
 @pytest.mark.parametrize("pieces", ["as they come", "small"])
-def test_fast_is_naive_and_so_are_its_gradients(form, causal, blocks, n, pieces, monkeypatch):
+def test_fast_is_naive_and_so_are_its_gradients(kernel, causal, blocks, n, pieces, monkeypatch):
     if pieces == "small":  # that do not divide N
         monkeypatch.setattr(_full, "PIECE", 1500)
         monkeypatch.setattr(_full, "CHUNK", 6)
@@ -47,48 +47,37 @@ def test_fast_is_naive_and_so_are_its_gradients(form, causal, blocks, n, pieces,
         monkeypatch.setattr(_windows, "PIECE", 1)
         monkeypatch.setattr(_windows, "SPAN", 1)
         monkeypatch.setattr(_decay, "CHUNK", 3)
-    qkv, tensors = drawn(form, blocks, n)
+    qkv, tensors = drawn(kernel, blocks, n)
     leaves, grads, outs = [*qkv, *tensors.values()], [], []
-    for way in (form.apply, form.naive):
+    for way in (kernel.apply, kernel.naive):
         out = way(*qkv, tensors, ragged(n), causal)
         outs.append(out)
         generator = torch.Generator().manual_seed(0)
         seen = torch.randn(out.shape, generator=generator, dtype=out.dtype)
         grads.append(torch.autograd.grad(out, leaves, seen))
     with torch.no_grad():
-        outs.append(form.apply(*qkv, tensors, ragged(n), causal))
+        outs.append(kernel.apply(*qkv, tensors, ragged(n), causal))
     torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1e-10)
     torch.testing.assert_close(outs[2], outs[1], rtol=0, atol=1e-10)
     for fast, slow in zip(*grads, strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("n, rank", [(24, 2), (4, 12)], ids=["through", "dense"])
-@pytest.mark.parametrize("core", ["diagonal", "full"])
-def test_both_associations_of_full_are_right(n, rank, core, causal):
-    form = MultiLinear("full", core, length=24)
-    assert _full.through_is_cheaper(n, 2 * rank, 16) == (rank == 2)
-    qkv, tensors = drawn(form, 2, n, rank)
-    fast, slow = (way(*qkv, tensors, causal=causal) for way in (form.apply, form.naive))
-    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
-
-
 @EVERY
 @CAUSAL
-def test_blocks_that_share_projections_are_one_with_the_mean_core(form, causal):
-    (q, k, v), tensors = drawn(form, 2, 20)
+def test_blocks_that_share_projections_are_one_with_the_mean_core(kernel, causal):
+    (q, k, v), tensors = drawn(kernel, 2, 20)
     one = {n: t[:1] if n.startswith(("gain", "core")) else t for n, t in tensors.items()}
     two = {n: t[:1].expand_as(tensors[n]) for n, t in one.items() if n.startswith("gain")}
-    if form.core == "diagonal":  # the mean of two softmaxes is one
+    if kernel.core == "diagonal":  # the mean of two softmaxes is one
         one["core"] = tensors["core"].softmax(-1).mean(0, keepdim=True).log()
     else:
         one["core"] = tensors["core"].mean(0, keepdim=True)
     single = [x[:, :1] for x in (q, k, v)]
     double = [x.expand(-1, 2, -1, -1) for x in single]
     torch.testing.assert_close(
-        form.apply(*double, tensors | two, causal=causal),
-        form.apply(*single, one, causal=causal),
+        kernel.apply(*double, tensors | two, causal=causal),
+        kernel.apply(*single, one, causal=causal),
         rtol=0,
         atol=1e-12,
     )
@@ -97,13 +86,13 @@ def test_blocks_that_share_projections_are_one_with_the_mean_core(form, causal):
 @CAUSAL
 @pytest.mark.parametrize("rate", [0.5, 0.9, 1 - 1e-4])
 def test_decays_are_their_closed_form_at_length_2048_without_overflow(rate, causal):
-    n, form = 2048, MultiLinear("decay", terms=1)
-    tensors = form.initial(1, 1, 1)
+    n, kernel = 2048, MultiLinear("decay", terms=1)
+    tensors = kernel.initial(1, 1, 1)
     for name in ("rate_k", "rate_v"):
         tensors[name] = torch.tensor([rate]).logit()
     tensors["out"] = torch.ones(1, 1, 1)
     ones = torch.ones(1, 1, n, 1)
-    y = form.apply(ones, ones, ones, tensors, causal=causal)[0, :, 0]
+    y = kernel.apply(ones, ones, ones, tensors, causal=causal)[0, :, 0]
     i = torch.arange(n, dtype=torch.float64)
     lost = 1 - float(tensors["rate_k"].double().sigmoid())
     left = (1 - (1 - lost) ** (i + 1)) / lost
@@ -116,11 +105,11 @@ def test_decays_are_their_closed_form_at_length_2048_without_overflow(rate, caus
 @CAUSAL
 @pytest.mark.parametrize("logit", [-200.0, -30.0, 0.0, 30.0, 200.0])
 def test_gradients_are_finite_at_every_rate(logit, causal):
-    form = MultiLinear("decay", terms=2)
-    qkv, tensors = drawn(form, 1, 100, dtype=torch.float32)
+    kernel = MultiLinear("decay", terms=2)
+    qkv, tensors = drawn(kernel, 1, 100, dtype=torch.float32)
     for name in ("rate_k", "rate_v"):
         tensors[name] = torch.full((2,), logit, requires_grad=True)
-    out = form.apply(*qkv, tensors, causal=causal)
+    out = kernel.apply(*qkv, tensors, causal=causal)
     found = torch.autograd.grad(out.sum(), [*qkv, *tensors.values()])
     assert all(torch.isfinite(x).all() for x in (out, *found))
 
@@ -129,108 +118,57 @@ def test_gradients_are_finite_at_every_rate(logit, causal):
 @CAUSAL
 def test_any_length_and_place(w_o, causal):
     """Relative: moved by 5 tokens of padding, at 8192 tokens, the outputs are the same."""
-    form = MultiLinear(w_o, terms=2, kernel=3)
-    qkv, tensors = drawn(form, 1, 8192, rank=2, features=4, batch=1, dtype=torch.float32)
+    kernel = MultiLinear(w_o, terms=2, kernel=3)
+    qkv, tensors = drawn(kernel, 1, 8192, rank=2, features=4, batch=1, dtype=torch.float32)
     with torch.no_grad():
-        whole = form.apply(*qkv, tensors, causal=causal)
+        whole = kernel.apply(*qkv, tensors, causal=causal)
         moved = [torch.nn.functional.pad(x, (0, 0, 5, 0), value=7.0) for x in qkv]
         real = torch.arange(8197)[None] >= 5
-        torch.testing.assert_close(form.apply(*moved, tensors, real, causal)[:, 5:], whole)
+        torch.testing.assert_close(kernel.apply(*moved, tensors, real, causal)[:, 5:], whole)
     assert torch.isfinite(whole).all()
 
 
 def test_the_window_of_conv_is_the_kernel():
     """Causal: the last K tokens; centred: one more before than after where K is even."""
-    form = MultiLinear("conv", kernel=4)
-    qkv, tensors = drawn(form, 1, 12)
+    kernel = MultiLinear("conv", kernel=4)
+    qkv, tensors = drawn(kernel, 1, 12)
     for causal, seen in ((True, range(3, 7)), (False, range(4, 8))):
         moved = set()
         for j in range(12):
             other = [x.detach().clone() for x in qkv]
             other[1][:, :, j] += 1
             other[2][:, :, j] += 1
-            change = form.apply(qkv[0], *other[1:], tensors, causal=causal)
-            change = change - form.apply(*qkv, tensors, causal=causal)
+            change = kernel.apply(qkv[0], *other[1:], tensors, causal=causal)
+            change = change - kernel.apply(*qkv, tensors, causal=causal)
             if change[:, 6].abs().max() > 1e-6:
                 moved.add(j)
         assert moved == set(seen)
 
 
-def test_cheaper_association_is_taken():
-    def counted(n, rank, features, causal):
-        form = MultiLinear("full", length=n)
-        flops = form.flops(1, 1, n, rank, features, causal)
-        pairs = n * n
-        return flops, 2 * n * pairs * (rank + features), 2 * (pairs + n) * rank * features
-
-    for n, rank in ((8, 40), (256, 40), (40, 40), (36, 40)):
-        flops, dense, through = counted(n, rank, 64, False)
-        assert flops == min(dense, through)
-        flops, dense, through = counted(n, rank, 64, True)
-        assert flops <= dense
-        assert n < 256 or flops < 0.5 * dense
-    assert counted(256, 40, 512, False)[1] > 6.5 * counted(256, 40, 512, False)[0]
-
-
-def test_causal_chunks_cost_what_the_model_says():
-    n, rank, features = 50, 6, 8
-    chunk = _full.chunk_of(n, rank, features)
-    assert chunk == _full.CHUNK and _full.chunk_of(n, 400, 800) == n
-    multiplied = 0
-    for s in range(0, n, chunk):
-        e = min(s + chunk, n)
-        multiplied += (e - s) * (e * e - s * s) * (rank + features)
-        multiplied += (s > 0) * (e - s) * rank * features
-        multiplied += (e < n) * (e * e - s * s) * rank * features
-    assert MultiLinear("full", length=n).flops(1, 1, n, rank, features, True) == 2 * multiplied
-
-
 @EVERY
 @CAUSAL
-def test_outputs_start_at_the_size_that_is_said(form, causal):
+def test_outputs_start_at_the_size_that_is_said(kernel, causal):
     for blocks, rank, scale in ((1, 32, 1.0), (4, 16, 0.02), (8, 8, 30.0)):
         torch.manual_seed(0)
-        tensors = form.initial(blocks, rank, 64)
+        tensors = kernel.initial(blocks, rank, 64)
         qkv = [scale * torch.randn(4, blocks, LENGTH, rank) for _ in range(3)]
-        out = form.apply(*qkv, tensors, causal=causal)
-        least = 0.2 if form.w_o == "decay" else 0.4  # of means over up to 64 tokens
+        out = kernel.apply(*qkv, tensors, causal=causal)
+        least = 0.2 if kernel.w_o == "decay" else 0.4  # of means over up to 64 tokens
         assert least < float(out.std()) / SPREAD < 1.6
 
 
-@pytest.mark.parametrize("form", FORMS[2:], ids=lambda f: f"{f.w_o}-{f.core}")
-def test_a_state_keeps_no_text_in_memory(form):
-    qkv, tensors = drawn(form, 2, 200)
-    _, state = form.stream(*qkv, tensors)
+@pytest.mark.parametrize("kernel", KERNELS[2:], ids=lambda k: f"{k.w_o}-{k.core}")
+def test_a_state_keeps_no_text_in_memory(kernel):
+    qkv, tensors = drawn(kernel, 2, 200)
+    _, state = kernel.stream(*qkv, tensors)
     assert all(x.untyped_storage().nbytes() == x.nbytes for x in state.values())
-
-
-def test_stream_of_full_holds_no_more_than_its_length():
-    form = FORMS[0]
-    qkv, tensors = drawn(form, 2, LENGTH)
-    _, state = form.stream(*qkv, tensors)
-    assert state["k"].shape == (2, 2, LENGTH, 5)
-    with pytest.raises(ValueError, match=f"{LENGTH + 1} tokens are more than the {LENGTH}"):
-        form.stream(*(x[:, :, :1] for x in qkv), tensors, state)
-
-
-@pytest.mark.parametrize("way", ["apply", "naive"])
-def test_longer_than_full_was_built_for(way):
-    form = FORMS[0]
-    qkv, tensors = drawn(form, 1, LENGTH + 1)
-    with pytest.raises(ValueError, match=r"41 tokens are more than the 40 .*decay and conv"):
-        getattr(form, way)(*qkv, tensors)
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"w_o": "dense"}, r"unknown w_o 'dense'; known: full, decay, conv"),
-        ({"core": "cp"}, r"unknown core 'cp'; known: diagonal, full"),
-        ({"w_o": "full"}, r"length None with w_o full"),
+        ({"w_o": "full"}, r"w_o full is built for one length: give length N"),
         ({"length": 8}, r"length 8 with w_o decay"),
-        ({"terms": 0}, "terms 0 is below 1"),
-        ({"w_o": "conv", "kernel": -1}, "kernel -1 is below 1"),
-        ({"rank": 0}, "rank 0 is below 1"),
     ],
 )
 def test_choices_that_make_no_sense(fields, message):
@@ -244,20 +182,20 @@ def test_rank_above_width():
 
 
 @EVERY
-def test_own_blocks_and_rank(form):
-    assert form.heads(8, 64) == (8, 64)
-    made = from_dict(form.to_dict() | {"rank": 40, "blocks": 2})
+def test_own_blocks_and_rank(kernel):
+    assert kernel.heads(8, 64) == (8, 64)
+    made = from_dict(kernel.to_dict() | {"rank": 40, "blocks": 2})
     assert made.heads(8, 64) == (2, 40) and made.own_output and made.out_features(2, 40, 512) == 512
 
 
-@pytest.mark.parametrize("form", FORMS[::2], ids=lambda f: f.w_o)
+@pytest.mark.parametrize("kernel", KERNELS[::2], ids=lambda k: k.w_o)
 @CAUSAL
-def test_compiled(form, causal):
-    qkv, tensors = drawn(form, 2, 9, dtype=torch.float32)
+def test_compiled(kernel, causal):
+    qkv, tensors = drawn(kernel, 2, 9, dtype=torch.float32)
     torch._dynamo.reset()  # its limit on compiling one function again is for one model
-    compiled = torch.compile(form.apply, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(kernel.apply, backend="aot_eager", fullgraph=True)
     leaves, outs, grads = [*qkv, *tensors.values()], [], []
-    for way in (compiled, form.apply):
+    for way in (compiled, kernel.apply):
         outs.append(way(*qkv, tensors, ragged(9), causal))
         grads.append(torch.autograd.grad(outs[-1].square().sum(), leaves))
     torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 from tlmtool.attention.base import Attention
 
@@ -9,18 +10,30 @@ NAMES = tuple(m.name for m in iter_modules(__path__) if m.name[0] != "_" and m.n
 
 
 def named(name: str) -> type[Attention]:
-    """The class in `<name>.py`; an unknown name raises ValueError with the known ones."""
+    """The class in `<name>.py`.
+
+    Raises ValueError for a name that has no file, and TypeError for a file that does not define
+    exactly one public subclass of `Attention`.
+    """
     if name not in NAMES:
         raise ValueError(f"unknown attention {name!r}; known: {', '.join(NAMES)}")
     module = import_module(f"{__name__}.{name}")
-    return next(
-        c
-        for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Attention) and c.__module__ == module.__name__
-    )
+    found: list[type[Attention]] = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type)
+        and issubclass(each, Attention)
+        and each.__module__ == module.__name__
+        and each.__name__[0] != "_"
+    ]
+    if len(found) != 1:
+        raise TypeError(
+            f"{name}.py defines {len(found)} public subclasses of Attention: define one"
+        )
+    return found[0]
 
 
-def from_dict(fields: dict) -> Attention:
+def from_dict(fields: dict[str, Any]) -> Attention:
     """The inverse of `Attention.to_dict`."""
     fields = dict(fields)
     return named(fields.pop("name"))(**fields)

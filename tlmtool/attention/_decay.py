@@ -1,24 +1,24 @@
-"""Sums that decay with distance, over the past or the future: linear time, any length.
+"""Sums that decay with distance, over the past or the future, in linear time for any length.
 
-P_i[s] = c_s sum_{j <= i} lambda_s^(i-j) x_j with c_s = 1 - lambda_s, a mean. Only powers with
-exponents >= 0 occur, so nothing overflows at any length. Rates come as log lambda (S,), x as
-(B, N, L), a state, P after some last token, as (B, S, L).
+P_i[s] = c_s sum_{j <= i} lambda_s^(i-j) x_j with c_s = 1 - lambda_s, which makes it a mean. All
+exponents are >= 0, so nothing overflows at any length. Rates are given as log lambda (S,), x as
+(B, N, L). A state is P after some last token, (B, S, L).
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 16  # tokens that meet each other in one matrix product
+CHUNK = 16  # tokens in one matrix product: more cost more products, fewer cost more steps
 
 
 def size_of(log_rates: Tensor) -> Tensor:
-    """c (S,)"""
+    """c (S,), which makes a mean of the sum."""
     return -torch.expm1(log_rates)
 
 
 def sums(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
-    """P (B, N, S, L), after the tokens that `state` stands for."""
+    """P (B, N, S, L) at each token of x; `state` is that of the tokens before."""
     (b, n, width), s = x.shape, log_rates.numel()
     c = min(CHUNK, n)
     chunks = pad(x, (0, 0, 0, -n % c)).reshape(b, -1, c, width)
@@ -37,14 +37,14 @@ def sums(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
 
 
 def after(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
-    """The state once `x` has passed: the last row of `sums`."""
+    """The state after all of x: the last row of `sums`."""
     gaps = torch.arange(x.shape[1] - 1, -1, -1, device=x.device, dtype=x.dtype)
     powers = torch.exp(gaps * log_rates[:, None]) * size_of(log_rates)[:, None]  # (S, N)
     return powers @ x + torch.exp(x.shape[1] * log_rates)[:, None] * state
 
 
 def following(spans: tuple[Tensor, ...], log_rates: Tensor) -> list[Tensor]:
-    """For each span (B, n, L) the state, from the last token backwards, of all that comes after."""
+    """For each span (B, n, L) the state of all tokens after it, summed from the last one back."""
     b, _, width = spans[0].shape
     state, found = spans[0].new_zeros(b, log_rates.numel(), width), []
     for x in reversed(spans):
@@ -54,6 +54,6 @@ def following(spans: tuple[Tensor, ...], log_rates: Tensor) -> list[Tensor]:
 
 
 def later(x: Tensor, log_rates: Tensor, state: Tensor) -> Tensor:
-    """c_s sum_{j > i} lambda_s^(j-i) x_j (B, N, S, L); `state`: of what follows x."""
+    """c_s sum_{j > i} lambda_s^(j-i) x_j, (B, N, S, L); `state` is that of what follows x."""
     own = size_of(log_rates)[:, None] * x[:, :, None]
     return sums(x.flip(1), log_rates, state).flip(1) - own

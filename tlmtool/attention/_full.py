@@ -1,55 +1,62 @@
-"""sum_{jk} T[i,j,k] W[j,k,:] for a W^O of one length, with no tensor of N^3 numbers.
+"""sum_{jk} T[i,j,k] W[j,k,:] for a W^O of one length, without a tensor of N^3 numbers.
 
-T[i,j,k] = sum_l q_i[l] X[l,j,k] over l = (p, r); X is K_j V_k elementwise (diagonal core) or G_p
-met by K_j and V_k (full core). q X W has two associations: q (X W), through M = X W (L, E), and
-dense, (q X) W; the cheaper is taken. Causal: through the M of all pairs before a chunk of queries,
-and dense on the pairs that the chunk adds. X goes by in pieces, made again for the gradient.
+T[i,j,k] = sum_l q_i[l] X[l,j,k] over l = (p, r). X is K_j V_k elementwise for a diagonal core, and
+G_p contracted with K_j and V_k for a full one. The product q X W is computed as q (X W), through
+M = X W (L, E), or as (q X) W, called dense, whichever costs less. A causal product goes through the
+M of all pairs before a chunk of queries, and is dense on the pairs that the chunk adds. X is made
+in pieces, and made again for the gradient.
 """
 
 from math import gcd
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PIECE = 1 << 20  # numbers of X, and of T, in memory at once
-CHUNK = 8  # queries whose own pairs are dense where causal
-PARTS = 8  # of the sum over pairs, a matmul each: threads share out one of L rows badly
+PIECE = 1 << 20  # numbers of X, and of T, in memory at once: a larger piece takes more memory
+CHUNK = 8  # queries in a causal chunk: more make more pairs dense, fewer make more steps
+PARTS = 8  # matrix products that the sum over pairs is cut into; threads share one of L rows badly
+
+Sum = Tensor | int  # 0 until something was added
+Held = tuple[Tensor, Tensor, Tensor | None]  # k, v, core
 
 
 def mix(q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, w: Tensor, causal: bool) -> Tensor:
-    """q, k, v (B, P, N, R), core (P, R, R, R) or None, w (>= N, >= N, E) -> (B, N, E)"""
+    """q, k, v (B, P, N, R), core (P, R, R, R) or None, w (>= N, >= N, E) -> (B, N, E)."""
     n, queries = q.shape[2], q.transpose(1, 2).flatten(2)  # (B, N, L)
     sizes, whole = (n, queries.shape[2], w.shape[2]), range(n)
     tensors, w = (k, v, core), w[:n, :n]
     if causal:
         return _causal(queries, tensors, w, chunk_of(*sizes))
     if through_is_cheaper(*sizes):
-        return queries @ _over(whole, whole, tensors, w, through=True)[1]
-    return _over(whole, whole, tensors, w, queries)[0]
+        return queries @ cast(Tensor, _over(whole, whole, tensors, w, through=True)[1])
+    return cast(Tensor, _over(whole, whole, tensors, w, queries)[0])
 
 
-def _causal(queries: Tensor, tensors: tuple, w: Tensor, chunk: int) -> Tensor:
-    n, found, m = queries.shape[1], [], 0
+def _causal(queries: Tensor, tensors: Held, w: Tensor, chunk: int) -> Tensor:
+    n = queries.shape[1]
+    found: list[Tensor] = []
+    m: Sum = 0
     split = (x.split(chunk, axis) for x, axis in ((queries, 1), (w, 0), (w, 1)))
     for place, (now, rows, columns) in enumerate(zip(*split, strict=True)):
         s, e = place * chunk, place * chunk + now.shape[1]
-        y = now @ m if s else 0
+        y: Sum = now @ m if s else 0
         shell = [(range(s, e), range(e), rows[:, :e]), (range(s), range(s, e), columns[:s])]
         for js, ks, part in shell[: 2 if s else 1]:  # the pairs with j or k in the chunk
             dense, added = _over(js, ks, tensors, part, now, s, through=e < n)
             y, m = y + dense, m + added
-        found.append(y)
+        found.append(cast(Tensor, y))
     return torch.cat(found, 1)
 
 
 def through_is_cheaper(n: int, rank: int, features: int) -> bool:
-    """Whether q (X W) takes fewer multiply-adds than (q X) W; rank: L, features: E."""
+    """Whether q (X W) takes fewer multiply-adds than (q X) W; `rank` is L, `features` E."""
     return n * rank * features * (n + 1) <= n**3 * (rank + features)
 
 
 def chunk_of(n: int, rank: int, features: int) -> int:
-    """Queries to a chunk: CHUNK, or all N (dense, without M) where that is cheaper."""
+    """Queries in a chunk: CHUNK, or all N (dense, without M) if that costs less."""
 
     def cost(chunk: int) -> int:
         total = 0
@@ -66,21 +73,24 @@ def chunk_of(n: int, rank: int, features: int) -> int:
 def _over(
     js: range,
     ks: range,
-    tensors: tuple,
+    tensors: Held,
     w: Tensor,
     queries: Tensor | None = None,
     first: int | None = None,
     through: bool = False,
-) -> tuple[Tensor | int, Tensor | int]:
-    """((q X) W (B, N, E) where there are queries, X W (B, L, E) where `through`), over the pairs
-    of j and k, along the shorter range in pieces; w (J, K, E) is of these pairs. (Split, not cut:
-    the gradient of a slice is as large as the whole.) Where causal, `first` is the place of the
-    first query."""
+) -> tuple[Sum, Sum]:
+    """((q X) W (B, N, E) if there are queries, X W (B, L, E) if `through`), over pairs of j and k.
+
+    w (J, K, E) is that of these pairs. The shorter range is taken in pieces, by `split`, since the
+    gradient of a slice is as large as the whole. If causal, `first` is the place of the first
+    query.
+    """
     (b, p, _, r), turned = tensors[0].shape, len(js) > len(ks)
     short, long = (ks, js) if turned else (js, ks)
     step = max(1, PIECE // (b * len(long) * max(p * r, 0 if queries is None else queries.shape[1])))
     step -= step % PARTS if step > PARTS else 0
-    y = m = 0
+    y: Sum = 0
+    m: Sum = 0
     for place, part in enumerate(w.split(step, int(turned))):
         piece = short[place * step : (place + 1) * step]
         pairs = (long, piece) if turned else (piece, long)
@@ -103,7 +113,8 @@ def _piece(
     queries: Tensor | None,
     first: int | None,
     through: bool,
-) -> tuple[Tensor | int, Tensor | int]:
+) -> tuple[Sum, Sum]:
+    """One piece of `_over`."""
     j, k_ = slice(js.start, js.stop), slice(ks.start, ks.stop)
     x = outer(k[:, :, j], v[:, :, k_], core)  # (B, L, J, K)
     w = w.to(x.dtype)
@@ -119,7 +130,7 @@ def _piece(
 
 
 def _through(x: Tensor, w: Tensor) -> Tensor:
-    """X W, the sum over pairs in parts: (B, L, J, K) and (J, K, E) -> (B, L, E)"""
+    """X W, the sum over pairs in parts: (B, L, J, K) and (J, K, E) -> (B, L, E)."""
     b, parts = x.shape[0], gcd(PARTS, x.shape[2])
     x = x.flatten(0, 1).unflatten(1, (parts, -1)).flatten(2)  # (B L, parts, .)
     w = w.unflatten(0, (parts, -1)).flatten(1, 2)
@@ -127,9 +138,9 @@ def _through(x: Tensor, w: Tensor) -> Tensor:
 
 
 def outer(k: Tensor, v: Tensor, core: Tensor | None) -> Tensor:
-    """X (B, L, J, K) of k (B, P, J, R) and v (B, P, K, R); the shorter one meets the core first."""
+    """X (B, L, J, K) of k (B, P, J, R), v (B, P, K, R) and a core, the shorter one first."""
     if core is None:
-        k, v = k.mT.contiguous(), v.mT.contiguous()  # else R would be what lies close in X
+        k, v = k.mT.contiguous(), v.mT.contiguous()  # otherwise R would be contiguous in X
         x = k[..., None] * v[..., None, :]  # (B, P, R, J, K)
     elif k.shape[2] <= v.shape[2]:
         x = torch.einsum("bpjs,prst->bprjt", k, core) @ v.mT[:, :, None]
@@ -141,7 +152,7 @@ def outer(k: Tensor, v: Tensor, core: Tensor | None) -> Tensor:
 def seen(
     q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, rows: Tensor, causal: bool
 ) -> Tensor:
-    """T[i] of the queries at `rows` (M,) of one text, (M, N, N): what W maps, in pieces of j."""
+    """T[i] of the queries at `rows` (M,) of one text: what W maps, (M, N, N), in pieces of j."""
     n, queries = q.shape[2], q.transpose(1, 2).flatten(2)[0, rows]  # (M, L)
     parts = k.split(max(1, PIECE // (n * queries.shape[1])), 2)
     t = torch.cat([(queries @ outer(part, v, core)[0].flatten(1)) for part in parts], 1)
@@ -153,7 +164,7 @@ def seen(
 
 
 def places(real: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
-    """Where the tokens that count from the first real one come from, and the way back (B, N)."""
+    """(B, N) each: the order that puts the first real token first, and the order back."""
     if real is None:
         return None, None
     first, each = real.int().argmax(1, keepdim=True), torch.arange(n, device=real.device)
@@ -161,7 +172,7 @@ def places(real: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
 
 
 def moved(x: Tensor, places: Tensor | None, axis: int) -> Tensor:
-    """x (B, ...) with `axis` in the order of `places` (B, N)."""
+    """x (B, ...) with `axis` in the order of `places` (B, N); as it is for None."""
     if places is None:
         return x
     shape = [x.shape[0] if a == 0 else x.shape[axis] if a == axis else 1 for a in range(x.ndim)]

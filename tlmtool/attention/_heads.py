@@ -1,24 +1,26 @@
-"""Operators on all tokens of a head, in little fresh memory."""
+"""Operators on all tokens of a head that allocate little memory."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import bmm_flop, register_flop_formula
 
-PIECE = 1 << 18  # numbers whose squares are held at once, where that is no less than
-LEAST = 64  # tokens
+PIECE = 1 << 18  # numbers whose squares are held at once: more of them take more memory
+LEAST = 64  # tokens in a piece at least, however large PIECE is
 
 
 def empty(like: Tensor) -> Tensor:
-    """(B, H, N, .) as given, in memory (B, N, H, .)."""
+    """An empty tensor of the given shape (B, H, N, .), laid out in memory as (B, N, H, .)."""
     return like.new_empty(like.transpose(1, 2).shape).transpose(1, 2)
 
 
 def _traced() -> bool:
-    """Whether gradients or a compiler need the operator; its body alone is called sooner."""
+    """Whether gradients or a compiler need the operator. Calling its body alone is faster."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
-def _keep(ctx, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -48,14 +50,14 @@ _squares.register_autograd(
 
 
 def by_head(x: Tensor, w: Tensor) -> Tensor:
-    """x w^T: x (B, H, N, I) and w (B, H, O, I) -> (B, H, N, O), in memory (B, N, H, O)."""
+    """x (B, H, N, I) and w (B, H, O, I) -> x w^T (B, H, N, O), laid out as (B, N, H, O)."""
     return _by_head(x, w) if _traced() else _matmuls(x, w)
 
 
 def _matmuls(x: Tensor, w: Tensor) -> Tensor:
     out = empty(x[..., :1].expand(*x.shape[:3], w.shape[2]))
     for text, maps, to in zip(x, w, out, strict=True):
-        torch.bmm(text, maps.mT, out=to)  # a copy would be as much fresh memory again
+        torch.bmm(text, maps.mT, out=to)  # a copy would allocate as much again
     return out
 
 
@@ -67,7 +69,7 @@ def _(x: Tensor, w: Tensor) -> Tensor:
     return empty(x[..., :1].expand(*x.shape[:3], w.shape[2]))
 
 
-def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     x, w = ctx.saved_tensors
     return grad @ w, grad.mT @ x
 
@@ -76,6 +78,6 @@ _by_head.register_autograd(_gradient, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.tlm.by_head)
-def _flops(x: torch.Size, w: torch.Size, *args, **kwargs) -> int:
+def _flops(x: torch.Size, w: torch.Size, *args: Any, **kwargs: Any) -> int:
     (batch, heads, length, width), features = x, w[2]
     return bmm_flop((batch * heads, length, width), (batch * heads, width, features))

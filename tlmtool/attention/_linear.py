@@ -1,15 +1,15 @@
-"""Sums over the tokens up to each, as matmuls: of squares, and of a kernel of low rank."""
+"""Running sums over tokens, as matrix products: of squares, and of a kernel of low rank."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK = 64  # tokens whose pairs are held at once
-RUN = 16  # tokens that one matmul adds up; torch's cumsum takes twice as long
+CHUNK = 64  # tokens whose pairs are held at once: more of them take more memory
+RUN = 16  # tokens that one matrix product sums up; torch's cumsum takes twice as long
 
 
 def inverse_norms(x: Tensor, before: Tensor | float) -> Tensor:
-    """(B, H, N, D): 1 / sqrt(before + the sum of x^2 over the tokens up to each)."""
+    """1 / sqrt(before + the sum of x^2 over the tokens up to each), for x (B, H, N, D)."""
     runs = _cut(x, RUN).square()
     past = pad(runs.sum(3).cumsum(2), (0, 0, 1, -1)) + before  # (B, H, n, D)
     upto = torch.ones(RUN, RUN, dtype=x.dtype, device=x.device).tril()
@@ -19,15 +19,15 @@ def inverse_norms(x: Tensor, before: Tensor | float) -> Tensor:
 
 
 def norms_flops(batch: int, heads: int, length: int, width: int) -> int:
-    """Of its matmuls."""
+    """FLOPs of the matrix products of `inverse_norms`."""
     return 2 * batch * heads * width * RUN * RUN * -(-length // RUN)
 
 
 def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(W o S_i) v_i, S_i = sum_{n <= i} q_n k_n^T, W = left (H, c, D, R) right (H, c, R, D):
-    (B, H, N, D) each -> (B, H, N, c, D).
+    """(W o S_i) v_i with S_i = sum_{n <= i} q_n k_n^T: (B, H, N, D) each -> (B, H, N, c, D).
 
-    R linear attentions: token i gives q_n the weight (v_i o right_r) k_n, and left_r scales it.
+    W = left (H, c, D, R) right (H, c, R, D). These are R linear attentions: token i gives q_n the
+    weight (v_i o right_r) k_n, and left_r scales it.
     """
     length, chunk, (c, r, d) = q.shape[2], min(CHUNK, q.shape[2]), right.shape[1:]
     q, k, v = (_cut(x, chunk) for x in (q, k, v))
@@ -41,7 +41,7 @@ def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tens
 
 
 def linear_flops(batch: int, heads: int, length: int, width: int, kernels: int, rank: int) -> int:
-    """Of its matmuls, the product of left and right included."""
+    """FLOPs of the matrix products of `linear`, that of left and right included."""
     chunk = min(CHUNK, length)
     padded = batch * heads * chunk * -(-length // chunk)
     each = kernels * rank * 2 * chunk * width + (1 + kernels) * width * width
@@ -49,6 +49,6 @@ def linear_flops(batch: int, heads: int, length: int, width: int, kernels: int, 
 
 
 def _cut(x: Tensor, size: int) -> Tensor:
-    """(B, H, N, D) -> (B, H, n, size, D), zeros after the end"""
+    """(B, H, N, D) -> (B, H, n, size, D), with zeros after the end."""
     short = -x.shape[2] % size
     return (pad(x, (0, 0, 0, short)) if short else x).unflatten(2, (-1, size))

@@ -6,18 +6,18 @@ from torch.nn.functional import conv1d, pad
 
 
 def around(width: int, causal: bool) -> tuple[int, int]:
-    """Tokens that a mixer of so many takes before and after the present one."""
+    """How many tokens before and after the present one a mixer of `width` tokens sees."""
     after = 0 if causal else width // 2
     return width - 1 - after, after
 
 
 def widened(v: Tensor, width: int, causal: bool) -> Tensor:
-    """(B, H, N, D) -> (B, H, N + w - 1, D), zeros at the ends."""
+    """v (B, H, N, D) -> (B, H, N + w - 1, D), with zeros at the ends."""
     return pad(v, (0, 0, *around(width, causal))) if width > 1 else v
 
 
 def mixed(out: Tensor, v: Tensor, taps: Tensor) -> Tensor:
-    """out (B, H, N, c, D) and taps (H, c, D, w) of v (B, H, N + w - 1, D), added."""
+    """out (B, H, N, c, D) plus the convolution of v (B, H, N + w - 1, D) with taps (H, c, D, w)."""
     for i in range(taps.shape[-1]):
         part, tap = v[:, :, i : i + out.shape[2], None], taps[:, None, :, :, i]
         out = torch.addcmul(out, part, tap)
@@ -25,7 +25,7 @@ def mixed(out: Tensor, v: Tensor, taps: Tensor) -> Tensor:
 
 
 def naive(v: Tensor, taps: Tensor, causal: bool) -> Tensor:
-    """The same by torch's convolution: (B, H, N, D) -> (B, N, H c D)"""
+    """The convolution alone, by torch's: v (B, H, N, D) -> (B, N, H c D)."""
     (_, h, _, d), c = v.shape, taps.shape[1]
     local = pad(v.mT.flatten(1, 2), around(taps.shape[-1], causal))
     local = conv1d(local, taps.transpose(1, 2).flatten(0, 2)[:, None], groups=h * d)

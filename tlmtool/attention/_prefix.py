@@ -1,22 +1,24 @@
-"""The causal product of dimension-wise attention, in linear memory: one operator and its gradient.
+"""The causal product of dimension-wise attention in linear memory: an operator and its gradient.
 
 out_i[j] = sum_{n <= i} sum_m w[j, m] q_n[j] k_n[m] v_i[m], for q (B, H, N, J), k and v
-(B, H, N, M) and w (H, J, M), each head of each text by itself. It is an operator of torch
-(`tlm::prefix`), so that `torch.compile` takes it whole, meta tensors pass and the FLOP counter
-knows it. With a `size`, v_i is multiplied by size_i; with an `eps`, row j is divided by
-sqrt(eps + sum_{n <= i} q_n[j]^2) and v_i[m] by sqrt(eps + sum_{n <= i} k_n[m]^2): all while they
-are in the cache.
+(B, H, N, M) and w (H, J, M), for each head of each text. It is an operator of torch
+(`tlm::prefix`): `torch.compile` takes it whole, it runs on the meta device, and the FLOP counter
+knows it. With a `size`, v_i is multiplied by size_i. With an `eps`, row j is divided by
+sqrt(eps + sum_{n <= i} q_n[j]^2) and v_i[m] by sqrt(eps + sum_{n <= i} k_n[m]^2). Both happen
+while the numbers are in the cache.
 
-With S_i = sum_{n <= i} q_n k_n^T, out_i = (w o S_i) v_i. N is cut into chunks of C tokens: S of
-what lies before a chunk is a matmul and a sum, and meets the chunk by a matmul; inside a chunk,
-pairs of tokens at each distance d < C: ((v_i o k_{i-d}) w^T) o q_{i-d}, without their S. Blocks of
-chunks go one after the other through buffers, so nothing of size N x J x M exists.
+With S_i = sum_{n <= i} q_n k_n^T, out_i = (w o S_i) v_i. N is cut into chunks of C tokens. The S
+of all tokens before a chunk is a matrix product and a sum; one more product applies it to the
+chunk. Inside a chunk, pairs of tokens at each distance d < C give ((v_i o k_{i-d}) w^T) o q_{i-d},
+without their S. Blocks of chunks go through buffers one after the other, so no tensor of size
+N x J x M exists.
 
-The gradient is the operator again: prefix(g, v, k, w) with time reversed is that of q, so is
-prefix(v, g, q, w^T) that of k, and prefix(k, q, g, w^T) is that of v.
+The gradient uses the same operator: prefix(g, v, k, w) with time reversed is the gradient of q,
+prefix(v, g, q, w^T) with time reversed that of k, and prefix(k, q, g, w^T) that of v.
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +30,18 @@ from tlmtool.attention._linear import inverse_norms
 
 
 def _run(c: int, chunks: int) -> int:
-    """Tokens whose squares one matmul adds up."""
+    """Tokens whose squares one matrix product sums up."""
     return c if chunks % 2 else 2 * c
 
 
 class _Norms:
-    """The root of the sum of x^2, x (g, n, C, .), up to each token, block after block; `squares`
-    is overwritten."""
+    """sqrt(eps + the sum of x^2 up to each token), x (g, n, C, .), block after block.
 
-    def __init__(self, x: Tensor, squares: Tensor):
+    `squares`, a buffer of the size of x, is overwritten.
+    """
+
+    def __init__(self, x: Tensor, squares: Tensor, eps: float):
+        self.eps = eps
         (g, n, c, width), self.found = x.shape, torch.empty_like(x)
         run = _run(c, n)
         self.upto = x.new_ones(run, run).tril().expand(g * n * c // run, run, run)
@@ -48,8 +53,9 @@ class _Norms:
         self.before, self.later = self.past[:, :-1], self.past[:, 1:]
         self.first, self.last = self.past[:, 0], self.past[:, -1]
 
-    def start(self, eps: float) -> None:
-        self.last.fill_(eps)
+    def start(self) -> None:
+        """Begin a row."""
+        self.last.fill_(self.eps)
 
     def __call__(self) -> Tensor:
         torch.mul(self.x, self.x, out=self.squares)
@@ -65,9 +71,11 @@ class _Norms:
 def prefix(
     q: Tensor, k: Tensor, v: Tensor, w: Tensor, size: Tensor | None, eps: float | None
 ) -> Tensor:
-    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M), size (B, 1, N, 1) a constant ->
-    (B, H, N, J), in memory (B, N, H, J)."""
-    blocks = Blocks((k, q, v), *w.mT.shape[1:])  # S^T: what follows is then of rows by rows,
+    """q (B, H, N, J), k and v (B, H, N, M), w (H, J, M) -> (B, H, N, J), laid out as (B, N, H, J).
+
+    `size` (B, 1, N, 1) is a constant: it gets no gradient.
+    """
+    blocks = Blocks((k, q, v), *w.mT.shape[1:])  # with S^T the products are of rows by rows,
     k_, q_, v_ = blocks.held  # which takes half the time of rows by columns
     out, y = empty(q), torch.empty_like(q_)
     kernel = torch.zeros_like(blocks.past)
@@ -76,7 +84,9 @@ def prefix(
         (*vkp, vkp[2].flatten(1, 2), z, z.flatten(1, 2), y[:, :, d:], q_[:, :, : blocks.c - d])
         for d, (vkp, z) in enumerate(zip(products, mapped, strict=True))
     ]
-    norms = [_Norms(q_, mapped[0]), _Norms(k_, products[0][2])] if eps is not None else []
+    norms = []
+    if eps is not None:
+        norms = [_Norms(q_, mapped[0], eps), _Norms(k_, products[0][2], eps)]
     scaled, found = blocks.opened(v_), blocks.opened(y)
     divisors = blocks.opened(norms[0].found) if norms else None
     for place in blocks:
@@ -84,7 +94,7 @@ def prefix(
         if tokens.start == 0:
             blocks.rows(kernel, texts, heads).copy_(w[heads].mT)
             for each in norms:
-                each.start(eps)
+                each.start()
         if size is not None:
             blocks.filled(scaled, place).mul_(size[texts, :, tokens])
         if norms:
@@ -98,7 +108,7 @@ def prefix(
             else:
                 torch.mul(z, of, out=to)
         y.flatten(0, 1).baddbmm_(v_.flatten(0, 1), blocks.scan(kernel).flatten(0, 1))
-        if norms:
+        if divisors is not None:
             by = blocks.filled(divisors, place)
             torch.div(blocks.filled(found, place), by, out=out[place])
         else:
@@ -108,7 +118,7 @@ def prefix(
 
 @torch.library.custom_op("tlm::prefix_kernel", mutates_args=())
 def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of `prefix` in w, (H, J, M): sum_i grad_i[j] S_i[j, m] v_i[m] of all texts."""
+    """The gradient of `prefix` in w, (H, J, M): sum_i grad_i[j] S_i[j, m] v_i[m] over all texts."""
     j, m = q.shape[-1], k.shape[-1]
     blocks = Blocks((q, k, v, grad), j, m)
     q_, k_, v_, g_ = blocks.held
@@ -128,7 +138,7 @@ def prefix_kernel(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
 
 
 @prefix.register_fake
-def _(q: Tensor, *args) -> Tensor:
+def _(q: Tensor, *args: Any) -> Tensor:
     return empty(q)
 
 
@@ -137,7 +147,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
     return q.new_empty(q.shape[1], q.shape[3], k.shape[3])
 
 
-def _keep(ctx, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.eps = inputs
     ctx.save_for_backward(*tensors, output)
 
@@ -146,7 +156,7 @@ def _back(x: Tensor) -> Tensor:
     return x.flip(2)
 
 
-def _gradient(ctx, grad: Tensor) -> tuple:
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, w, size, out = ctx.saved_tensors
     needs, scale, late = list(ctx.needs_input_grad[:4]), size, grad
     if ctx.eps is not None:
@@ -166,8 +176,8 @@ def _gradient(ctx, grad: Tensor) -> tuple:
 
 def _plain_gradient(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, w: Tensor, needs: list[bool]
-) -> tuple:
-    """That of q, k, v and w, where there is no eps; None where it is not needed."""
+) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k, v and w without an eps; None for those that are not needed."""
     late, seen = _back(grad), _back(v)
     return (
         _back(prefix(late, seen, _back(k), w, None, None)) if needs[0] else None,
@@ -181,27 +191,33 @@ prefix.register_autograd(_gradient, setup_context=_keep)
 
 
 def prefix_flops(
-    q: torch.Size, k: torch.Size, v=None, w=None, size=None, eps: float | None = None, **kwargs
+    q: tuple[int, ...],
+    k: tuple[int, ...],
+    v: Any = None,
+    w: Any = None,
+    size: Any = None,
+    eps: float | None = None,
+    **kwargs: Any,
 ) -> int:
-    """FLOPs of the matmuls of `prefix`, by the shapes of q and k, padding of blocks included."""
+    """FLOPs of the matrix products of `prefix`, from the shapes of q and k, padding included."""
     (j, m), (cuts, c) = (q[-1], k[-1]), cut(q, k[-1])
     chunks = prod([parts * each for parts, each in cuts])  # of all heads and texts
     norms = c * _run(c, cuts[-1][1]) * (j + m) if eps is not None else 0
-    return 2 * chunks * ((c * (c + 1) // 2 + 2 * c) * j * m + norms)  # pairs; states, made and used
+    return 2 * chunks * ((c * (c + 1) // 2 + 2 * c) * j * m + norms)  # pairs; states made and used
 
 
 register_flop_formula(torch.ops.tlm.prefix)(prefix_flops)
 
 
 @register_flop_formula(torch.ops.tlm.prefix_kernel)
-def _kernel_flops(q: torch.Size, k: torch.Size, *args, **kwargs) -> int:
+def _kernel_flops(q: torch.Size, k: torch.Size, *args: Any, **kwargs: Any) -> int:
     return prefix_flops(q, k)
 
 
 def by_kernel(
     q: Tensor, k: Tensor, v: Tensor, w: Tensor, size: Tensor | None, eps: float | None
 ) -> Tensor:
-    """`prefix` of q, k, v (B, H, N, D) for each kernel of w (H, c, D, D) -> (B, H, N, c, D)"""
+    """`prefix` of q, k, v (B, H, N, D) for each kernel of w (H, c, D, D) -> (B, H, N, c, D)."""
     c, d = w.shape[1:3]
     q = q.repeat(1, 1, 1, c) if c > 1 else q
     return prefix(q, k, v, w.flatten(1, 2), size, eps).unflatten(-1, (c, d))

@@ -1,8 +1,8 @@
 """T relative to its query, through windows: F[i,a,b] = sum_{rst} G[r,s,t] q_ir K_i[a,s] V_i[b,t].
 
-A window K_i (A, L) is what token i sees of k (B, N, L), L all blocks and ranks: its neighbours
-("conv") or sums that decay with distance ("decay"). Windows are made for a span of tokens at a
-time: they are larger than k by A.
+A window K_i (A, L) is what token i sees of k (B, N, L), with L over all blocks and ranks: its
+neighbours ("conv"), or sums that decay with distance ("decay"). All windows together are A times as
+large as k, so they are made for a span of tokens at a time.
 """
 
 from itertools import pairwise
@@ -13,16 +13,16 @@ from torch.nn.functional import pad
 
 from tlmtool.attention._decay import following, later, sums
 
-EPSILON = 1e-6  # of a mean square
-PIECE = 1 << 18  # numbers of k that are normalised at once, where that is no less than LEAST
-SPAN = 1 << 18  # numbers in the windows of a span, where that is no less than
-LEAST = 64  # tokens
+EPSILON = 1e-6  # added to a mean square; rows of q, k or v smaller than its root are not scaled up
+PIECE = 1 << 18  # numbers of k that are normalised at once: more of them take more memory
+SPAN = 1 << 18  # numbers in the windows of a span: more of them take more memory
+LEAST = 64  # tokens in a piece or a span at least
 
 State = dict[str, Tensor]
 
 
 def meet(q: Tensor, core: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
-    """q (B, N, P, R) and windows (B, N, A, L) -> F (B, N, A A)"""
+    """q (B, N, P, R) and windows (B, N, A, L) -> F (B, N, A A)."""
     if core is None:
         met = q.flatten(2)[:, :, None] * k
     else:
@@ -32,12 +32,12 @@ def meet(q: Tensor, core: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> torch.dtype:
-    """Its dtype, at least float32."""
+    """The dtype of x, but at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def normal(x: Tensor, real: Tensor | None) -> Tensor:
-    """x (B, P, N, R) / its RMS over R, zero on padding, at least float32."""
+    """x (B, P, N, R) divided by its RMS over R, zero on padding, in at least float32."""
     x = (x if real is None else x.masked_fill(~real[:, None, :, None], 0)).to(wide(x))
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.rsqrt(norm.square() / x.shape[-1] + EPSILON)
@@ -52,11 +52,16 @@ def conv(
     ahead: int,
     state: State | None,
 ) -> tuple[Tensor, State]:
-    """F with K_i[a] = k_{i-a+ahead}, of q, k and v (B, P, N, R) as they come: normalised, and q
-    times `scale` (P, R). In pieces of N, since fresh memory for all of it would cost more than the
-    arithmetic; queries come `ahead` tokens late, when all that they see is there. The state is the
-    last `kernel` - 1 rows of k and of v."""
+    """F with K_i[a] = k_{i-a+ahead}, from raw q, k and v (B, P, N, R), and the state after them.
+
+    They are normalised here, and q is multiplied by `scale` (P, R). N is taken in pieces, since
+    allocating memory for all of it would cost more than the arithmetic. Queries come `ahead` tokens
+    late, when all that they see is there. The state is the last `kernel` - 1 rows of k and of v.
+    """
     b, p, n, r = qkv[0].shape
+    if state is None:
+        empty = qkv[1].new_zeros(b, kernel - 1, p * r, dtype=wide(qkv[1]))
+        state = {"k": empty, "v": empty}
     step, found = max(LEAST, PIECE // (b * p * r)), []
     ends = [*range(step, n + ahead, step), n + ahead]
     late = [end - ahead for end in ends]
@@ -75,25 +80,23 @@ def conv(
 
 
 def _cut(x: Tensor, axis: int, ends: list[int]) -> tuple[Tensor, ...]:
-    """x up to each of the places `ends`, as far as it reaches. (The gradient of a slice would be
-    as large as the whole.)"""
+    """x cut at the places `ends`, as far as it reaches; by `split`, since the gradient of a slice
+    is as large as the whole."""
     stops = [min(max(end, 0), x.shape[axis]) for end in (0, *ends)]
     return x.split([stop - start for start, stop in pairwise(stops)], axis)
 
 
 def _filled(x: Tensor, size: int, front: bool) -> Tensor:
-    """x (B, N, P, R) with zero rows, `size` in all."""
+    """x (B, N, P, R) filled up with zero rows to `size`, at its front or at its end."""
     short = size - x.shape[1]
     return pad(x, (0, 0, 0, 0, *((short, 0) if front else (0, short)))) if short else x
 
 
 def _conv(
-    q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, kernel: int, state: State | None
+    q: Tensor, k: Tensor, v: Tensor, core: Tensor | None, kernel: int, state: State
 ) -> tuple[Tensor, State]:
-    """F with K_i[-a] = k_{i-a}, and the last rows."""
+    """F with K_i[-a] = k_{i-a}, and the last rows of k and v."""
     n = q.shape[1]
-    if state is None:
-        state = {name: k.new_zeros(len(k), kernel - 1, k.shape[2]) for name in "kv"}
     rows = [torch.cat([state[name], x], 1) for name, x in (("k", k), ("v", v))]
     step = _span(q, kernel, core)
     windows = (x.unfold(1, kernel, 1).mT.split(step, 1) for x in rows)
@@ -110,19 +113,21 @@ def decay(
     state: State | None,
     causal: bool,
 ) -> tuple[Tensor, State]:
-    """F with decaying sums as windows, over both sides where not `causal`; the state is the last
-    window of k and of v."""
+    """F with decaying sums as windows, over both sides unless `causal`, and the state after them.
+
+    The state is the last window of k and of v.
+    """
     step, found = _span(q, log_rates[0].numel(), core), []
     sides = [(x.split(step, 1), r) for x, r in zip((k, v), log_rates, strict=True)]
     if state is None:
         before = [x[0].new_zeros(x[0].shape[0], r.numel(), x[0].shape[2]) for x, r in sides]
     else:
         before = [state["k"], state["v"]]
-    beyond = [[None] * len(x) if causal else following(x, r) for x, r in sides]
+    beyond = [] if causal else [following(x, r) for x, r in sides]
     for place, now in enumerate(q.split(step, 1)):
         windows = [sums(x[place], r, b) for (x, r), b in zip(sides, before, strict=True)]
         before = [w[:, -1] for w in windows]
-        if not causal:
+        if beyond:
             both = zip(windows, sides, beyond, strict=True)
             windows = [w + later(x[place], r, b[place]) for w, (x, r), b in both]
         found.append(meet(now, core, *windows))
@@ -130,6 +135,6 @@ def decay(
 
 
 def _span(q: Tensor, side: int, core: Tensor | None) -> int:
-    """Tokens to a span. They come by `split`: the gradient of a slice is as large as the whole."""
+    """Tokens in a span."""
     b, _, p, r = q.shape
     return max(LEAST, SPAN // (b * p * r * (side if core is None else max(side, r))))

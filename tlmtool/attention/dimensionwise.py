@@ -1,4 +1,4 @@
-"""Dimension-wise attention: what mixes is the product of columns, D x D, not that of tokens."""
+"""Dimension-wise attention: columns are multiplied with columns (D x D), not tokens with tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,53 +10,53 @@ from tlmtool.attention import _mixer
 from tlmtool.attention._heads import by_head, squares
 from tlmtool.attention._linear import inverse_norms, linear, linear_flops, norms_flops
 from tlmtool.attention._prefix import by_kernel, prefix_flops
-from tlmtool.attention.base import Attention, State, Tensors, exact
+from tlmtool.attention.base import Attention, State, Tensors, choice, exact
 
-KINDS = ("cosine", "scale", "softmax")
-START = 0.03  # of a first W that nothing is fitted to, against one that keeps the size of v
-EPS = 1e-4  # of sums of squares: where all of a column is smaller, it is silent
+START = 0.03  # size of an untrained kernel's outputs, relative to v: larger ones drown the tokens
+EPS = 1e-4  # added to sums of squares; a column whose sum is smaller than this hardly counts
 
 
 @dataclass(frozen=True)
 class DimensionWise(Attention):
     """O[i, j] = sum_m W[j, m] f(S)[j, m] V[i, m], S = Q^T K (D, D), for each head.
 
-    The paper's Khatri-Rao product X[i, j, m] = f(S)[j, m] V[i, m] under a learned kernel W is
-    V (W o f(S))^T: no N x D x D tensor. In a decoder token i has its own S_i, a sum over n <= i,
-    and O_i = (W o f(S_i)) V_i. `kernels` c: as many W, the outputs of a head side by side,
-    F = H c D. `rank` R: W = left right of that rank, which in a decoder is R linear attentions.
-    `mixer` w: a depthwise convolution of v over w tokens is added, the last w in a decoder, else
-    those around; all tokens share one S, so only it looks at places.
+    The paper's Khatri-Rao product X[i, j, m] = f(S)[j, m] V[i, m] under a learned kernel W equals
+    V (W o f(S))^T, which needs no N x D x D tensor. In a decoder token i has its own S_i, a sum
+    over n <= i, and O_i = (W o f(S_i)) V_i.
 
-    `f`, which the paper leaves open, is of the n real tokens (in a decoder: those up to i), with a
-    learned temperature t for each head:
+    `kernels` c: c kernels W, whose outputs stand side by side, so F = H c D. `rank` R: W = left
+    right of that rank; in a decoder this is R linear attentions. `mixer` w: a depthwise convolution
+    of v over w tokens is added: the last w in a decoder, else those around. It is the only part
+    that sees positions, since all tokens share one S.
 
-    cosine   t sqrt(n / (n + D)) S[j, m] / sqrt((sum q_j^2 + EPS) (sum k_m^2 + EPS)): bounded and
-             free of the scale of q and k. The root discounts few tokens, whose cosine is noise of
-             size 1/sqrt(n) (of one token: a sign).
+    The paper leaves `f` open. Here it depends on the number n of real tokens (in a decoder: those
+    up to i), and on a learned temperature t of each head:
+
+    cosine   t sqrt(n / (n + D)) S[j, m] / sqrt((sum q_j^2 + EPS) (sum k_m^2 + EPS)): bounded, and
+             independent of the scale of q and k. The root discounts short texts, whose cosine is
+             noise of size 1 / sqrt(n).
     scale    t S / n
-    softmax  D softmax(t S / n) over m, its mean 1; not separable in j and m, so encoders only.
+    softmax  D softmax(t S / n) over m, with mean 1. It does not separate into j and m, so it works
+             in encoders only.
 
-    At the start t = sqrt(D), W is normal of variance START^2 / D and the mixer of 1/w. Where q and
-    k are random maps of features with D independent directions, a cosine has variance 1/n + 1/D,
-    f(S) 1 and the output, for every n, START^2 of that of v: untrained q and k turn v at random,
-    in each text another way, and as large as v that drowns the tokens. W / START where a fitted
-    output map follows, which takes the size away and would leave W too small for its rate.
+    At the start t = sqrt(D), W is normal with variance START^2 / D and the mixer with 1 / w. For q
+    and k that are random maps of features with D independent directions, a cosine then has variance
+    1/n + 1/D, f(S) has variance 1, and the output START^2 times the variance of v, for every n.
+    Untrained q and k turn v in a random direction for each text, so outputs as large as v would
+    drown the tokens. A fitted output map removes that scale; then W starts divided by START.
     """
 
-    kernels: int = 1
-    f: str = "cosine"
-    rank: int | None = None
-    mixer: int = 0
+    kernels: int = choice(1, "number of kernels W of a head", "c", "kernels", ge=1)
+    f: str = choice(
+        "cosine",
+        "what is taken of Q^T K: cosine, scale, or softmax (encoders)",
+        "NAME",
+        "f",
+        choices=("cosine", "scale", "softmax"),
+    )
+    rank: int | None = choice(None, "rank of W", "R", ge=1)
+    mixer: int = choice(0, "tokens of a local convolution; 0 for none", "w", "mixer", ge=0)
     reference: ClassVar[str] = "TensorCoder 2020 (arXiv 2008.01547)"
-
-    def __post_init__(self):
-        if self.f not in KINDS:
-            raise ValueError(f"unknown f {self.f!r}; known: {', '.join(KINDS)}")
-        for field, least in (("kernels", 1), ("rank", 1), ("mixer", 0)):
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"{field} {value} is below {least}")
 
     @property
     def causal(self) -> bool:
@@ -98,8 +98,8 @@ class DimensionWise(Attention):
         with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
             n = q.shape[2] if mask is None else mask.sum(2, keepdim=True)
-            sums = [squares(x) for x in (q, k)] if self.f == "cosine" else (None, None)
-            out = _meet(v, self._f(q.mT @ k, n, *sums, t["temperature"]), t)
+            qq, kk = (squares(q), squares(k)) if self.f == "cosine" else (None, None)
+            out = _meet(v, self._f(q.mT @ k, n, qq, kk, t["temperature"]), t)
             return self._output(out, _mixer.widened(v, self.mixer, False), t).to(dtype)
 
     def naive(
@@ -134,7 +134,7 @@ class DimensionWise(Attention):
         real: Tensor | None = None,
         keep: bool = True,
     ) -> tuple[Tensor, State]:
-        """As in the base; the state after these tokens is left out unless `keep`."""
+        """As in `Attention`; without `keep` the state that is returned is empty."""
         self._check(True)
         with exact(q):
             dtype, (q, k, v, t, mask) = q.dtype, _wide(q, k, v, tensors, real)
@@ -150,7 +150,7 @@ class DimensionWise(Attention):
     def flops(
         self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
     ) -> int:
-        """The matmuls of `apply` and the mixer, 1 multiply-add = 2; not what is elementwise."""
+        """The matrix products of `apply`, and the mixer; nothing else that is elementwise."""
         (b, h, n, d), c, r = (batch, heads, length, width), self.kernels, self.rank or 0
         mixer, kernel = b * h * n * d * c * self.mixer, h * c * d * d * r
         if not causal:
@@ -174,26 +174,32 @@ class DimensionWise(Attention):
             return False
         (b, h, n, d), c = shape, self.kernels
         dense = prefix_flops((b, h, n, c * d), (b, h, n, d))
-        return linear_flops(*shape, c, self.rank) < dense
+        return linear_flops(b, h, n, d, c, self.rank) < dense
 
-    def _f(self, s: Tensor, n: Tensor | int, qq: Tensor, kk: Tensor, t: Tensor) -> Tensor:
-        """S (B, H, ..., D, D), of n tokens, with sums of squares (B, H, ..., D) -> f(S)"""
+    def _f(
+        self, s: Tensor, n: Tensor | int, qq: Tensor | None, kk: Tensor | None, t: Tensor
+    ) -> Tensor:
+        """S (B, H, ..., D, D) of n tokens -> f(S). `qq`, `kk`: sums of squares (B, H, ..., D),
+        needed for a cosine."""
         t, width = t.view(-1, *[1] * (s.ndim - 2)), s.shape[-1]
-        if self.f == "cosine":
+        if qq is not None and kk is not None and self.f == "cosine":
             s = s * (qq + EPS).rsqrt()[..., :, None] * (kk + EPS).rsqrt()[..., None, :]
             return s * (t * (n / (n + width)) ** 0.5)
         s = s * (t / (n + (n == 0)))
         return width * s.softmax(-1) if self.f == "softmax" else s
 
     def _prefix(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, t: Tensors, old: State) -> Tensor:
-        """By the S_i of n tokens (B, 1, N, 1): (B, H, N, D) each -> (B, H, N, c, D)"""
-        which = "kernel" if self.rank is None else "left"  # which takes the temperature along
+        """Through the S_i of n tokens (B, 1, N, 1): (B, H, N, D) each -> (B, H, N, c, D)."""
+        which = "kernel" if self.rank is None else "left"  # takes the temperature along
         t[which] = t[which] * t["temperature"][:, None, None, None]
-        row, column = None, v  # f(S_i)[j, m] = t row_i[j] S_i[j, m] column_i[m] size_i
-        size = (n / (n + q.shape[3])).sqrt() if self.f == "cosine" else 1 / n.clamp(min=1)
-        thin, eps = self._thin(q.shape), EPS if self.f == "cosine" else None
-        if old or thin:  # else inside of `prefix`
-            column, size = v * size, None
+        # f(S_i)[j, m] = t row_i[j] S_i[j, m] column_i[m] size_i
+        cosine = self.f == "cosine"
+        scale = (n / (n + q.shape[3])).sqrt() if cosine else 1 / n.clamp(min=1)
+        column, row = v, None
+        size: Tensor | None = scale
+        thin, eps = self._thin(q.shape), EPS if cosine else None
+        if old or thin:  # otherwise `prefix` does this on the way
+            column, size = v * scale, None
             if eps:
                 row = inverse_norms(q, old.get("qq", EPS))
                 column, eps = inverse_norms(k, old.get("kk", EPS)) * column, None
@@ -206,7 +212,7 @@ class DimensionWise(Attention):
         return out if row is None else out * row[..., None, :]
 
     def _after(self, q: Tensor, k: Tensor, v: Tensor, n: Tensor, old: State) -> State:
-        """The state after n tokens, of which v ends with the last; it holds no view of all N."""
+        """The state after n tokens; v ends with the last of them. It keeps no view of the text."""
         new = {"n": n.clone(), "s": old.get("s", 0) + q.mT @ k}
         if self.f == "cosine":
             for name, x in (("qq", q), ("kk", k)):
@@ -216,13 +222,15 @@ class DimensionWise(Attention):
         return new
 
     def _output(self, out: Tensor, v: Tensor, t: Tensors) -> Tensor:
-        """(B, H, N, c, D), with the mixer of v (B, H, N + w - 1, D) -> (B, N, F)"""
+        """(B, H, N, c, D), plus the mixer of v (B, H, N + w - 1, D) -> (B, N, F)."""
         out = _mixer.mixed(out, v, t["mixer"]) if self.mixer else out
         return out.transpose(1, 2).flatten(2)
 
 
-def _wide(q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Tensor | None) -> tuple:
-    """All at least float32, nothing at padding; the mask is (B, 1, N, 1) or None."""
+def _wide(
+    q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensors, Tensor | None]:
+    """All in at least float32, zero at padding, and the mask (B, 1, N, 1) or None."""
     wide = torch.promote_types(q.dtype, torch.float32)
     q, k, v, t = q.to(wide), k.to(wide), v.to(wide), {n: x.to(wide) for n, x in tensors.items()}
     if real is None:
@@ -232,11 +240,11 @@ def _wide(q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Tensor | None
 
 
 def _kernel(t: Tensors) -> Tensor:
-    """W (H, c, D, D)"""
+    """W (H, c, D, D)."""
     return t["kernel"] if "kernel" in t else t["left"] @ t["right"]
 
 
 def _meet(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
-    """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)"""
+    """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)."""
     w = _kernel(t)
     return by_head(v, (w * s[:, :, None]).flatten(2, 3)).unflatten(-1, w.shape[1:3])

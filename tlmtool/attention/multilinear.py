@@ -5,65 +5,70 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.attention import _full, _windows
-from tlmtool.attention.base import Attention, State, Tensors, exact
+from tlmtool.attention.base import OUT, Attention, State, Tensors, choice, exact
 
-SPREAD = 0.005  # of the first outputs
+QKV = tuple[Tensor, Tensor, Tensor]
+SPREAD = 0.005  # standard deviation of untrained outputs: larger ones drown the tokens
 
 
 @dataclass(frozen=True)
 class MultiLinear(Attention):
     """T[i,j,k] = mean_p sum_{rst} G_p[r,s,t] q_ir k_js v_kt, P blocks of rank R, and a W^O on it.
 
-    A third-order, softmax-free polynomial mixing, which does not contain softmax attention as a
-    special case (the theorem of the paper that links them moves a basis out of a softmax). q, k and
-    v are normalised by their RMS over R, with learned gains, so that T is O(1).
+    A polynomial mixing of third order without a softmax. It does not contain softmax attention as a
+    special case: the paper's theorem that links them moves a basis out of a softmax. q, k and v are
+    divided by their RMS over R and have learned gains, so that T is O(1).
 
-    `core`: "diagonal", G_p = sqrt(R) diag(softmax of R entries), or "full", R^3 entries. Blocks
-    that share projections are one block with the mean core, so each has its own here; `blocks` and
-    `rank`: P and R, of themselves the heads and head width of the module.
+    `core` "diagonal": G_p = sqrt(R) diag(softmax of R entries); "full": R^3 entries. Blocks that
+    share projections equal one block with the mean core, so here each has its own. `blocks` and
+    `rank` are P and R, by default the heads and the head width of the module.
 
-    `w_o`: the map of T[i] (N x N) to E features, which replaces the output projection:
-    "full"   W[j,k,:] / length (the paper's but for the factor, with which a step of Adam moves the
-             sum over N^2 pairs by O(1)): one `length` N, of which shorter texts take the leading
-             part. j and k count from the first real token.
-    "decay"  W_i[j,k,:] = sum_{st} a_s(i-j) b_t(i-k) U[s,t,:], a_s(d) = c_s lambda_s^|d|, b likewise
-             with rates of its own, each `terms` learned rates (so CP of terms^2 terms, whose two
-             scans cost as `terms` would); c_s = 1 - lambda_s makes means of the sums, so that what
-             rows have in common does not grow with the reach. Not causal: both sides by distance,
-             so left and right look alike. Linear time, any length.
-    "conv"   out_i = sum_{a,b < kernel} T[i,i-a,i-b] C[a,b,:], offsets centred where not causal (a -
-             (kernel - 1) // 2): our definition of "feature extraction using convolution". Linear
-             time, any length.
-    decay and conv are relative by themselves; under "full" queries have no place but what the
-    hidden states carry. Padding and causality zero rows of k and v: exact, as nothing is normalised
-    over tokens.
+    `w_o` maps T[i] (N x N) to E features and replaces the output projection:
+
+    full   W[j,k,:] / length, for texts of up to `length` N; shorter ones use the leading part. The
+           factor is not in the paper: with it a step of Adam moves the sum over N^2 pairs by O(1).
+           j and k count from the first real token.
+    decay  W_i[j,k,:] = sum_{st} a_s(i-j) b_t(i-k) U[s,t,:] with a_s(d) = c_s lambda_s^|d|, and b
+           alike with rates of its own; each has `terms` learned rates. (A CP of terms^2 terms whose
+           two scans cost like `terms`.) c_s = 1 - lambda_s makes means of the sums, so what rows
+           have in common does not grow with the reach. Unless causal both sides count by distance,
+           so left and right look alike. Linear time, any length.
+    conv   out_i = sum_{a,b < kernel} T[i,i-a,i-b] C[a,b,:], with offsets centred, a - (kernel - 1)
+           // 2, unless causal. This is our reading of the paper's "feature extraction using
+           convolution". Linear time, any length.
+
+    decay and conv are relative to the query; under full its hidden state alone carries a position.
+    Padding and causality zero rows of k and v: exact, since nothing is normalised over tokens.
     """
 
-    w_o: str = "decay"
-    core: str = "diagonal"
-    length: int | None = None
-    terms: int = 8
-    kernel: int = 8
-    rank: int | None = None
-    blocks: int | None = None
+    w_o: str = choice(
+        "decay",
+        "output map: full (for one length), decay or conv",
+        "NAME",
+        "w-o",
+        choices=("full", "decay", "conv"),
+    )
+    core: str = choice(
+        "diagonal", "core: diagonal or full", "NAME", "core", choices=("diagonal", "full")
+    )
+    length: int | None = choice(None, "longest text, for w_o full", "N", ge=1)
+    terms: int = choice(8, "decay rates of each side, for w_o decay", "S", "terms", ge=1)
+    kernel: int = choice(8, "tokens that w_o conv sees", "K", ge=1)
+    rank: int | None = choice(None, "width of a block; default that of a head", "R", ge=1)
+    blocks: int | None = choice(None, "number of blocks; default that of the heads", "P", ge=1)
     reference: ClassVar[str] = "Ma et al. 2019 (A Tensorized Transformer), multi-linear attention"
 
     def __post_init__(self) -> None:
-        for field, known in (("w_o", ("full", "decay", "conv")), ("core", ("diagonal", "full"))):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}"
-                )
-        for field in ("length", "terms", "kernel", "rank", "blocks"):
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                raise ValueError(f"{field} {getattr(self, field)} is below 1")
-        if (self.length is None) == (self.w_o == "full"):
+        super().__post_init__()
+        if self.w_o == "full" and self.length is None:
             raise ValueError(
-                f"length {self.length} with w_o {self.w_o}: full is built for one length, "
-                "decay and conv take any"
+                "w_o full is built for one length: give length N, or take decay or conv"
+            )
+        if self.w_o != "full" and self.length is not None:
+            raise ValueError(
+                f"length {self.length} with w_o {self.w_o}: only full is built for one length"
             )
 
     @property
@@ -79,16 +84,18 @@ class MultiLinear(Attention):
             raise ValueError(f"rank {width} is above {features}, the width of the model")
         gains = {f"gain_{name}": (heads, width) for name in "qkv"}
         core = (heads, *(width,) * (1 if self.core == "diagonal" else 3))
-        side = {"full": self.length, "decay": self.terms, "conv": self.kernel}[self.w_o]
+        side = {"full": self.length or 0, "decay": self.terms, "conv": self.kernel}[self.w_o]
         rates = {f"rate_{name}": (side,) for name in "kv"} if self.w_o == "decay" else {}
-        return {**gains, "core": core, **rates, "out": (side, side, features)}
+        return {**gains, "core": core, **rates, OUT: (side, side, features)}
 
     def initial(self, heads: int, width: int, features: int, fitted: bool = False) -> Tensors:
-        """Gains 1; an even diagonal core or a normal full one; decays over 0.5 to 64 tokens, spaced
-        evenly in log; a normal W^O, so that independent q, k, v of any variance give outputs of
-        standard deviation about SPREAD, small beside hidden states as those of an untrained softmax
-        attention (as large, they would drown the tokens); under "full" times n / length, of n
-        tokens seen, and less under "decay", whose means of independent rows are small."""
+        """Gains of 1, an even diagonal core or a normal full one, and a normal W^O. Decays reach
+        over 0.5 to 64 tokens, evenly in the logarithm.
+
+        Independent q, k and v of any variance then give outputs of standard deviation about SPREAD,
+        small beside hidden states, as those of an untrained softmax attention are. Under full it is
+        SPREAD n / length for n tokens; under decay less, since means of independent rows are small.
+        """
         shapes = self.shapes(heads, width, features)
         made = {name: torch.ones(shapes[name]) for name in shapes if name.startswith("gain")}
         if self.core == "diagonal":
@@ -98,8 +105,8 @@ class MultiLinear(Attention):
         for name in (n for n in shapes if n.startswith("rate")):
             reach = torch.logspace(-1, 6, self.terms, base=2)
             made[name] = -torch.expm1(1 / reach).log()  # sigmoid of it is exp(-1 / reach)
-        out = SPREAD * torch.randn(shapes["out"]) * heads**0.5  # the mean over P is 1 / sqrt(P)
-        made["out"] = out if self.w_o == "full" else out / shapes["out"][0]
+        out = SPREAD * torch.randn(shapes[OUT]) * heads**0.5  # the mean over P divides by sqrt(P)
+        made[OUT] = out if self.w_o == "full" else out / shapes[OUT][0]
         return made
 
     def apply(
@@ -111,16 +118,16 @@ class MultiLinear(Attention):
         real: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        self._refuse_longer(q.shape[2])
+        self.check_length(q.shape[2])
         dtype = q.dtype
         with exact(q):
             if self.w_o != "full":
-                found, _ = self._relative(q, k, v, tensors, real, causal)
-                return (found @ tensors["out"].flatten(0, 1).to(found)).to(dtype)
+                found, _ = self._relative((q, k, v), tensors, real, causal, None)
+                return (found @ tensors[OUT].flatten(0, 1).to(found)).to(dtype)
             to, back = _full.places(real, q.shape[2])
-            q, k, v = (_full.moved(x, to, 2) for x in self._ready(q, k, v, tensors, real))
-            mixed = _full.mix(q, k, v, self._core(tensors, q), tensors["out"], causal)
-            return _full.moved(mixed / self.length, back, 1).to(dtype)
+            q, k, v = (_full.moved(x, to, 2) for x in self._ready((q, k, v), tensors, real))
+            mixed = _full.mix(q, k, v, self._core(tensors, q), tensors[OUT], causal)
+            return _full.moved(mixed / len(tensors[OUT]), back, 1).to(dtype)
 
     def naive(
         self,
@@ -132,7 +139,7 @@ class MultiLinear(Attention):
         causal: bool = False,
     ) -> Tensor:
         n = q.shape[2]
-        self._refuse_longer(n)
+        self.check_length(n)
         (to, back), dtype = _full.places(real, n), q.dtype
         q, k, v = (
             _full.moved(_windows.normal(x, real) * tensors[f"gain_{name}"].to(x)[:, None], to, 2)
@@ -147,9 +154,9 @@ class MultiLinear(Attention):
         gaps = torch.arange(n, device=q.device)[:, None] - torch.arange(n, device=q.device)  # i - j
         if causal:
             t = t * (gaps >= 0)[:, :, None] * (gaps >= 0)[:, None]
-        w = tensors["out"].to(t)
+        w = tensors[OUT].to(t)
         if self.w_o == "full":
-            y = t.flatten(2) @ w[:n, :n].flatten(0, 1) / self.length  # SplitConcat(T) W^O
+            y = t.flatten(2) @ w[:n, :n].flatten(0, 1) / len(w)  # SplitConcat(T) W^O
         else:
             if self.w_o == "decay":
                 rates = [tensors[f"rate_{x}"].to(t).sigmoid()[:, None, None] for x in "kv"]
@@ -164,12 +171,12 @@ class MultiLinear(Attention):
     def features(
         self, q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, rows: Tensor, causal: bool
     ) -> Tensor:
-        """What the W^O of "full" maps at the places `rows` (M,) of one text without padding:
-        T / length, zero where the text has no tokens. (M, length, length)"""
+        """For w_o full: T / length, zero where the text has no tokens. (M, length, length)"""
+        length = len(tensors[OUT])
         with exact(q):
-            q, k, v = self._ready(q, k, v, tensors, None)
-            t = _full.seen(q, k, v, self._core(tensors, q), rows, causal) / self.length
-        short = self.length - q.shape[2]
+            q, k, v = self._ready((q, k, v), tensors, None)
+            t = _full.seen(q, k, v, self._core(tensors, q), rows, causal) / length
+        short = length - q.shape[2]
         return nn.functional.pad(t, (0, short, 0, short))
 
     def stream(
@@ -181,12 +188,12 @@ class MultiLinear(Attention):
         state: State | None = None,
         real: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """The state of "full" is k and v of all tokens so far, at most `length`, and each call
-        costs what the whole text would."""
+        """As in `Attention`. The state of w_o full is k and v of all tokens so far, at most
+        `length`, and each call costs as much as the whole text."""
         if self.w_o != "full":
             with exact(q):
-                found, state = self._relative(q, k, v, tensors, real, True, state)
-                return (found @ tensors["out"].flatten(0, 1).to(found)).to(q.dtype), state
+                found, state = self._relative((q, k, v), tensors, real, True, state)
+                return (found @ tensors[OUT].flatten(0, 1).to(found)).to(q.dtype), state
         n = q.shape[2]
         real = torch.ones_like(q[:, 0, :, 0], dtype=torch.bool) if real is None else real
         new = {"k": k, "v": v, "real": real}
@@ -196,33 +203,27 @@ class MultiLinear(Attention):
         y = self.apply(q, new["k"], new["v"], tensors, new["real"], causal=True)
         return y[:, -n:], new
 
-    def flops(
-        self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
-    ) -> int:
-        """Counted on the meta device: of matrix products, as torch's counter does."""
-        shapes = self.shapes(heads, width, features)
-        tensors = {name: torch.empty(s, device="meta") for name, s in shapes.items()}
-        x = torch.empty(batch, heads, length, width, device="meta")
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.apply(x, x, x, tensors, causal=causal)
-        return counter.get_total_flops()
-
-    def _relative(self, q, k, v, tensors, real, causal, state=None) -> tuple[Tensor, State]:
-        """(features (B, N, S S), state) of decay and conv"""
+    def _relative(
+        self, qkv: QKV, tensors: Tensors, real: Tensor | None, causal: bool, state: State | None
+    ) -> tuple[Tensor, State]:
+        """What decay and conv map, (B, N, S S), and the state."""
+        q = qkv[0]
         core = self._core(tensors, q)
         if self.w_o == "conv":
             ahead, scale = 0 if causal else (self.kernel - 1) // 2, self._scale(tensors, q)
-            return _windows.conv((q, k, v), real, scale, core, self.kernel, ahead, state)
-        q, k, v = (x.transpose(1, 2) for x in self._ready(q, k, v, tensors, real))
-        rates = tuple(nn.functional.logsigmoid(tensors[f"rate_{name}"].to(q)) for name in "kv")
+            return _windows.conv(qkv, real, scale, core, self.kernel, ahead, state)
+        q, k, v = (x.transpose(1, 2) for x in self._ready(qkv, tensors, real))
+        of_k, of_v = (tensors[name].to(q) for name in ("rate_k", "rate_v"))
+        rates = nn.functional.logsigmoid(of_k), nn.functional.logsigmoid(of_v)
         return _windows.decay(q, k.flatten(2), v.flatten(2), core, rates, state, causal)
 
-    def _ready(self, q, k, v, tensors, real) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (_windows.normal(x, real) for x in (q, k, v))
+    def _ready(self, qkv: QKV, tensors: Tensors, real: Tensor | None) -> QKV:
+        """q, k and v normalised, zero on padding, and q with all gains of a diagonal core."""
+        q, k, v = (_windows.normal(x, real) for x in qkv)
         return q * self._scale(tensors, q)[:, None], k, v
 
     def _scale(self, tensors: Tensors, like: Tensor) -> Tensor:
-        """(P, R), of q: the mean over blocks, a diagonal core and all gains."""
+        """What multiplies q, (P, R): 1 / P and, with a diagonal core, the core and all gains."""
         dtype = _windows.wide(like)
         core, q, k, v = (tensors[name].to(dtype) for name in ("core", "gain_q", "gain_k", "gain_v"))
         scale = q / len(core)
@@ -231,16 +232,16 @@ class MultiLinear(Attention):
         return scale
 
     def _core(self, tensors: Tensors, like: Tensor) -> Tensor | None:
-        """A full core with the gains of k and v, (P, R, R, R)"""
+        """A full core with the gains of k and v, (P, R, R, R); None for a diagonal one."""
         if self.core == "diagonal":
             return None
         dtype = _windows.wide(like)
         core, k, v = (tensors[name].to(dtype) for name in ("core", "gain_k", "gain_v"))
         return core * k[:, None, :, None] * v[:, None, None]
 
-    def _refuse_longer(self, n: int) -> None:
-        if self.length is not None and n > self.length:
+    def check_length(self, length: int) -> None:
+        if self.length is not None and length > self.length:
             raise ValueError(
-                f"{n} tokens are more than the {self.length} that this w_o full was built for; "
-                "w_o decay and conv take any length"
+                f"{length} tokens are more than length {self.length}, which w_o full is built for; "
+                "decay or conv take any length"
             )

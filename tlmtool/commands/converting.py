@@ -92,7 +92,7 @@ def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, 
     """The kernel, and the modules that are to get it."""
     form, longest = kernel_of(recipe.attention), recipe.calibration.max_length
     paths, left = convertible(model, recipe.attention.layers)
-    check_length(form, min(longest, position_limit(model) or longest))
+    check_length(recipe.attention, min(longest, position_limit(model) or longest))
     warnings += [f"left as it is: {path} {why}" for path, why in left.items()]
     return form, paths
 

@@ -11,24 +11,24 @@ from tlmtool.compression.conversion import convert
 from tlmtool.failure import Usage
 from tlmtool.models.attending import attention_sites, why_not
 from tlmtool.recipe.attention import Attending, flag
+from tlmtool.recipe.setting import settings_of
 
 Measure = Callable[[Any], float]  # model -> by what share its loss has grown
-ELSEWHERE = ("kind", "layers", "max_loss_increase")  # what of a recipe is no choice of a kernel
+PLACING = ("kind", "layers", "max_loss_increase")  # keys that are not choices of a kernel
 
 
 def kernel_of(wanted: Attending) -> Attention:
-    """The kernel of a recipe. Raises Usage for a choice that it does not have, or cannot make."""
+    """The kernel that a recipe asks for.
+
+    Raises Usage for a choice that the kernel does not have, or a value that it cannot take.
+    """
+    assert wanted.kind is not None
     cls = named(wanted.kind)
     known = {field.name for field in fields(cls)}
     given = _given(wanted)
     if foreign := sorted(set(given) - known):
-        has = ", ".join(map(flag, sorted(known)))
+        has = ", ".join(map(flag, sorted(known))) or "no choices"
         raise Usage(f"{wanted.kind} attention has no {flag(foreign[0])}: it has {has}")
-    if wanted.w_o == "full" and wanted.length is None:
-        raise Usage(
-            "--w-o full is built for one length: give --attention-length N, or take decay or conv, "
-            "for any length"
-        )
     try:
         return cls(**given)
     except ValueError as error:
@@ -36,32 +36,39 @@ def kernel_of(wanted: Attending) -> Attention:
 
 
 def _given(wanted: Attending) -> dict[str, Any]:
-    return {k: v for k, v in vars(wanted).items() if v is not None and k not in ELSEWHERE}
+    return {k: v for k, v in vars(wanted).items() if v is not None and k not in PLACING}
 
 
 def refused(error: ValueError, wanted: Attending) -> Usage:
-    """What a kernel or a model refuses, the choices that were given named by their flags."""
-    said = str(error)
-    for key, value in _given(wanted).items():
-        said = re.sub(rf"\b{key} {re.escape(str(value))}\b", f"{flag(key)} {value}", said)
+    """What a kernel or a model refuses, with flags instead of the names of fields.
+
+    Replaced are a field with its given value ('rank 40'), and one with its metavar ('length N').
+    """
+    said, given = str(error), _given(wanted)
+    for each in settings_of(Attending):
+        shown = [each.metavar, *([str(given[each.path])] if each.path in given else [])]
+        for value in filter(None, shown):
+            pattern = rf"(?<!-)\b{each.path} {re.escape(value)}\b"
+            said = re.sub(pattern, f"{flag(each.path)} {value}", said)
     return Usage(said)
 
 
-def check_length(form: Attention, longest: int) -> None:
-    """Raises Usage where texts may be longer than the one length that a kernel is built for."""
-    if form.length is not None and longest > form.length:
+def check_length(wanted: Attending, longest: int) -> None:
+    """Raises Usage where texts may be longer than the one length that the kernel is built for."""
+    kernel = kernel_of(wanted)
+    try:
+        kernel.check_length(longest)
+    except ValueError as error:
         raise Usage(
-            f"texts may have {longest} tokens, which is more than the --attention-length "
-            f"{form.length} that --w-o full is built for: give --max-length {form.length}, or take "
-            "decay or conv, for any length"
-        )
+            f"{refused(error, wanted)}, and --max-length {kernel.length} cuts texts"
+        ) from None
 
 
 def chosen(model: Any, layers: str | None) -> list[str]:
-    """The attention modules of the layers ('3-5', '0,2'), of every stack or of one ('encoder',
-    'decoder:0-1'); all without layers.
+    """The attention modules of some layers, in the model's order; of all layers for None.
 
-    Raises Usage for a family that keeps softmax attention, or a layer that is not there.
+    `layers`: '3-5' or '0,2', of every stack of layers or of one ('encoder', 'decoder:0-1'). Raises
+    Usage for a family that keeps softmax attention, or a layer that is not there.
     """
     try:
         found = attention_sites(model)
@@ -73,21 +80,33 @@ def chosen(model: Any, layers: str | None) -> list[str]:
     here = [path for path in found if not side or f".{path}".startswith(f".{side}.")]
     if not here or (side and len(here) == len(found)):
         raise Usage(f"--layers {layers}: this model has no encoder beside a decoder")
-    of = {path: next(int(p) for p in path.split(".") if p.isdigit()) for path in here}
-    last, wanted = max(of.values()), set()
+    layer_of = {path: _layer(path) for path in here}
+    last, wanted = max(layer_of.values()), set()
     for part in numbers.split(",") if numbers else [f"0-{last}"]:
         first, _, end = part.partition("-")
         low, high = int(first), int(end or first)
         if not low <= high <= last:
             raise Usage(f"--layers {layers} is out of range: the layers of this model are 0-{last}")
         wanted |= set(range(low, high + 1))
-    return [path for path in here if of[path] in wanted]
+    return [path for path in here if layer_of[path] in wanted]
+
+
+def _layer(path: str) -> int:
+    """The number of the layer that a module is in.
+
+    Raises Usage where its path has none.
+    """
+    found = next((int(part) for part in path.split(".") if part.isdigit()), None)
+    if found is None:
+        raise Usage(f"--layers: {path} is in no numbered layer: leave out --layers")
+    return found
 
 
 def convertible(model: Any, layers: str | None) -> tuple[list[str], dict[str, str]]:
-    """(of the `chosen` modules those that take a kernel, {the others: why they do not}).
+    """(the `chosen` modules that take a kernel, {each of the others: why it does not}).
 
-    Raises Usage where none does, or one does not whose layer is named by its number."""
+    Raises Usage if none takes one, or if one that a layer's number names does not.
+    """
     paths = chosen(model, layers)
     left = {p: w for p in paths if (w := why_not(model.base_model.get_submodule(p))) is not None}
     able = [path for path in paths if path not in left]
@@ -104,30 +123,34 @@ def convertible(model: Any, layers: str | None) -> tuple[list[str], dict[str, st
 def affordable(
     model: Any,
     paths: Iterable[str],
-    form: Attention,
+    kernel: Attention,
     batches: list[Any],
     measure: Measure,
     budget: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """(a converted copy, its records, what each module costs alone): from the least sensitive on,
-    while the measured growth of the loss stays within `budget`; the copy is the very one that did,
-    as kernels start from random tensors. Raises Usage where not even one module does."""
-    alone, paths = [], list(paths)
+    """(a converted copy, a record of each converted module, what each module costs alone).
+
+    Modules are converted from the least sensitive on, while the measured growth of the loss stays
+    within `budget`. Kernels start from random tensors, so the copy is the very model that was
+    measured. Raises Usage if not even one module stays within the budget.
+    """
+    alone: list[dict[str, Any]] = []
+    paths = list(paths)
     for done, path in enumerate(paths):
         if progress:
             progress(done, len(paths))
         tried = copy.deepcopy(model)
-        convert(tried, {path: form}, batches)
+        convert(tried, {path: kernel}, batches)
         alone.append({"site": path, "increase": measure(tried)})
     alone.sort(key=lambda each: each["increase"])
-    best, records, taken = None, [], []
+    best, records, taken = None, list[dict[str, Any]](), list[str]()
     for each in alone:
         tried = copy.deepcopy(model)
         candidate = [p for p in paths if p in (*taken, each["site"])]
-        made = convert(tried, dict.fromkeys(candidate, form), batches)
+        made = convert(tried, dict.fromkeys(candidate, kernel), batches)
         each["together"] = measure(tried)
-        if not each["together"] <= budget:  # nor NaN
+        if not each["together"] <= budget:  # also if it is NaN
             break
         best, records, taken = tried, made, candidate
     if best is None:

@@ -1,5 +1,7 @@
-"""Pretrained softmax attention -> kernels, layer after layer, each fitted to what the dense layer
-gives on calibration text: its projections kept or made of its own, its output map in closed form.
+"""Pretrained softmax attention -> kernels, layer after layer, each fitted on calibration text.
+
+Projections are kept, or made from the layer's own if the kernel wants other sizes. The output map
+is fitted by least squares to what the dense layer gives.
 """
 
 import copy
@@ -28,24 +30,26 @@ def convert(
 ) -> list[dict[str, Any]]:
     """Swap the attention modules of the plan for kernels, in place, first to last.
 
-    With calibration batches the output map of each is the ridge regression of the dense layer's
-    output, in the dense model, on what the kernel gives in the converted one; a factorized output
-    projection takes it in its own form. A record for each: {"site", "attention", "parameters"
-    before and after, "output_error"}: relative, on the batches, of a kernel made for one length on
-    those texts of them that it was not fitted to, by which its damping was chosen.
+    With calibration batches the output map of each becomes a ridge regression: of the dense layer's
+    output in the dense model, on what the kernel gives in the converted one. A factorized output
+    projection keeps its decomposition.
+
+    Returns a record for each: {"site", "attention", "parameters": {"before", "after"},
+    "output_error"}. The error is relative and measured on the batches. For a kernel made for one
+    length it is that on texts held out of the fit, which also chose the damping.
     """
     dense = Walk(copy.deepcopy(model), batches) if batches else None
     walk, records = Walk(model, batches), []
-    for done, (path, form) in enumerate(plan.items()):
+    for done, (path, kernel) in enumerate(plan.items()):
         if progress:
             progress(done, len(plan))
         linears = projections(model, path)
         module = model.base_model.get_submodule(path)
         old = {role: model.base_model.get_submodule(site) for role, site in linears.items()}
         before, sizes = _parameters(model, path, linears["output"]), heads_of(module)
-        attend(model, {path: form}, fitted=dense is not None)
-        if form.heads(*sizes) != sizes:
-            _project(model, linears, old, form.heads(*sizes), sizes)
+        attend(model, {path: kernel}, fitted=dense is not None)
+        if kernel.heads(*sizes) != sizes:
+            _project(model, linears, old, kernel.heads(*sizes), sizes)
         error = None
         if dense is not None:
             for each in (walk, dense):
@@ -53,18 +57,19 @@ def convert(
                 each.reach(place.stack, place.index)
             error = fit(walk, dense, path, linears["output"])
         after = _parameters(model, path, linears["output"])
-        record = {"site": path, "attention": form.to_dict(), "output_error": error}
+        record = {"site": path, "attention": kernel.to_dict(), "output_error": error}
         records.append(record | {"parameters": {"before": before, "after": after}})
     return records
 
 
 def _parameters(model: Any, path: str, output: str) -> int:
+    """Of an attention module and its output projection, each counted once."""
     base = model.base_model
     held = [*base.get_submodule(path).parameters(), *base.get_submodule(output).parameters()]
     return sum(p.numel() for p in {id(p): p for p in held}.values())
 
 
-# ---- projections of another size: from block terms of the layer's own
+# ---- projections of another size, from block terms of the layer's own
 
 
 def _project(
@@ -74,8 +79,10 @@ def _project(
     wanted: tuple[int, int],
     sizes: tuple[int, int],
 ) -> None:
-    """P blocks of rank R: the input factors of a BTD of each projection W (H, D, I), whose rows
-    span what its block terms read of a token; scaled to the energy of W."""
+    """Give the projections P blocks of rank R: the input factors of a BTD of each W (H, D, I).
+
+    Their rows span what the block terms read of a token. They are scaled to the norm of W.
+    """
     (blocks, rank), (heads, width) = wanted, sizes
     for role in ("query", "key", "value", "qkv"):
         if role not in linears:
@@ -83,8 +90,8 @@ def _project(
         parts = 3 if role == "qkv" else 1
         made = []
         for weight in dense_weight(old[role]).chunk(parts):
-            form = BTD(rank=min(rank, heads * width), blocks=blocks, modes=(heads, width))
-            factors = form.decompose(weight)
+            btd = BTD(rank=min(rank, heads * width), blocks=blocks, modes=(heads, width))
+            factors = btd.decompose(weight)
             rows = factors["c"].mT * factors["core"].flatten(1, 2).norm(dim=1)[..., None]
             rows = rows * (weight.norm() / rows.norm().clamp_min(1e-12))  # (P, R', I)
             padded = rows.new_zeros(blocks, rank, rows.shape[-1])

@@ -1,4 +1,4 @@
-"""The output map of a converted module, in closed form: what is nearest to what the layer gave."""
+"""The output map of a converted module, by least squares: the nearest to what the layer gave."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlmtool.attention.base import OUT, Tensors
 from tlmtool.compression.calibration import Moments, Running, damp_, product, real
 from tlmtool.compression.ridge import HELD, dual, most_rows
 from tlmtool.compression.walking import Stop, Walk, hooks
@@ -15,29 +16,29 @@ from tlmtool.models.attending import OutputBias
 from tlmtool.models.factorized import Factorized, bias_of, dense_weight, set_weight
 from tlmtool.models.surgery import factorize, let_go
 
-MAP = "out"  # the learned tensor (..., E) of a kernel with an output map of its own
-RIDGE = 0.01  # of the mean variance of the features, added to all in the least squares
+RIDGE = 0.01  # share of the features' mean variance, added to all of them in the least squares: a
+# larger one gives a smaller map
 
 
 @torch.no_grad()
 def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
-    """Least squares for the output map of a converted module, which both walks stand before; the
-    relative error that is left. A kernel made for one length, which has more features (N x N) than
-    there are tokens, is fitted on as many tokens as memory holds, and its error is that on texts
-    held out, by which its damping was chosen too; None where there are none.
+    """Fit the output map of a converted module, which both walks stand before, by least squares.
 
-    Raises CheckFailed where the layer, or the kernel in its place, gives NaN or infinity.
+    Returns the relative error. A kernel made for one length has more features (N x N) than there
+    are tokens: it is fitted on as many tokens as memory holds, and its error is that on texts held
+    out, which also chose the damping; None if no text is held out. Raises CheckFailed if the layer
+    gives NaN or infinity, or the kernel in its place does.
     """
     base = walk.model.base_model
     if base.get_submodule(path).mixing.length is not None:
         return _pairs(walk, dense, path, output)
     held, target = base.get_submodule(output), dense.model.base_model.get_submodule(output)
     kernel = base.get_submodule(path).kernel
-    if isinstance(held, OutputBias):  # its features: the kernel's with an identity for a map
-        kept = kernel[MAP]
+    if isinstance(held, OutputBias):  # an identity as map makes the kernel give its features
+        kept = kernel[OUT]
         inner = kept.shape[:-1]
         eye = torch.eye(inner.numel(), dtype=kept.dtype, device=kept.device)
-        kernel[MAP] = nn.Parameter(eye.reshape(*inner, -1))
+        kernel[OUT] = nn.Parameter(eye.reshape(*inner, -1))
     running = Running()
     for place, batch in enumerate(walk.batches):
         x = real(_seen(walk, held, place), batch)
@@ -55,7 +56,7 @@ def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
     solved = torch.linalg.solve(damped, cross.mT).mT  # (E, F)
     if isinstance(held, OutputBias):
         fitted = solved.mT.reshape(*inner, -1).to(kept.dtype)
-        kernel[MAP] = nn.Parameter(fitted.contiguous())
+        kernel[OUT] = nn.Parameter(fitted.contiguous())
     else:
         solved = _put(walk.model, output, solved, damped)
     if centred:
@@ -66,19 +67,22 @@ def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
 
 
 def _put(model: Any, site: str, weight: Tensor, metric: Tensor) -> Tensor:
-    """Give the linear at a site the weight W (O, I), a factorized one in its form, whose error is
-    weighed by the metric; returns the W that it then has, in float64."""
+    """Give the linear at a site the weight W (O, I); returns the W that it then has, in float64.
+
+    A factorized one keeps its decomposition, whose error the metric weighs.
+    """
     held = model.base_model.get_submodule(site)
     if isinstance(held, Factorized):
-        form = held.decomposition
+        wanted = held.decomposition
         set_weight(let_go(model, site), weight)
-        factorize(model, {site: form}, {site: metric} if form.takes_metric else None)
+        factorize(model, {site: wanted}, {site: metric} if wanted.takes_metric else None)
     else:
         set_weight(held, weight)
     return dense_weight(model.base_model.get_submodule(site)).double()
 
 
 def _check(path: str, *found: Tensor) -> None:
+    """Raises CheckFailed unless all is finite."""
     if not all(bool(each.isfinite().all()) for each in found):
         raise CheckFailed(
             f"{path} cannot be fitted: it, or the kernel in its place, gives NaN or infinity on "
@@ -86,11 +90,11 @@ def _check(path: str, *found: Tensor) -> None:
         )
 
 
-# ---- of a kernel made for one length
+# ---- a kernel made for one length
 
 
 def _pairs(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
-    """As `fit`, of a kernel made for one length: through the dual."""
+    """As `fit`, for a kernel made for one length: through the dual problem."""
     base = walk.model.base_model
     module, kept = base.get_submodule(path), base.get_submodule(output)
     target, size = dense.model.base_model.get_submodule(output), module.mixing.length**2
@@ -106,11 +110,11 @@ def _pairs(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
             parts[held].append((x.flatten(1), y[row, rows].float()))
     x, y = (torch.cat(each) for each in zip(*parts[False], *parts[True], strict=True))
     _check(path, x, y)
-    fitted = sum(len(x) for x, _ in parts[False]) or len(x)  # none is held out if all would be
+    fitted = sum(len(x) for x, _ in parts[False]) or len(x)  # if all texts are held out, none is
     del parts
-    bias, shape = bias_of(kept), module.kernel[MAP].shape
+    bias, shape = bias_of(kept), module.kernel[OUT].shape
     found = dual(x, y, fitted, bias is not None)
-    module.kernel[MAP] = nn.Parameter(found.map.reshape(shape).to(module.kernel[MAP].dtype))
+    module.kernel[OUT] = nn.Parameter(found.map.reshape(shape).to(module.kernel[OUT].dtype))
     if bias is not None:
         bias.copy_(found.bias)
     return found.error
@@ -119,8 +123,10 @@ def _pairs(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
 def _drawn(
     batches: list[Batch], most: int
 ) -> Iterator[tuple[int, list[tuple[int, int, Tensor, bool]]]]:
-    """(batch, [(text in it, its length, some of its tokens, whether it is held out)]): at most so
-    many tokens in all, drawn evenly. One text alone is not held out."""
+    """(batch, [(text in it, its length, some of its tokens, whether it is held out)]).
+
+    At most `most` tokens in all, drawn evenly. A text that is the only one is not held out.
+    """
     lengths = [batch.inputs["attention_mask"].sum(1).tolist() for batch in batches]
     texts = sum(map(len, lengths))
     every, total, done = min(HELD, texts), sum(map(sum, lengths)), 0
@@ -138,24 +144,30 @@ def _drawn(
 
 
 class _Caller:
-    """Stands in for a kernel: keeps what it is called with."""
+    """Stands in for a kernel and keeps what it is called with."""
 
-    def apply(self, q, k, v, tensors, real=None, causal=False):
-        self.got = q, k, v, tensors, causal
+    def apply(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Any = None, causal: Any = 0
+    ) -> None:
+        self.got = q, k, v, tensors, bool(causal)
         raise Stop
 
-    def stream(self, q, k, v, tensors, state=None, real=None):
-        return self.apply(q, k, v, tensors, real, True)
+    def stream(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, state: Any = None, real: Any = None
+    ) -> None:
+        self.apply(q, k, v, tensors, real, True)
 
 
-def _called(walk: Walk, module: nn.Module, place: int) -> tuple:
+def _called(
+    walk: Walk, module: nn.Module, place: int
+) -> tuple[Tensor, Tensor, Tensor, Tensors, bool]:
     """(q, k, v, tensors, causal) that the kernel of a module gets in the run of a batch."""
-    form, module.mixing = module.mixing, _Caller()
+    kernel, module.mixing = module.mixing, _Caller()
     try:
         walk.run(place)
         return module.mixing.got
     finally:
-        module.mixing = form
+        module.mixing = kernel
 
 
 def _seen(walk: Walk, module: nn.Module, place: int) -> Tensor:

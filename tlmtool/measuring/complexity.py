@@ -20,8 +20,8 @@ from tlmtool.measuring.passes import WARM_UP, Work, in_turns, one_pass, peak
 Progress = Callable[[int, int], None]
 WAITED = 1.25  # time by the clock over that of the processor, above which a warning is due
 NOTE = (
-    "kernels alone, from q, k, v to what the output projection takes (multilinear: past it, as its "
-    f"own output map replaces it); {CONVENTION}, counted, not measured; memory: the most that one "
+    "kernels alone, from q, k, v to what the output projection takes (past it, where a kernel has "
+    f"an output map of its own); {CONVENTION}, counted, not measured; memory: the most that one "
     "pass allots at once, its result included; exponents: least squares through the logarithms of "
     "all lengths"
 )
@@ -135,15 +135,11 @@ def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
 def check(kernels: Mapping[str, Attention], lengths: Sequence[int], case: Case) -> None:
     """Raises Usage for a kernel that cannot be called so, before anything is measured."""
     for name, kernel in kernels.items():
-        if kernel.length is not None and (longest := max(lengths)) > kernel.length:
-            raise Usage(
-                f"{name} with a W^O of one length, {kernel.length}, cannot take {longest} tokens: "
-                "--w-o decay and conv take any length"
-            )
         if case.causal and not kernel.causal:
             form = ", ".join(f"{k} {v}" for k, v in kernel.to_dict().items() if k != "name")
             raise Usage(f"{name} with {form} sees later tokens: it cannot be causal")
         try:
+            kernel.check_length(max(lengths))
             kernel.shapes(*kernel.heads(case.heads, case.width), case.features)
         except ValueError as error:
             raise Usage(f"{name}: {error}") from None

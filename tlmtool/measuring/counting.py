@@ -93,7 +93,7 @@ def check_length(model: nn.Module, seq_len: int) -> None:
     if seq_len < 1 or (limit is not None and seq_len > limit):
         has = "at least 1 is needed" if seq_len < 1 else f"{named(model)} has {limit} positions"
         if seq_len > 0 and limit == kernel_length(model):
-            has = f"w_o full of {named(model)} is built for {limit} tokens; decay and conv take any"
+            has = f"the attention of {named(model)} is built for {limit} tokens"
         raise Usage(f"sequence length {seq_len} is not possible: {has}")
 
 

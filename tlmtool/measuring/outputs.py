@@ -58,8 +58,8 @@ def shortened(model: nn.Module, asked: int) -> list[str]:
     if most is None or most >= min(asked, _table(model) or asked):
         return []
     return [
-        f"texts longer than {most} tokens are cut: w_o full of {named(model)} is built for that "
-        "length, decay and conv take any"
+        f"texts longer than {most} tokens are cut: the attention of {named(model)} is built for "
+        "that length"
     ]
 
 

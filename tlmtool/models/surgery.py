@@ -1,7 +1,6 @@
-"""Walks a plan and replaces dense modules by factorized ones, and the inverse of that."""
+"""One function that walks a plan and swaps dense modules for factorized ones, and its inverse."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,29 +9,25 @@ from transformers.pytorch_utils import Conv1D
 from tlmtool import attention
 from tlmtool.attention import Attention
 from tlmtool.decompositions import Decomposition, from_dict
-from tlmtool.models.architectures import ATTENTION, architecture
-from tlmtool.models.attending import OutputBias, attend
+from tlmtool.models.architectures import architecture
+from tlmtool.models.attending import OutputBias, attend, converted
 from tlmtool.models.factorized import (
     Factorized,
     FactorizedEmbedding,
     FactorizedLinear,
     dense_weight,
-    first_of,
     set_weight,
     shape,
-    weight_of,
 )
-from tlmtool.models.kernels import converted
-from tlmtool.models.ties import dense_ties, loosen, rename, restore
+from tlmtool.models.ties import loosen, parts
 
 Plan = dict[str, Decomposition | Attention]  # {site: decomposition, attention module: kernel}
-VERSION = 1  # of the plan in config.json; raise it when an older tlm would misread a new plan
+VERSION = 1
 TABLES = (nn.Embedding, FactorizedEmbedding)
 
 
 def sites(model: PreTrainedModel) -> dict[str, str]:
-    """{site: role}, in the model's order. Raises ValueError where the model has no site for a role
-    of its family."""
+    """{site: role}, in the model's order; a role of the family without a site raises ValueError."""
     row = architecture(model.config.model_type)
     kinds = (nn.Linear, Conv1D, nn.Embedding, Factorized)
     found = {
@@ -41,7 +36,7 @@ def sites(model: PreTrainedModel) -> dict[str, str]:
         if isinstance(module, kinds) and (role := row.role_of(path))
     }
     embeddings = [site for site, role in found.items() if role == "embedding"]
-    for site in embeddings[1:]:  # the same table under another path: the first path counts
+    for site in embeddings[1:]:  # one table, named where the family names it first
         del found[site]
     mapped = {
         row.role_of(p) for p, m in model.base_model.named_modules() if isinstance(m, OutputBias)
@@ -50,16 +45,15 @@ def sites(model: PreTrainedModel) -> dict[str, str]:
     if missing:
         raise ValueError(
             f"{type(model).__name__} has no module for the role {', '.join(sorted(missing))}: "
-            "the names of its modules are not those in the table of families"
+            "the names of its modules are not those of the table of families"
         )
     return found
 
 
 def modes(model: PreTrainedModel, site: str, role: str) -> tuple[int, int] | None:
-    """(H, D), the heads and width into which O of an attention projection splits; None for other
-    roles, and where O does not split evenly."""
+    """(H, D), how O of an attention projection splits into heads; None for any other role."""
     config, (o, _) = model.config, shape(model.base_model.get_submodule(site))
-    if role not in ATTENTION:
+    if role not in ("query", "key", "value", "qkv", "output"):
         return None
     heads = config.num_attention_heads
     if "decoder" in site.split("."):
@@ -76,13 +70,12 @@ def factorize(
     metrics: dict[str, Tensor] | None = None,
     output_metrics: dict[str, Tensor] | None = None,
 ) -> None:
-    """Replace dense modules by factors, in place, at the sites of the plan. On the meta device it
-    sets sizes only.
+    """Dense -> factors, in place, at the sites of the plan. Also on the meta device: sizes only.
 
-    `metrics`: {site: input covariance (I, I) or (I,)}, for an embedding the frequency of each row
-    (V,). `output_metrics`: {site: weight of output errors (O, O)}, for decompositions that take
-    one. Modules that share the weight of an embedding are replaced with it. Attention modules in
-    the plan change to their kernels first.
+    `metrics`: {site: input covariance (I, I) or (I,)}; of an embedding, the frequency of each row
+    (V,). `output_metrics`: {site: weight of output errors (O, O)}, for forms that take one. An
+    embedding takes every module that shares its weight along. Attention modules of the plan change
+    to their kernels first.
     """
     loosen(model)
     _factorize(model, plan, metrics or {}, output_metrics or {})
@@ -95,15 +88,25 @@ def _factorize(
     output_metrics: dict[str, Tensor],
 ) -> None:
     base = model.base_model
-    attend(model, {path: kernel for path, kernel in plan.items() if isinstance(kernel, Attention)})
+    attend(model, {path: form for path, form in plan.items() if isinstance(form, Attention)})
     for site, decomposition in plan.items():
         if isinstance(decomposition, Attention):
             continue
         dense = base.get_submodule(site)
+        weight, metric = dense_weight(dense), metrics.get(site)
+        output = output_metrics.get(site)
         if isinstance(dense, TABLES) and decomposition.name != "svd":
-            raise ValueError(f"{site}: an embedding takes svd, not {decomposition.name}")
+            raise ValueError(f"{site}: an embedding takes the svd form, not {decomposition.name}")
         try:
-            factors = _factors(dense, decomposition, metrics.get(site), output_metrics.get(site))
+            if weight.is_meta:
+                sizes = decomposition.shapes(*weight.shape)
+                factors = {k: weight.new_empty(s) for k, s in sizes.items()}
+            elif isinstance(dense, TABLES):
+                flipped = decomposition.decompose(weight.T, metric, output)
+                factors = {"left": flipped["right"].T.contiguous()}
+                factors["right"] = flipped["left"].T.contiguous()
+            else:
+                factors = decomposition.decompose(weight, metric, output)
         except ValueError as error:
             raise ValueError(f"{site}: {error}") from None
         if isinstance(dense, TABLES):
@@ -112,48 +115,28 @@ def _factorize(
             base.set_submodule(site, FactorizedLinear(decomposition, dense, factors))
 
 
-def _factors(
-    dense: nn.Module, decomposition: Decomposition, metric: Tensor | None, output: Tensor | None
-) -> dict[str, Tensor]:
-    """The factors of a dense module. A table (V, E) is decomposed as its transpose, because its
-    metric weighs rows."""
-    weight = dense_weight(dense)
-    if weight.is_meta:
-        sizes = decomposition.shapes(weight.shape[0], weight.shape[1])
-        return {k: weight.new_empty(s) for k, s in sizes.items()}
-    if not isinstance(dense, TABLES):
-        return decomposition.decompose(weight, metric, output)
-    flipped = decomposition.decompose(weight.T, metric, output)
-    left, right = flipped["right"].T.contiguous(), flipped["left"].T.contiguous()
-    return {"left": left, "right": right}
-
-
 def hold(
-    model: PreTrainedModel, site: str, decomposition: Decomposition, factors: dict[str, Tensor]
+    model: PreTrainedModel, site: str, form: Decomposition, factors: dict[str, Tensor]
 ) -> None:
-    """Replace the linear at a site by these factors, in place."""
+    """The linear at a site becomes these factors, in place."""
     base = model.base_model
-    base.set_submodule(site, FactorizedLinear(decomposition, base.get_submodule(site), factors))
+    base.set_submodule(site, FactorizedLinear(form, base.get_submodule(site), factors))
 
 
 def let_go(model: PreTrainedModel, site: str) -> nn.Module:
-    """Replace the factorized linear at a site by its dense module, in place; returns that."""
+    """The factorized linear at a site becomes dense, in place; returns the dense module."""
     module = model.base_model.get_submodule(site)
-    assert isinstance(module, Factorized)
-    dense, weight = module.dense, module.dense_weight()
+    dense, weight = module.form[0], module.dense_weight()
     set_weight(dense.to(weight.dtype), weight)
-    weight_of(dense).requires_grad_(first_of(module).requires_grad)
-    dense.register_parameter("bias", module.bias_parameter())
+    dense.weight.requires_grad_(next(iter(module.factors.values())).requires_grad)
+    dense.bias = module.bias_parameter()
     model.base_model.set_submodule(site, dense.train(module.training))
     return dense
 
 
 def skeleton(model: PreTrainedModel, plan: Plan) -> None:
-    """Give an empty model the modules of the plan, ready for their weights.
-
-    Sites that the model lacks are passed over: some heads leave out a decoder. So are sites that
-    are factorized already: some heads build their base model by its own Auto class.
-    """
+    """Modules of the plan, where the model has them as its family does: a head may leave out a
+    decoder, and some heads make their base model by its own Auto class, which has done it."""
     done = {path for path, _ in converted(model.base_model)}
     done |= {path for path, _ in factorized(model.base_model)}
     there = {path for path, _ in model.base_model.named_modules()} - done
@@ -161,20 +144,20 @@ def skeleton(model: PreTrainedModel, plan: Plan) -> None:
 
 
 def merge(model: PreTrainedModel) -> None:
-    """Replace factors by dense weights, in place: the inverse of `factorize`. Each weight is
-    rebuilt in float64."""
+    """Factors -> dense, in place: the inverse of `factorize`, each weight rebuilt in float64."""
     tables: dict[int, nn.Parameter] = {}  # a table that several modules share is rebuilt once
     for path, module in list(factorized(model)):
-        first, dense = first_of(module), module.dense
+        first = next(iter(module.factors.values()))
         if id(first) not in tables:
-            set_weight(dense.to(first.dtype), module.dense_weight())
-            tables[id(first)] = weight_of(dense)
-            tables[id(first)].requires_grad_(first.requires_grad)
+            set_weight(module.form[0].to(first.dtype), module.dense_weight())
+            tables[id(first)] = module.form[0].weight.requires_grad_(first.requires_grad)
+        dense = module.form[0]
         dense.weight = tables[id(first)]
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
         model.set_submodule(path, dense.train(module.training))
-    restore(model)
+    for _, part in parts(model):
+        part.__dict__.update(part.__dict__.pop("_dense_ties", {}))
 
 
 def factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
@@ -183,29 +166,29 @@ def factorized(model: nn.Module) -> Iterator[tuple[str, Factorized]]:
 
 
 def plan_of(model: PreTrainedModel) -> Plan:
-    """The plan of a model, read from its live modules."""
+    """The plan, read off the live modules."""
     base = model.base_model
     plan: Plan = {path: module.mixing for path, module in converted(base)}
     modules = ((site, base.get_submodule(site)) for site in sites(model))
     return plan | {site: m.decomposition for site, m in modules if isinstance(m, Factorized)}
 
 
-def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as `config.json` keeps it: sites with one decomposition or kernel are grouped."""
+def plan_to_dict(plan: Plan) -> dict:
+    """What `config.json` keeps: sites with equal decompositions, or kernels, grouped."""
     groups: dict[Decomposition | Attention, list[str]] = {}
-    for site, entry in plan.items():
-        groups.setdefault(entry, []).append(site)
-    kept: dict[str, Any] = {"version": VERSION, "plan": [], "attention": []}
-    for entry, held in groups.items():
-        if isinstance(entry, Attention):
-            kept["attention"].append({"attention": entry.to_dict(), "sites": held})
-        else:
-            kept["plan"].append({"decomposition": entry.to_dict(), "sites": held})
+    for site, form in plan.items():
+        groups.setdefault(form, []).append(site)
+    kept: dict = {"version": VERSION, "plan": [], "attention": []}
+    for form, held in groups.items():
+        place, name = (
+            ("attention", "attention") if isinstance(form, Attention) else ("plan", "decomposition")
+        )
+        kept[place].append({name: form.to_dict(), "sites": held})
     return kept
 
 
-def plan_from_dict(kept: dict[str, Any]) -> Plan:
-    """The inverse of `plan_to_dict`. Raises ValueError for a plan of a newer version."""
+def plan_from_dict(kept: dict) -> Plan:
+    """The inverse of `plan_to_dict`; a newer version raises ValueError."""
     if kept.get("version", 0) > VERSION:
         raise ValueError(
             f"the checkpoint's plan has version {kept['version']}, this tlm reads up to {VERSION}: "
@@ -227,21 +210,33 @@ def _below(model: PreTrainedModel, site: str) -> str:
 def _factorize_tied(
     model: PreTrainedModel, table: str, decomposition: Decomposition, factors: dict[str, Tensor]
 ) -> None:
-    """Replace every module that shares the embedding at the path `table`; they share its factors
-    afterwards."""
-    ties, weight = dense_ties(model), f"{table}.weight"
+    """Swap every module tied to the embedding at the path `table`; they share its factors then."""
+    held = getattr(model, "_dense_ties", None) or vars(model)  # the former of factors of factors
+    ties = held.get("all_tied_weights_keys") or {}
+    weight = f"{table}.weight"
     weight = ties.get(weight, weight)
-    tied = [weight, *(target for target, source in ties.items() if source == weight)]
-    first: Factorized | None = None
-    renamed: dict[str, list[str]] = {}
+    tied = [weight, *(t for t, s in ties.items() if s == weight)]
+    first, renamed = None, {}
     for path in (name.removesuffix(".weight") for name in tied):
         module = model.get_submodule(path)
-        kind = FactorizedEmbedding if isinstance(module, TABLES) else FactorizedLinear
-        new = kind(decomposition, module, factors)
+        cls = FactorizedEmbedding if isinstance(module, TABLES) else FactorizedLinear
+        new = cls(decomposition, module, factors)
         first = first or new
-        for link, source in zip(new.links, first.links, strict=True):
-            link.weight = weight_of(source)
+        for link, source in zip(new.weight, first.weight, strict=True):
+            link.weight = source.weight
         model.set_submodule(path, new)
         renamed[f"{path}.weight"] = [f"{path}.weight.{e}.weight" for e in ("left", "right")]
         renamed[f"{path}.bias"] = [f"{path}.weight.left.bias"]
-    rename(model, renamed)
+    for dot, part in parts(model):
+        kept = ("_tied_weights_keys", "all_tied_weights_keys")
+        if "_dense_ties" not in vars(part):  # for `merge`
+            part._dense_ties = {a: getattr(part, a, None) for a in kept}
+        for attribute, ties in part._dense_ties.items():
+            names = {}
+            for target, source in (ties or {}).items():
+                targets = renamed.get(dot + target, [dot + target])
+                sources = renamed.get(dot + source, [dot + source])
+                if len(targets) == len(sources):  # else a tie that this model does not use
+                    pairs = zip(targets, sources, strict=True)
+                    names |= {t.removeprefix(dot): s.removeprefix(dot) for t, s in pairs}
+            setattr(part, attribute, names)

@@ -1,74 +1,129 @@
-"""The schema of tensor attention: which kernel takes the place of softmax attention, and where."""
+"""The schema of tensor attention: which kernel takes the place of softmax attention, and where.
 
-from dataclasses import dataclass
+The kernels' own choices are read from their files, where `choice` declares them, without importing
+torch. Adding a kernel needs no edit here.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, make_dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from tlmtool.recipe.setting import setting, settings_of
 
+ROOM = Path(__file__).parent.parent / "attention"
 BUILD = "compress finetune"  # the verbs that put kernels into a model
 CHOICE = f"{BUILD} profile"  # and the one that measures them alone
+KINDS = {"bool": bool, "float": float, "int": int, "str": str}  # types that a choice may have
+Section = TypeVar("Section")
+
+
+class Choice(NamedTuple):
+    """A field that a kernel declares with `choice`."""
+
+    kernel: str
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    metavar: str
+    flag: str
+    rules: dict[str, Any]
 
 
 @lru_cache
 def attentions() -> tuple[str, ...]:
-    """The kernels there are, read off the folder without importing it."""
-    files = sorted((Path(__file__).parents[1] / "attention").glob("[!_]*.py"))
-    return tuple(file.stem for file in files if file.stem != "base")
+    """The names of all kernels, read off the folder without importing it."""
+    return tuple(f.stem for f in sorted(ROOM.glob("[!_]*.py")) if f.stem != "base")
 
 
+def choices_of(kernel: str) -> Iterator[Choice]:
+    """What the file of a kernel declares, in its order.
+
+    Raises ValueError for a declaration that cannot be read without running the file.
+    """
+    file = ROOM / f"{kernel}.py"
+    classes = [n for n in ast.parse(file.read_text("utf-8")).body if isinstance(n, ast.ClassDef)]
+    for node in (statement for each in classes for statement in each.body):
+        call = node.value if isinstance(node, ast.AnnAssign) else None
+        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "choice":
+            continue
+        assert isinstance(node, ast.AnnAssign)
+        name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
+        try:
+            given = dict(zip(("default", "help", "metavar", "flag"), call.args, strict=False))
+            given |= {str(each.arg): each.value for each in call.keywords}
+            read = {key: ast.literal_eval(value) for key, value in given.items()}
+            yield Choice(
+                kernel,
+                name,
+                KINDS[kind.removesuffix(" | None")],
+                read.pop("default"),
+                read.pop("help"),
+                read.pop("metavar"),
+                read.pop("flag", f"attention-{name.replace('_', '-')}"),
+                read,
+            )
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{file.name}: {name} must be a bool, float, int or str, with a default, a help "
+                f"text and a metavar, all of them literals ({error})"
+            ) from None
+
+
+def _settings() -> Iterator[tuple[str, Any, Any]]:
+    """(name, type, field) of each choice. Kernels may share a name: the rules that all of them have
+    hold, and each kernel checks its own."""
+    held: dict[str, list[Choice]] = {}
+    for choice in (choice for kernel in attentions() for choice in choices_of(kernel)):
+        held.setdefault(choice.name, []).append(choice)
+    for name, shared in held.items():
+        first, rules = shared[0], dict[str, Any]()
+        told = [f"{each.kernel}: {each.help}{_by_default(each.default)}" for each in shared]
+        if all("choices" in each.rules for each in shared):
+            options = (option for each in shared for option in each.rules["choices"])
+            rules["choices"] = tuple(dict.fromkeys(options))
+        if all("ge" in each.rules for each in shared):
+            rules["ge"] = min(each.rules["ge"] for each in shared)
+        made = setting(None, CHOICE, "; ".join(told), first.metavar, first.flag, **rules)
+        yield name, first.kind | None, made
+
+
+def _by_default(value: Any) -> str:
+    return "" if value is None else f" (default {value})"
+
+
+def with_choices(section: type[Section]) -> type[Section]:
+    """The section with a field for each choice of any kernel; None leaves it to the kernel."""
+    own = {entry.name for entry in fields(section)}  # type: ignore[arg-type]
+    found = list(_settings())
+    if taken := own & {name for name, _, _ in found}:
+        raise ValueError(f"a kernel cannot have a choice {taken.pop()!r}: the recipe uses that key")
+    made = make_dataclass(section.__name__, found, bases=(section,), frozen=True)
+    made.__module__, made.__doc__ = section.__module__, section.__doc__
+    return made
+
+
+@with_choices
 @dataclass(frozen=True)
 class Attending:
-    """A kernel, its choices, and the layers that it goes to. A choice that is not given is the
-    kernel's own."""
+    """A kernel, the layers that get it, and its choices. One that is not given is the kernel's own
+    default."""
 
     kind: str | None = setting(
         None,
         BUILD,
-        "mix tokens by dimensionwise or multilinear instead of softmax attention",
+        f"mix tokens by {' or '.join(attentions())} instead of softmax attention",
         "NAME",
         "attention",
         choices=attentions,
     )
-    rank: int | None = setting(
-        None, CHOICE, "R of a block (multilinear), or of W (dimensionwise)", "R",
-        "attention-rank", ge=1,
-    )  # fmt: skip
-    blocks: int | None = setting(
-        None, CHOICE, "blocks of multilinear, each with projections of its own", "P",
-        "attention-blocks", ge=1,
-    )  # fmt: skip
-    w_o: str | None = setting(
-        None, CHOICE, "output map of multilinear: full (one length), decay or conv", "NAME",
-        "w-o", choices=("full", "decay", "conv"),
-    )  # fmt: skip
-    core: str | None = setting(
-        None, CHOICE, "core of multilinear: diagonal or full", "NAME",
-        choices=("diagonal", "full"),
-    )  # fmt: skip
-    kernel: int | None = setting(
-        None, CHOICE, "offsets that conv looks at", "K", "attention-kernel", ge=1
-    )
-    terms: int | None = setting(None, CHOICE, "decays of each side of decay", "S", ge=1)
-    length: int | None = setting(
-        None, CHOICE, "the one sequence length of full", "N", "attention-length", ge=1
-    )
-    kernels: int | None = setting(None, CHOICE, "kernels W of a head of dimensionwise", "c", ge=1)
-    f: str | None = setting(
-        None, CHOICE, "of dimensionwise: cosine, scale, or softmax (encoders)", "NAME",
-        choices=("cosine", "scale", "softmax"),
-    )  # fmt: skip
-    mixer: int | None = setting(
-        None,
-        CHOICE,
-        "tokens of dimensionwise's local convolution; 0 for none",
-        "w",
-        ge=0,
-    )
     layers: str | None = setting(
         None,
         BUILD,
-        "which get it, such as 3-5 or 0,2,4, or of one side: encoder, decoder:0-1; else all",
+        "which get it, such as 3-5 or 0,2,4, or of one side: encoder, decoder:0-1; default all",
         "LAYERS",
         pattern=r"^((encoder|decoder)|((encoder|decoder):)?\d+(-\d+)?(,\d+(-\d+)?)*)$",
         what="layers such as 3-5 or 0,2,4, of both sides or as encoder:0-1",
@@ -83,5 +138,6 @@ class Attending:
 
 
 def flag(key: str) -> str:
-    """The flag that gives a choice: '--w-o' of w_o."""
-    return next(f"--{each.flag}" for each in settings_of(Attending) if each.path == key)
+    """The flag that gives a choice: '--w-o' of w_o; its key for `--set` where it has no flag."""
+    found = (f"--{each.flag}" for each in settings_of(Attending) if each.path == key)
+    return next(found, f"attention.{key}")

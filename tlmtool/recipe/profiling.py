@@ -24,7 +24,7 @@ class Profiling:
     attention: tuple[str, ...] = setting(
         (),
         "profile",
-        "kernels alone, by comma: softmax, dimensionwise, multilinear; shaped as MODEL's, if given",
+        f"kernels alone, by comma: {', '.join(_kernels())}; shaped as MODEL's, if given",
         "NAMES",
         choices=_kernels,
         optional=True,

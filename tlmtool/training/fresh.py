@@ -31,7 +31,7 @@ from tlmtool.models.folder import check_counts
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
-from tlmtool.tasks.table import LANGUAGE, TRANSLATION
+from tlmtool.recipe.rules import LANGUAGE, TRANSLATION
 
 SIZES = ("vocab_size", "decoder_vocab_size")  # what the tokenizer says,
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -50,7 +50,7 @@ def write(recipe: Recipe, folder: Path) -> None:
     config = config_of(recipe)
     reads, longest = _reads(config.model_type), _positions(config)
     if recipe.attention.kind:
-        check_length(kernel_of(recipe.attention), recipe.training.max_length)
+        check_length(recipe.attention, recipe.training.max_length)
     if given := recipe.fresh.tokenizer:
         tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(given))
         if tokenizer is None:
