@@ -16,7 +16,7 @@ ROOT = Path(tlmtool.__file__).parent
 # From the top of the house to the ground; files between two bars may import each other.
 ORDER = """
     cli.__init__ | cli.app | cli.flags cli.terminal cli.stopping | cli.explaining
-    | commands.pipeline | commands.__init__ | commands.compress commands.finetune | commands
+    | commands.pipeline | commands.performing | commands.compress commands.finetune | commands
     | commands.run | commands.costs commands.provenance
     | training | compression | measuring | data.fingerprints | data
     | models.saving | models.replacing | models.checkpoint models.beside models.front
