@@ -5,10 +5,10 @@ python benchmarks/attention.py --quick          # N up to 2048
 python benchmarks/attention.py --warm           # each kernel as if measured alone
 python benchmarks/attention.py --only encoder,causal --device cuda --dtype bfloat16
 
-Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F); SDPA gives (B, H, N, D), not yet put
-in the order that the output projection takes. Batch 1. Waiting threads do what torch lets them;
-under OMP_WAIT_POLICY=passive they wake too slowly for short steps, as of the causal kernel. Freed
-memory is kept for all, as it is in training: else new pages cost as much as an encoder's pass.
+Each kernel takes q, k, v (B, H, N, D) and gives (B, N, F). SDPA gives (B, H, N, D), not yet in the
+order that the output projection takes. The batch is 1. Threads wait as torch lets them: under
+OMP_WAIT_POLICY=passive they wake too slowly for the short steps of the causal kernel. Freed memory
+is kept, as in training: otherwise new pages cost as much as a pass of an encoder.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from gain_variants import VARIANTS, Variant, Varied
+from gain_optimizer import Varied
+from gain_variants import VARIANTS, Variant
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--data", help="a GLUE folder")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, help="the rate; of itself dense's best of --rates")
+    parser.add_argument("--lr", type=float, help="the rate (default: dense's best of --rates)")
     parser.add_argument("--rates", type=listed(float), default=list(RATES))
     parser.add_argument("--seeds", type=listed(int), default=[0, 1])
     parser.add_argument(

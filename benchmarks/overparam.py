@@ -12,7 +12,7 @@ from functools import reduce
 from statistics import median
 from typing import Any
 
-# Waiting threads sleep: of themselves they spin, which stalls short operations on a busy machine.
+# Waiting threads sleep: by default they spin, which stalls short operations on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 # isort: split
@@ -77,8 +77,7 @@ def trained(setup: Setup, growth: float | None, cores: int | None, micros: int) 
     if growth:
         for site in weights:
             module = model.get_submodule(site)
-            form = expansion(*shape(module), growth, cores)
-            made.append(Expansion(site, module, form))
+            made.append(Expansion(site, module, expansion(*shape(module), growth, cores)))
             optimizer.swap(made[-1], 1.0)
     return step, model, made
 
@@ -87,8 +86,8 @@ def training_flops(model: Any, micros: int) -> int:
     return 3 * micros * forward_flops(model, LENGTH, MICRO)["total"]
 
 
-def named(form: MPO) -> str:
-    (first, *_, last), k = form.modes[0], form.order - 2
+def shaped(mpo: MPO) -> str:
+    (first, *_, last), k = mpo.modes[0], mpo.order - 2
     return f"[{first},1^{k},{last}]"
 
 
@@ -105,7 +104,7 @@ def step(setup: Setup) -> Iterator[Result]:
             predicted = 1 + 3 * more / base_flops
             seconds, _ = turns([None], {"ours": ours, "dense": dense}, TURNS, setup.device)
             mine, theirs = (median(s) for s in seconds.values())
-            case = f"{MICRO * micros} x {LENGTH}, growth {met:.2f} {named(made[0].decomposition)}"
+            case = f"{MICRO * micros} x {LENGTH}, growth {met:.2f} {shaped(made[0].decomposition)}"
             ratio, data = mine / theirs, {"seconds": seconds, "predicted": predicted}
             against = f"dense {theirs:.3g} s"
             bound = ("<=", 1.5) if (growth, cores, micros) == (3.0, None, 4) else None
@@ -117,9 +116,9 @@ def step(setup: Setup) -> Iterator[Result]:
 class Chained(nn.Module):
     """The papers' way: cores as parameters, W by tensordot from left to right in every forward."""
 
-    def __init__(self, dense: nn.Linear, form: MPO):
+    def __init__(self, dense: nn.Linear, mpo: MPO):
         super().__init__()
-        cores = form.decompose(dense_weight(dense))
+        cores = mpo.decompose(dense_weight(dense))
         self.cores = nn.ParameterList(cores.values())
         self.sizes, self.bias = (dense.out_features, dense.in_features), dense.bias
 
@@ -146,7 +145,7 @@ def papers(setup: Setup) -> Iterator[Result]:
         assert apart < 1e-3, f"the peer computes something else: {apart}"
         seconds, _ = turns([None], {"ours": ours, "papers": theirs}, TURNS, setup.device)
         mine, other = (median(s) for s in seconds.values())
-        case = f"32 x {LENGTH}, growth {growth:g} {named(made[0].decomposition)}"
+        case = f"32 x {LENGTH}, growth {growth:g} {shaped(made[0].decomposition)}"
         ratio, of = other / mine, "papers / ours"
         data = {"seconds": seconds}
         yield Result(case, f"{mine:.3g} s", f"papers {other:.3g} s", ratio, of, (">=", 1.5), data)

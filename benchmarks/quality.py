@@ -2,11 +2,11 @@
 
     python benchmarks/quality.py --pairs stsb-en-dev.csv --train stsb-en-train.csv
 
-One row a method and budget: parameters of the sites kept, Spearman of the pairs by cosine of
-mean-pooled states, relative error of the features, seconds. `task text` is 1,024 sentences spread
-over the training pairs but for the last 1,000 (where choices were made); `own text` is the one that
-comes with tlm, but for the texts of it that `tlm compress` holds out to measure on; `none` weighs
-nothing.
+Each method and budget has a row: the share of parameters kept, Spearman of the pairs by the cosine
+of mean-pooled states, the relative error of the features, and seconds. The calibration text is one
+of three. `task text` is 1,024 sentences spread over the training pairs, without the last 1,000, on
+which choices were made. `own text` comes with tlm, without the texts that `tlm compress` holds out
+to measure on. `none` weighs nothing.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def measured(settings: dict, found: list[str], pairs: list, tokenizer, dense) ->
         "spearman": similarity,
         "feature_error": features["models"][0]["score"],
         "seconds": seconds,
-        "forms": sorted({s["decomposition"]["name"] for s in outcome.sites}),
+        "decompositions": sorted({s["decomposition"]["name"] for s in outcome.sites}),
     }
 
 

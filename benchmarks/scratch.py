@@ -1,19 +1,19 @@
-"""Tensor attention against softmax attention in models trained from random weights, at equal steps
-and equal parameters (the feed-forward width of each arm makes up the difference).
+"""Tensor attention against softmax attention in models trained from random weights.
+
+All arms take equal steps and hold equal parameters: the feed-forward width makes up the difference.
 
 python benchmarks/scratch.py mlm --data wikitext-2/ --out out/mlm     # goes on if killed
 python benchmarks/scratch.py clm --data wikitext-2/ --out out/clm --arms "multilinear decay"
 
-One BPE tokenizer; text in full blocks. The rate of each arm is chosen on a slice of train; the
-development split is read once, at the end of a run. Attention FLOPs: what mixes tokens, one text.
-No dropout: in so few steps nothing is seen twice, and torch's fused softmax attention has none on a
-processor, so that with it softmax would take three times as long a step.
+There is one BPE tokenizer, and texts are joined to full blocks. The rate of each arm is chosen on a
+slice of train; the development split is read once, at the end of a run. Attention FLOPs are those
+that mix the tokens of one text. There is no dropout: nothing is seen twice in so few steps, and
+torch's fused softmax attention has none on a CPU, where a step would take three times as long.
 """
 
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +29,14 @@ import transformers
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from scratch_arms import ARMS, FAMILY, KEYS, MATTER
 
 from tlmtool.data.language import language_splits
 from tlmtool.data.vocabulary import trained
+from tlmtool.files.writing import write_whole
 from tlmtool.measuring.counting import SCORES, count_parameters, forward_flops
-from tlmtool.models.attending import converted
 from tlmtool.models.checkpoint import load_tokenizer
+from tlmtool.models.kernels import converted
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe, build
 from tlmtool.training import finetune, fresh
@@ -42,47 +44,6 @@ from tlmtool.training.jobs import prepare
 from tlmtool.training.study import NEVER
 from tlmtool.training.verdicts import paired
 
-MIXED = {"attention": "dimensionwise", "mixer": "5"}
-ALONE = MIXED | {"alone": True}  # the control: W stays 0
-CONV = {"attention": "multilinear", "w_o": "conv"}
-ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `half`, `alone`: ours
-    "mlm": {
-        "softmax, 8 heads": {},
-        "softmax, 1 head": {"heads": 1},
-        "dimensionwise": {"attention": "dimensionwise"},
-        "dimensionwise, 8 kernels": {"attention": "dimensionwise", "kernels": "8"},
-        "dimensionwise + mixer": MIXED,
-        "dimensionwise + mixer, 8 kernels": MIXED | {"kernels": "8"},
-        "mixer alone": ALONE,
-        "multilinear conv": CONV,
-        "half dimensionwise + mixer": MIXED | {"half": True},
-        "half multilinear conv": CONV | {"half": True},
-    },
-    "clm": {
-        "softmax, 8 heads": {},
-        "multilinear decay": {"attention": "multilinear", "w_o": "decay"},
-        "multilinear conv": CONV,
-        "dimensionwise + mixer": MIXED,
-        "mixer alone": ALONE,
-        "half dimensionwise + mixer": MIXED | {"half": True},
-        "half multilinear conv": CONV | {"half": True},
-    },
-}
-FAMILY = {"mlm": "bert", "clm": "gpt2"}
-MATTER = [  # of several seeds
-    "softmax, 8 heads",
-    "dimensionwise + mixer",
-    "mixer alone",
-    "half dimensionwise + mixer",
-    "multilinear conv",
-    "half multilinear conv",
-    "multilinear decay",
-]
-KEYS = {  # what the two families call the same
-    "bert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-             "intermediate_size"),
-    "gpt2": ("n_embd", "n_layer", "n_head", "n_positions", "n_inner"),
-}  # fmt: skip
 DROPOUT = "0"
 SLICE = 20  # every 20th text of train chooses the rates
 
@@ -95,7 +56,7 @@ def flags() -> argparse.Namespace:
     add("kind", choices=list(ARMS))
     add("--data", required=True, type=Path, help="a folder with train.txt and valid.txt")
     add("--out", required=True, type=Path, help="folder of the results")
-    add("--arms", help="some of them, separated by |; of themselves all")
+    add("--arms", help="some of them, separated by | (default: all)")
     add("--layers", type=int, default=4)
     add("--width", type=int, default=128)
     add("--length", type=int, default=512)
@@ -104,7 +65,7 @@ def flags() -> argparse.Namespace:
     add("--steps", type=int, default=500)
     add("--tune-steps", type=int, default=300)
     add("--rates", default="1e-3,3e-3")
-    add("--seeds", type=int, default=3, help="of the arms that matter; of others one")
+    add("--seeds", type=int, default=3, help="of the arms that matter; others run once")
     add("--device", default="cpu")
     given = parser.parse_args()
     given.arms = given.arms.split("|") if given.arms else list(ARMS[given.kind])
@@ -113,15 +74,8 @@ def flags() -> argparse.Namespace:
     return given
 
 
-def write(file: Path, found: Any) -> None:
-    """As JSON, whole or not at all."""
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
-
-
 class Study:
-    """Runs arms, each result a file."""
+    """Runs the arms and keeps each result in a file."""
 
     def __init__(self, given: argparse.Namespace):
         self.given, self.family, self.kind = given, FAMILY[given.kind], given.kind
@@ -132,7 +86,7 @@ class Study:
         kept = given.out / "study.json"
         if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != wanted:
             raise SystemExit(f"{given.out} holds a study of other settings: give another --out")
-        write(kept, wanted)
+        write_whole(kept, json.dumps(wanted, indent=1) + "\n")
         train, _, _ = language_splits(given.data)
         self.slice = given.out / "slice"
         self.slice.mkdir(exist_ok=True)
@@ -218,7 +172,7 @@ class Study:
             "last_train_loss": fmean(outcome.losses[-50:]),
             "rate": recipe.training.lr,
         }
-        write(file, found)
+        write_whole(file, json.dumps(found, indent=1) + "\n")
         print(f"{name}: {found['loss']:.4f}", flush=True)
         return found
 

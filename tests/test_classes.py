@@ -8,12 +8,12 @@ import torch
 from conftest import pico, sentences, word_tokenizer
 
 from tlmtool.cli import run
-from tlmtool.data.glue import GLUE
 from tlmtool.data.labelled import Example
 from tlmtool.data.labels import matched
 from tlmtool.failure import Usage
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint
+from tlmtool.tasks.table import GLUE
 from tlmtool.training.distilling import Distilled
 from tlmtool.training.objectives import Labelled
 

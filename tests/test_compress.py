@@ -43,7 +43,7 @@ def parameters(model: nn.Module) -> int:
 def kept(model, plan: Plan) -> float:
     """Share of the linears' parameters that a plan keeps."""
     dense, base = sizes(model), model.base_model
-    held = {site: form.parameters(*shape(base.get_submodule(site))) for site, form in plan.items()}
+    held = {site: d.parameters(*shape(base.get_submodule(site))) for site, d in plan.items()}
     return sum({**dense, **held}.values()) / sum(dense.values())
 
 

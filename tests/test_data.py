@@ -94,7 +94,7 @@ PAIRS = [('He said "no".', "a, b", 2.5), ("x y", "z", 0.0)]
         ("a.tsv", '\ufeffHe said "no".\ta, b\t2.5\r\n\r\nx y\tz\t0\r\n'),
     ],
 )
-def test_pairs_in_every_accepted_form(tmp_path, name, content):
+def test_pairs_in_every_accepted_layout(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content, encoding="utf-8", newline="")
     assert sentence_pairs(path) == PAIRS

@@ -198,5 +198,5 @@ def test_errors_of_a_plan_name_the_site():
     model, site = pico("bert"), "encoder.layer.1.output.dense"
     with pytest.raises(ValueError, match=rf"{site}: rank 49 is above 48"):
         factorize(model, {site: BTD(49)})
-    with pytest.raises(ValueError, match=r"word_embeddings: .* takes the svd form, not btd"):
+    with pytest.raises(ValueError, match=r"word_embeddings: .* takes svd, not btd"):
         factorize(model, {"embeddings.word_embeddings": BTD(3)})

@@ -25,11 +25,11 @@ from transformers import (
 
 import tlmtool
 from tlmtool.cli import run
-from tlmtool.data.glue import GLUE
 from tlmtool.models import surgery
 from tlmtool.models.checkpoint import load
 from tlmtool.models.surgery import plan_of
 from tlmtool.recipe.rules import TRAINED
+from tlmtool.tasks.table import GLUE
 from tlmtool.training import finetune, growth, study
 from tlmtool.training.loop import Trainer
 from tlmtool.training.optimizing import Optimizer

@@ -19,7 +19,7 @@ from tlmtool.cli import run
 from tlmtool.data.batching import packed
 from tlmtool.data.vocabulary import trained
 from tlmtool.measuring.losses import language_loss
-from tlmtool.models.attending import converted
+from tlmtool.models.kernels import converted
 from tlmtool.recipe.building import build, dump
 
 SIZES = {

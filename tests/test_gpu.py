@@ -3,16 +3,14 @@
 TLM_TEST_DEVICE=cpu runs the same tests without one, to check the tests themselves.
 """
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEVICE, apart, auto, inputs, pico, sentences, word_tokenizer
-from safetensors.torch import load_file
+from conftest import DEVICE, apart, auto, inputs, pico, sentences
+from front_door import report_of, same_weights, saved, tensors, tlm, told
 from torch import Tensor
 
-from tlmtool.cli import run
 from tlmtool.decompositions import NAMES, named
 from tlmtool.measuring.counting import example_of
 from tlmtool.models.checkpoint import load
@@ -36,8 +34,7 @@ def deterministic(monkeypatch):
 def room(tmp_path_factory) -> Path:
     """A checkpoint with a language-model head, texts, and texts with labels."""
     folder = tmp_path_factory.mktemp("gpu")
-    pico("bert", "lm").save_pretrained(folder / "model")
-    word_tokenizer().save_pretrained(folder / "model")
+    saved(folder / "model", head="lm")
     lines = sentences(120)
     (folder / "texts.txt").write_text("\n".join(lines) + "\n")
     (folder / "labels").mkdir()
@@ -47,19 +44,11 @@ def room(tmp_path_factory) -> Path:
     return folder
 
 
-def tlm(*words) -> None:
-    assert run([*map(str, words), "-q"]) == 0, words
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
-
-
 def both(folder: Path, *words) -> tuple[Path, Path]:
     """What a command writes on the device under test, and what it writes on the CPU."""
     found, expected = folder / "found", folder / "expected"
     for out, device in ((found, DEVICE), (expected, "cpu")):
-        tlm(*words, "--device", device, "--out", out)
+        assert tlm(*words, "--device", device, "--out", out, "-q") == 0
     return found, expected
 
 
@@ -126,10 +115,10 @@ def test_what_is_saved_re_loads_exactly(method, dtype, tmp_path):
 def test_merging_computes_the_same(room, tmp_path):
     kept = tmp_path / "kept"
     words = ["compress", room / "model", "--rank", 3, "--calibration", "none"]
-    tlm(*words, "--device", DEVICE, "--out", kept)
+    assert tlm(*words, "--device", DEVICE, "--out", kept, "-q") == 0
     folders = both(tmp_path, "merge", kept)
     assert all(report_of(folder)["parity"]["relative"] <= 1e-5 for folder in folders)
-    here, there = (load_file(folder / "model.safetensors") for folder in folders)
+    here, there = map(tensors, folders)
     assert all(apart(here[name], value) < 1e-6 for name, value in there.items())
 
 
@@ -147,23 +136,20 @@ def training(room: Path) -> list:
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_stopped_run_goes_on_to_the_same_weights(room, precision, tmp_path, monkeypatch):
     learn = Trainer.learn
-    words = [*training(room), "--device", DEVICE, "--precision", precision, "--save-every", 1]
-    tlm(*words, "--out", tmp_path / "whole")
+    words = [*training(room), "--device", DEVICE, "--precision", precision, "--save-every", 1, "-q"]
+    assert tlm(*words, "--out", tmp_path / "whole") == 0
 
     def stopping(self, *args):
         if self.step == 8:
             raise KeyboardInterrupt
         return learn(self, *args)
 
-    words = [*map(str, words), "--out", str(tmp_path / "again"), "--resume", "-q"]
+    words += ["--out", tmp_path / "again", "--resume"]
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "learn", stopping)
-        assert run(words) == 130
-    assert run(words) == 0
-    first, second = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again")
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+        assert tlm(*words) == 130
+    assert tlm(*words) == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "again")
     found = report_of(tmp_path / "again")
     assert found["parity"]["relative"] <= 1e-5 and found["expansions"]
     assert all(min(each["first_update"].values()) > 0 for each in found["expansions"])
@@ -181,15 +167,13 @@ def test_evaluate_gives_the_score_of_the_cpu(room, capsys):
     scores = []
     for device in (DEVICE, "cpu"):
         words = ["evaluate", room / "model", "--task", "mlm", "--data", room / "texts.txt"]
-        tlm(*words, "--device", device, "--json")
-        scores.append(json.loads(capsys.readouterr().out)["models"][0]["score"])
+        scores.append(told(capsys, *words, "--device", device)["models"][0]["score"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
 def test_peak_memory_is_what_torch_allots_on_the_gpu(room, capsys):
     words = ["profile", room / "model", "--batch", 16, "--seq-len", 64, "--latency"]
-    tlm(*words, "--device", DEVICE, "--json")
-    (found,) = json.loads(capsys.readouterr().out)["models"][0]["runs"]
+    (found,) = told(capsys, *words, "--device", DEVICE)["models"][0]["runs"]
     assert found["latency_ms"]["median"] > 0 and found["flops"] > 0
     if DEVICE == "cpu":
         pytest.skip("resident memory of a process, on a CPU")

@@ -1,19 +1,18 @@
 """On a GPU attention kernels compute what they do on the CPU, alone and inside decoders."""
 
 import copy
-import json
 
 import pytest
 import torch
 from accelerate import cpu_offload
 from conftest import DEVICE, apart, inputs, pico
+from front_door import told
 from test_attending import made
 from torch import Tensor
 
 from tlmtool.attention import NAMES, named
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
-from tlmtool.cli import run
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
 from tlmtool.models.modeling import adopt
@@ -93,9 +92,7 @@ def test_a_cache_generates_what_the_whole_text_does(family, kernel):
 @pytest.mark.parametrize("name", ["softmax", *NAMES])
 def test_memory_of_kernels_is_measured_there(name, capsys):
     words = ["profile", "--attention", name, "--seq-len", "64,128", "--heads", 2, "--head-width", 8]
-    words += ["--device", DEVICE, "--backward", "--runs", 2, "--json", "-q"]
-    assert run([*map(str, words)]) == 0
-    found = json.loads(capsys.readouterr().out)["complexity"]
+    found = told(capsys, *words, "--device", DEVICE, "--backward", "--runs", 2)["complexity"]
     assert (found["device"] == "cpu") == (DEVICE == "cpu")  # else the name of the GPU
     for line in found["kernels"][name]["runs"]:
         gradients = 3 * 4 * line["seq_len"] * 2 * 8  # bytes of those of q, k and v

@@ -29,14 +29,12 @@ def test_no_sentence_of_training_is_in_development():
 def test_words_alone_do_not_tell_and_their_order_does_not_give_it_away():
     """A linear model of words is near chance: what is to be learned is agreement."""
     found = splits("grammar", None)
-    texts, labels = ([e.first for e in part] for part in (found.train, found.dev)), found
-    train, dev = texts
+    train, dev = ([e.first for e in part] for part in (found.train, found.dev))
     words = CountVectorizer(token_pattern=r"\w+").fit(train)
-    model = LogisticRegression(max_iter=2000).fit(
-        words.transform(train), [e.label for e in labels.train]
-    )
+    model = LogisticRegression(max_iter=2000)
+    model.fit(words.transform(train), [e.label for e in found.train])
     said = model.predict(words.transform(dev))
-    assert matthews_corrcoef([e.label for e in labels.dev], said) < 0.3
+    assert matthews_corrcoef([e.label for e in found.dev], said) < 0.3
 
 
 def test_an_error_is_one_word_that_does_not_agree_or_two_that_changed_places():

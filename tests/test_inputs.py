@@ -10,7 +10,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from tlmtool.cli import run
 from tlmtool.data.batching import batches
-from tlmtool.data.glue import Task
 from tlmtool.data.labelled import Example
 from tlmtool.failure import Usage
 from tlmtool.measuring.comparison import probe
@@ -18,6 +17,7 @@ from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import inputs_of
 from tlmtool.measuring.predictions import predictions
 from tlmtool.models import checkpoint
+from tlmtool.tasks.table import Task
 from tlmtool.training.distilling import Distilled
 from tlmtool.training.objectives import Labelled, Language, Objective
 

@@ -146,7 +146,7 @@ def test_a_correlation_of_few_examples_keeps_its_score(task, n, tmp_path):
     assert -1 <= line["score"] <= 1 and "resamples" not in line
     if n < 4:
         assert line["interval"] is None
-        assert ("one example" if n == 1 else "needs four examples") in line["method"]
+        assert ("one example" if n == 1 else "needs 4 examples") in line["method"]
     else:
         assert line["interval"][0] < line["difference"] < line["interval"][1]
 

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from tlmtool.data.glue import GLUE
 from tlmtool.data.labelled import Example, examples, splits
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.tasks.table import GLUE
 
 COLA = 'gj04\t1\t\tDogs "bark.\ngj04\t0\t*\tBark dogs.\n'
 LAYOUTS = {  # task: (train file as GLUE has it, its first example)

@@ -1,10 +1,13 @@
-"""Imports only point down the house (DESIGN section 2), and family names stand in one file."""
+"""Imports point down the list of rooms in tlmtool/__init__.py, without a circle inside a room; and
+family names stand in one file."""
 
 import ast
 import io
 import re
 import sys
 import tokenize
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -13,48 +16,23 @@ import pytest
 import tlmtool
 
 ROOT = Path(tlmtool.__file__).parent
-# From the top of the house to the ground; files between two bars may import each other.
-ORDER = """
-    cli.__init__ | cli.app | cli.flags cli.terminal cli.stopping | cli.explaining
-    | commands.pipeline | commands.performing | commands.compress commands.finetune | commands
-    | commands.run | commands.costs commands.provenance
-    | training | compression | measuring | data.fingerprints | data
-    | models.saving | models.replacing | models.checkpoint models.beside models.front
-    | models.fitting models.tokens | models.weights | models.folder | models.modeling
-    | models.surgery | models.vocabulary | models.ties models.attending | models.states
-    | models.factorized
-    | models.architectures models.__init__
-    | decompositions | decompositions.btd | decompositions.tucker | decompositions.svd
-    | decompositions.__init__ | decompositions.base decompositions._shapes
-    | attention
-    | recipe.stages | recipe.building | recipe.rules | recipe.sources | recipe.values
-    | recipe.schema | recipe.training recipe.overparam recipe.profiling | recipe.attention
-    | recipe.setting recipe.__init__
-    | report.kept | report.report | report.card | report.plots | report.views
-    | report.views_training report.views_complexity | report.views_attention report.views_sites
-    | report.progress | report.checks | report.figures report.printable report.__init__
-    | files.places files.writing files.kept files.notation
-    | files.claims files.reading files.numbers files.__init__ | failure
-"""
-
-ROWS = {name: row for row, names in enumerate(ORDER.split("|")) for name in names.split()}
+ROOMS = re.findall(r"^    (\w+) {2,}\w", tlmtool.__doc__, re.M)  # from the top to the ground
+MATHS = ("decompositions", "attention")
 FREE = {"__init__", "__main__"}  # the front doors
 FAMILIES = (
     r"\b(bert|roberta|distilbert|electra|gpt2|opt|llama|mistral|qwen2|qwen3|t5|bart|marian)\b"
 )
 
 
+@cache
 def files() -> dict[str, Path]:
     """{module below tlmtool: file}"""
     paths = sorted(ROOT.rglob("*.py"))
     return {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in paths}
 
 
-def row(module: str) -> int | None:
-    """The row of a module: its own, or that of the folder it is in."""
-    parts = module.split(".")
-    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((ROWS[name] for name in names if name in ROWS), None)
+def room(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def imports(module: str, source: str) -> set[str]:
@@ -85,14 +63,23 @@ def ours(module: str, source: str) -> set[str]:
 
 
 def upward(module: str, source: str) -> list[str]:
-    """Imports of a file that do not point down. A folder without rows of its files is one row."""
+    """Imports of a file from a room above its own."""
     if module in FREE:
         return []
     return [
         f"{module} imports {other}"
         for other in sorted(ours(module, source))
-        if other not in FREE and (row(other) is None or row(other) < row(module))
+        if other not in FREE and ROOMS.index(room(other)) < ROOMS.index(room(module))
     ]
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Files that import each other in a circle, where there are such."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
 def words(source: str) -> str:
@@ -116,30 +103,42 @@ def named_families(source: str) -> set[str]:
     return {found.lower() for found in re.findall(FAMILIES, words(source), re.IGNORECASE)}
 
 
+def test_every_room_is_in_the_list_and_there():
+    assert {room(module) for module in files()} - FREE == set(ROOMS)
+    assert len(ROOMS) == len(set(ROOMS))
+
+
 @pytest.mark.parametrize("module", [m for m in files() if m not in FREE])
 def test_imports_point_down(module):
-    assert row(module) is not None, f"{module} has no row in the house: add it to ORDER"
     assert not upward(module, files()[module].read_text())
 
 
-def test_every_row_has_a_test_that_can_fail():
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_files_of_a_room_import_each_other_in_a_circle(name):
+    inside = {m: ours(m, path.read_text()) for m, path in files().items() if room(m) == name}
+    assert not circle({m: {o for o in others if room(o) == name} for m, others in inside.items()})
+
+
+def test_an_arrow_up_and_a_circle_are_found():
     assert upward("data.tasks", "from ..models import surgery") == []
     assert upward("models.surgery", "from ..data.tasks import texts") == [
         "models.surgery imports data.tasks"
     ]
-    assert upward("decompositions.svd", "def f():\n    from .btd import BTD") == [
-        "decompositions.svd imports decompositions.btd"
+    assert upward("decompositions.svd", "def f():\n    from ..models import states") == [
+        "decompositions.svd imports models.states"
     ]
     assert upward("failure", "import tlmtool.report.report") == ["failure imports report.report"]
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("module", [m for m in files() if m.split(".")[0] == "decompositions"])
+@pytest.mark.parametrize("module", [m for m in files() if room(m) in MATHS])
 def test_the_maths_imports_torch_and_tensorly_only(module):
     source = files()[module].read_text()
     allowed = {"torch", "tensorly", *sys.stdlib_module_names}
     others = {n.split(".")[0] for n in imports(module, source)} - allowed - {"tlmtool"}
     assert not others
-    assert {m.split(".")[0] for m in ours(module, source)} <= {"decompositions"}
+    assert {room(m) for m in ours(module, source)} <= {room(module)}
 
 
 @pytest.mark.parametrize("module", files())

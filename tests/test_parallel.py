@@ -1,4 +1,4 @@
-"""Sentence pairs: aligned files, tables, the Hub's form; what is wrong is one sentence."""
+"""Sentence pairs: aligned files, tables, data sets of the Hub; what is wrong is one sentence."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_columns_of_a_table(tmp_path, names, languages, columns):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "tsv"])
-def test_the_form_of_the_hub_and_others(tmp_path, suffix):
+def test_tables_as_the_hub_has_them_and_others(tmp_path, suffix):
     file = tmp_path / f"train.{suffix}"
     made = [{"translation": {"en": a, "de": b}} for a, b in PAIRS]
     if suffix == "parquet":

@@ -1,10 +1,9 @@
-"""Prose and code hang together: docstrings, doctests, words, recipes, and the README's commands."""
+"""Code and its words hang together: docstrings, doctests, names, and the recipes beside it."""
 
 import ast
 import doctest
 import io
 import re
-import shlex
 import tokenize
 from importlib import import_module
 from pathlib import Path
@@ -15,15 +14,12 @@ import yaml
 import tlmtool
 from tlmtool.commands.pipeline import stages_of
 from tlmtool.decompositions import NAMES, named
-from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
-from tlmtool.recipe.schema import VERBS, settings, settings_of
 
 PACKAGE = Path(tlmtool.__file__).parent
 ROOT = Path(__file__).parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-README = (ROOT / "README.md").read_text()
 MODULES = [".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts) for f in FILES]
 # DESIGN section 3, the column "not"; of its words those that nothing else is called
 FORBIDDEN = {"tensor_set", "ffn_1", "decompress", "bond", "truncation", "scheme", "fold"}
@@ -107,49 +103,3 @@ def test_a_recipe_opens_with_its_command_and_is_valid(file):
 
 def test_there_is_a_recipe_of_more_than_one_kind():
     assert len({file.stem.split("-")[1] for file in RECIPES}) > 1
-
-
-def commands() -> list[list[str]]:
-    """Every `tlm <verb> ...` in the README's blocks, its comment dropped, as words."""
-    blocks = (block for block in README.split("```")[1::2] if not block.startswith("text"))
-    lines = re.findall(r"(?:^|/| )tlm ((?:\w+) .*)", "\n".join(blocks), re.M)
-    return [shlex.split(line, comments=True) for line in lines if line.split()[0] in VERBS.split()]
-
-
-written = pytest.mark.skipif(len(README.strip()) < 9, reason="the README is not written yet")
-
-
-@written
-def test_the_readme_shows_every_verb_and_its_commands_are_valid():
-    shown = commands()
-    assert {words[0] for words in shown} == set(VERBS.split())
-    for verb, *rest in shown:
-        bare_flags = {s.flag for s in settings(verb).values() if s.kind is bool}
-        flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
-        words, sets = iter(rest), []
-        for word in words:
-            flag = word.removeprefix("--")
-            if flag == "set":
-                sets.append(next(words))
-            else:
-                flags[flag] = True if flag in bare_flags else next(words)
-        build(verb, flags, sets)
-
-
-@written
-def test_flags_and_families_in_the_readme_are_those_there_are():
-    from tlmtool.recipe.schema import Recipe
-
-    known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
-    assert set(re.findall(r"`--([a-z-]+)", README)) <= known
-    families = re.search(r"^Families: (.*)\.$", README, re.M)[1]
-    assert set(families.split(", ")) == set(ARCHITECTURES)
-
-
-@written
-def test_ci_runs_the_readmes_own_test_command():
-    script = (ROOT / ".ci" / "run").read_text()
-    found = re.search(r"grep -m 1 -- '(.*?)' README\.md", script)
-    line = next(line for line in README.splitlines() if found[1] in line)
-    assert re.search(r"pip install .*-e '\.\[dev\]'", line) and "-m pytest" in line
-    assert (ROOT / "constraints.txt").exists() and "constraints.txt" in line

@@ -1,9 +1,27 @@
-"""tlm: pretrained language models made smaller by tensor decomposition, and measured honestly.
+"""tlm: pretrained language models made smaller by tensor decomposition, and measured.
 
 The library is what the commands call: `compress`, `overparam`, `merge`, `save`, `load` (and
 `evaluate`, `profile`); `run` is a whole command, such as finetune. Importing this package makes
 transformers know the model types `tlm-<type>`, now or at its first use, so that
 `AutoModel.from_pretrained` re-loads our checkpoints.
+
+The rooms of the package, from the top of the house to the ground. A file imports only from its own
+room, without a circle, and from rooms below it; tests/test_layers.py reads this list.
+
+    cli             the command `tlm`: flags, terminal, signals, failures as sentences
+    commands        a file for each verb: a recipe becomes a report
+    training        the training loop, over-parameterizing, distillation, studies
+    compression     calibration, ranks for each site, fitting, converted attention
+    measuring       scores, perplexity, FLOPs, time and memory
+    data            files and data sets become examples and batches
+    models          sites and roles, factorized modules, checkpoints
+    decompositions  a file for each decomposition: the maths
+    attention       a file for each attention kernel: the maths
+    recipe          the schema of a run, where its values come from, its rules
+    report          what a run found, as JSON, tables, a card and plots
+    tasks           the tasks and the metrics, a row each
+    files           what is read, written and claimed on disk
+    failure         expected failures: one sentence and an exit code
 
 Letters for shapes, in every docstring: B batch, N query length, M key length, H heads, D head
 width, E model width, O and I out and in features of a weight (in that order), R rank, K order
@@ -23,7 +41,7 @@ PUBLIC = {
     "evaluate": "measuring.evaluation",
     "profile": "measuring.profiling",
     "overparam": "training.growth",
-    "run": "commands.performing",
+    "run": "commands",
     "plan_of": "models.surgery",
     "Failure": "failure",
 }

@@ -6,7 +6,7 @@ from typing import Any
 from tlmtool.commands.run import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
-from tlmtool.measuring.evaluation import examples_of
+from tlmtool.measuring.examples import examples_of
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
 from tlmtool.measuring.pooling import pooling_of

@@ -11,7 +11,7 @@ from tlmtool.failure import Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
-from tlmtool.models.attending import converted
+from tlmtool.models.kernels import converted
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe.building import Recipe

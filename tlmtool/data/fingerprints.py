@@ -13,8 +13,8 @@ from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.models.folder import SIDE_FILES
 from tlmtool.models.weights import sha256
 from tlmtool.recipe.building import Recipe
-from tlmtool.recipe.rules import TRANSLATION
 from tlmtool.recipe.schema import settings
+from tlmtool.tasks.table import TRANSLATION
 
 FILES = {"MODEL", "PATH", "DATASET"}  # what a setting names, by its metavariable
 CHECKPOINTS = {"MODEL", "PATH|ID", "FAMILY|PATH"}  # those whose folder is a checkpoint's

@@ -7,22 +7,21 @@ A GLUE task is read from a folder of GLUE's tsv files (`train.tsv`, `dev.tsv`; o
 tenth row becomes the development split, or from a data set of the Hub.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-from tlmtool.data import grammar
-from tlmtool.data.glue import GLUE, GRAMMAR, PAIR, Task
 from tlmtool.data.labels import class_name, class_names, turn_of
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, few, named, rows
 from tlmtool.data.text import place
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 from tlmtool.recipe.rules import known_task
-from tlmtool.recipe.training import LABELLED
+from tlmtool.tasks.table import LABELLED, PAIR, TASKS, Task
 
 TENTH = 10
 ASIDE = ", every tenth row set aside for development"
-TEXT, SECOND, LABEL = ("text", "sentence", "sentence1"), ("sentence2",), ("label", "score")
-UNSURE = ("-", "-1", -1)  # labels of mnli: the annotators did not agree
+TEXT, SECOND = ("text", "sentence", "sentence1"), ("sentence2",)
 
 Columns = tuple[str | None, str | None, str | None]  # names asked for: text, second text, label
 
@@ -58,10 +57,10 @@ def splits(
 
     Raises Usage for an unknown task, NotLoadable for data that is missing or malformed.
     """
-    if known_task(task, LABELLED) == "grammar":
-        found = [Example(sentence, None, label) for sentence, label in grammar.sentences()]
-        made = "an acceptability task that tlm generates by a grammar"
-        return Splits(GRAMMAR, *tenth_aside(found, made), made)
+    row = TASKS[known_task(task, LABELLED)]
+    if row.made:
+        found = [Example(sentence, None, label) for sentence, label in resolve_name(row.made)()]
+        return Splits(row, *tenth_aside(found, row.source), row.source)
     given = (text, pair, label)
     train, dev, source = read_tables(task, data, given)
     form = _form(task, given, train, classes)
@@ -95,7 +94,7 @@ def examples(
     `classes`: those that the model of a `classification` knows, by id; of themselves the file's.
     """
     path = place(data) if data is not None else None
-    if known_task(task, LABELLED) == "grammar" or path is None or not path.is_file():
+    if TASKS[known_task(task, LABELLED)].made or path is None or not path.is_file():
         found = splits(task, data, text=text, pair=pair, label=label, classes=classes)
         return found.task, found.dev
     given = (text, pair, label)
@@ -125,19 +124,17 @@ def read_tables(
         return _rows(task, train, given), _rows(task, dev, given), str(data)
     if path is not None and (path.suffix or str(data).count("/") > 1):
         raise NotLoadable(f"{data} does not exist: name a folder or a file of examples")
-    if data is None and task not in GLUE:
+    hub = TASKS[task].hub
+    if data is None and hub is None:
         raise Usage(f"task {task} needs --data: a folder or a file of examples, or a data set")
-    return _from_hub(task, str(data) if data is not None else "nyu-mll/glue", configs)
+    return _from_hub(task, str(hub if data is None else data), configs)
 
 
 def _rows(task: str, path: Path, given: Columns) -> list[Row]:
     """The rows of a file, those without a header by the columns that GLUE gives them."""
-    form = GLUE.get(task)
-    columns = form.columns if form and path.suffix.lower() == ".tsv" else None
-    if task == "stsb" and path.suffix.lower() == ".csv":
-        columns = (*PAIR, "score")
-    texts = form.texts if form else ()
-    header = (asked or known[0] for asked, known in zip(given, texts, strict=False))
+    form = TASKS[task]
+    columns = {".tsv": form.columns, ".csv": form.csv}.get(path.suffix.lower())
+    header = (asked or known[0] for asked, known in zip(given, form.texts, strict=False))
     return rows(path, columns, tuple(header))
 
 
@@ -177,15 +174,14 @@ def _from_hub(
 
 def _form(task: str, given: Columns, read: list[Row], classes: tuple[str, ...]) -> Task:
     """The task; of one's own, its classes are those of the training rows."""
-    if task in GLUE:
-        return GLUE[task]
-    if task == "regression":
-        return Task(task, task, (), ("pearson", "spearman"))
+    form = TASKS[task]
+    if form.labels or form.kind == "regression":
+        return form
     if not classes:
-        column = column_of(read, given[2], LABEL, "label")
+        column = column_of(read, given[2], form.label, "label")
         labels = (class_name(where, _label(where, row, column)) for where, row in read)
         classes = class_names(f"{file_of(read)}, column {column}", labels)
-    return Task(task, task, classes, ("accuracy",))
+    return replace(form, labels=classes)
 
 
 def _examples(form: Task, given: Columns, read: list[Row]) -> list[Example]:
@@ -195,11 +191,11 @@ def _examples(form: Task, given: Columns, read: list[Row]) -> list[Example]:
     if not form.texts and text is None and first == PAIR[0] and SECOND[0] in columns_of(read):
         seconds = SECOND
     second = column_of(read, pair, seconds, "pair") if pair or seconds else None
-    target = column_of(read, label, form.label if form.name in GLUE else LABEL, "label")
+    target = column_of(read, label, form.label, "label")
     turn = turn_of(form)
     made = []
     for where, row in read:
-        if form.name == "mnli" and row.get(target) in UNSURE:
+        if row.get(target) in form.unsure:
             continue
         other = text_of(where, row, second) if second else None
         found = turn(where, _label(where, row, target))

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tlmtool.data.glue import Task
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.tasks.table import Task
 
 WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 MOST = 10_000  # classes named by numbers: 0 to the largest, if that is below

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from tlmtool.failure import CheckFailed
 from tlmtool.measuring.counting import example_of
-from tlmtool.measuring.evaluation import WHAT
 from tlmtool.measuring.inputs import outputs_of
-from tlmtool.measuring.losses import language_loss, objective_of
+from tlmtool.measuring.losses import described, language_loss, objective_of
 from tlmtool.measuring.outputs import (
     evaluating,
     hidden_states,
     position_limit,
     relative_error,
 )
+from tlmtool.tasks.table import TASKS
 
 TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized model in float32
 
@@ -62,7 +62,7 @@ class Quality:
             error = relative_error(after, self.before)
             return {
                 "name": "feature_error",
-                "what": f"no language-model head, so: {WHAT['features']}, "
+                "what": f"no language-model head, so: {TASKS['features'].what}, "
                 f"against the model before, on {len(self.texts)} held-out texts",
                 "before": 0.0,
                 "after": error,
@@ -70,7 +70,7 @@ class Quality:
             }
         return {
             "name": "loss",
-            "what": f"{WHAT[self.objective]}, on {len(self.texts)} held-out texts",
+            "what": f"{described(self.objective)}, on {len(self.texts)} held-out texts",
             "before": self.before,
             "after": after,
             "texts": len(self.texts),

@@ -6,43 +6,91 @@ from typing import Any
 from torch import nn
 
 from tlmtool.data import labelled
-from tlmtool.data.glue import Task
-from tlmtool.data.labelled import Example
 from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
 from tlmtool.data.tasks import choose, sentence_pairs, texts
 from tlmtool.failure import Usage
+from tlmtool.measuring.inputs import named
+from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.predictions import classes_of, task_fits
+from tlmtool.measuring.scoring import bleu_of
+from tlmtool.tasks.table import TASKS, Task
+
+HEADS = {  # {task: what its model's own objective may be}
+    "mlm": ("mlm",),
+    "clm": ("clm", "seq2seq"),
+    "translation": ("seq2seq",),
+}
+HAS = {  # {objective of a model: what it has, and which tasks fit that}
+    "mlm": "a masked-language-model head (task mlm)",
+    "clm": "a causal-language-model head (task clm)",
+    "seq2seq": "a sequence-to-sequence head (tasks clm and translation)",
+    None: "no language-model head (tasks similarity and features)",
+}
 
 
-def labelled_examples(
+def examples_of(
     task: str,
+    data: Any,
+    models: list[nn.Module],
+    against: nn.Module | None,
+    samples: int | None,
+    seed: int,
+    columns: dict[str, str | None],
+    languages: str | None = None,
+) -> tuple[Task, list[Any]]:
+    """(the task, the examples) of `evaluate`. There may be no models: it raises what a task, a
+    model or data refuse, before any weights are loaded."""
+    if task not in TASKS:
+        raise Usage(f"task {task!r} is unknown: choose one of {', '.join(TASKS)}")
+    row = TASKS[task]
+    if row.labelled:
+        return _labelled(row, data, models, columns, samples, seed)
+    _check(row, models, against)
+    if row.kind == "translation":
+        bleu_of(languages)  # refused before any work
+        if data is None or isinstance(data, str | Path):
+            data = parallel_pairs(data, languages, columns.get("text"), columns.get("label"))
+    return row, _plain(row, data, samples, seed)
+
+
+def _check(task: Task, models: list[nn.Module], against: nn.Module | None) -> None:
+    """Raises Usage where a model cannot do the task, naming the head that it has."""
+    if (task.kind == "features") != (against is not None):
+        asks = "needs a" if against is None else "takes no"
+        raise Usage(f"task {task.name} {asks} model to compare against")
+    wanted = HEADS.get(task.name)
+    for each in models:
+        if wanted and objective_of(each) not in wanted:
+            found = f"{type(each).__name__} has {HAS[objective_of(each)]}"
+            raise Usage(f"task {task.name} does not fit {named(each)}: {found}")
+    if wanted and len({objective_of(each) for each in models}) > 1:
+        names = " and ".join(map(named, models))
+        raise Usage(f"{names} have different losses: they cannot be compared")
+
+
+def _labelled(
+    task: Task,
     data: Any,
     models: list[nn.Module],
     columns: dict[str, str | None],
     samples: int | None,
     seed: int,
-) -> tuple[Task, list[Example]]:
+) -> tuple[Task, list[labelled.Example]]:
     """The task, with the classes of the first model that has names for them, and the examples."""
-    known = [classes_of(each) for each in models] if task == "classification" else [()]
+    own = task.kind == "classification" and not task.labels
+    known = [classes_of(each) for each in models] if own else [()]
     classes = next((names for names in known if not numbered(names)), known[0])
-    form, found = labelled.examples(task, data, classes=classes, **columns)
+    task, found = labelled.examples(task.name, data, classes=classes, **columns)
     for each in models:
-        task_fits(form, each)
-    return form, choose(found, samples, seed)
+        task_fits(task, each)
+    return task, choose(found, samples, seed)
 
 
-def translations(data: Any, languages: str | None, columns: dict[str, str | None]) -> list[Any]:
-    """The sentence pairs of a path, or those that were given."""
-    if data is None or isinstance(data, str | Path):
-        return parallel_pairs(data, languages, columns.get("text"), columns.get("label"))
-    return data
-
-
-def plain_examples(task: str, data: Any, samples: int | None, seed: int) -> list[Any]:
+def _plain(task: Task, data: Any, samples: int | None, seed: int) -> list[Any]:
     """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
-    if task == "similarity":
+    if task.kind == "similarity":
         if data is None:
             raise Usage(
                 "task similarity needs data: a csv or tsv file of sentence1, sentence2, score"
@@ -51,6 +99,6 @@ def plain_examples(task: str, data: Any, samples: int | None, seed: int) -> list
     if data is None or isinstance(data, str | Path):
         return texts(development_file(data), samples, seed)
     if not data:
-        what = "sentence pairs" if task == "translation" else "texts"
-        raise Usage(f"task {task} was given no {what}")
+        what = "sentence pairs" if task.kind == "translation" else "texts"
+        raise Usage(f"task {task.name} was given no {what}")
     return choose(data, samples, seed)

@@ -19,9 +19,14 @@ from tlmtool.measuring.outputs import (
     position_limit,
     shifted,
 )
+from tlmtool.tasks.table import TASKS
 
 LOGITS = 2**25  # logits held at once: 128 MiB in float32
 MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
+RECONSTRUCTION = (
+    "reconstruction loss: mean NLL in nats of a text's tokens, teacher-forced, the encoder reading "
+    "the same text"
+)
 
 
 def objective_of(model: nn.Module) -> str | None:
@@ -39,6 +44,11 @@ def objective_of(model: nn.Module) -> str | None:
             return objective
     pretraining = names & set(auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values())
     return "mlm" if pretraining and model.get_output_embeddings() is not None else None
+
+
+def described(objective: str) -> str:
+    """What the loss of an objective is, in words."""
+    return RECONSTRUCTION if objective == "seq2seq" else TASKS[objective].what
 
 
 @dataclass(frozen=True)

@@ -1,57 +1,39 @@
-"""Scores of predictions against labels, by scikit-learn and scipy."""
+"""Scores of predictions against labels, by the function that each row of the metrics names."""
 
 import math
 import warnings
-from collections.abc import Callable
-from functools import partial
+from pkgutil import resolve_name
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from tlmtool.measuring.intervals import Statistic
-
-Metric = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions)
-
-
-def _correlation(of: Callable, labels: np.ndarray, found: np.ndarray) -> float:
-    value = float(of(labels, found)[0]) if len(labels) > 1 else 0.0
-    return value if math.isfinite(value) else 0.0
+from tlmtool.tasks.metrics import METRICS
 
 
-METRICS: dict[str, Metric] = {
-    "matthews": matthews_corrcoef,
-    "accuracy": accuracy_score,
-    "f1": partial(f1_score, zero_division=0.0),
-    "pearson": partial(_correlation, pearsonr),
-    "spearman": partial(_correlation, spearmanr),
-}
+def value(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    """A metric of (n,) predictions and (n,) labels; 0 where it is not defined, as a correlation is
+    not where all predictions or all labels are equal."""
+    metric = METRICS[name]
+    if len(labels) < metric.least:
+        return 0.0
+    found = resolve_name(metric.function)(labels, predictions)
+    found = float(getattr(found, "statistic", found))  # scipy returns more than the figure
+    return found if math.isfinite(found) else 0.0
 
 
-WORDS = {
-    "matthews": "Matthews correlation of classes",
-    "accuracy": "share of classes that are right",
-    "f1": "F1 of class 1",
-    "pearson": "Pearson correlation of figures",
-    "spearman": "Spearman correlation of figures",
-}
-
-
-def described(names: tuple[str, ...]) -> str:
-    """'F1 of class 1', 'the mean of ... and ...'."""
-    words = " and ".join(WORDS[name] for name in names)
-    return f"the mean of {words}" if len(names) > 1 else words
-
-
-def scored(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def scored(
+    names: tuple[str, ...],
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    beside: tuple[str, ...] = (),
+) -> dict[str, float]:
     """{"score": the mean of the metrics, as GLUE defines it, and each metric}, of (n,) and (n,).
 
-    Where predictions are all one, or labels are, a correlation is 0.
-    """
+    `beside`: metrics that are no part of the mean."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant input
-        found = {name: float(METRICS[name](labels, predictions)) for name in names}
-    return {"score": sum(found.values()) / len(found), **found}
+        found = {name: value(name, predictions, labels) for name in (*names, *beside)}
+    return {"score": sum(found[name] for name in names) / len(names), **found}
 
 
 def statistic(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) -> Statistic:

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tlmtool.data.batching import batches
-from tlmtool.data.labelled import Example, Task
+from tlmtool.data.labelled import Example
 from tlmtool.data.labels import classes_in, matched, names_of, numbered
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import folder_of, inputs_once, named, outputs_of
 from tlmtool.measuring.outputs import evaluating, position_limit
 from tlmtool.models import checkpoint
+from tlmtool.tasks.table import Task
 
 
 @torch.no_grad()

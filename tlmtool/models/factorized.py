@@ -1,4 +1,4 @@
-"""Modules that hold a weight as factors, and the one way to ask any linear for its W."""
+"""Modules that hold a weight as factors, and functions that read the weight of any linear."""
 
 import copy
 from collections import OrderedDict
@@ -11,10 +11,13 @@ from tlmtool.decompositions import Decomposition
 
 
 class Store(nn.ParameterDict):
-    """Tensors that a module computes with, called for: a tool that keeps weights elsewhere (on a
-    disk, in a machine's other memory) brings them when a module that holds them is called."""
+    """Tensors that a module computes with; calling the store returns them.
 
-    __call__ = nn.Module.__call__  # a ParameterDict refuses
+    Tools that offload weights move the tensors of a module into place when that module is called.
+    So the tensors are read by a call, never as attributes.
+    """
+
+    __call__ = nn.Module.__call__  # ParameterDict forbids it
 
     def forward(self) -> dict[str, Tensor]:
         """{name: tensor}"""
@@ -22,7 +25,7 @@ class Store(nn.ParameterDict):
 
 
 class Turned(nn.Module):
-    """A linear map whose weight (I, O) is held the other way round, without bias."""
+    """A linear map without bias whose weight is stored as (I, O), the transpose of `nn.Linear`."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -34,55 +37,78 @@ class Turned(nn.Module):
 
 
 class Factorized(nn.Module):
-    """Holds a decomposition and its factors under `weight.<factor>`, and the dense module's form.
+    """A decomposition with its factors under `weight.<factor>`; the base of the two modules below.
 
-    Factors that chain are `nn.Linear` modules (`weight.right`, `weight.left`, the bias in the last
-    one), so that tools which look for linears find them.
+    Where the decomposition is a chain of matrices, each factor is an `nn.Linear` (`weight.right`,
+    `weight.left`) and the last one holds the bias. Tools that look for linears then find them.
     """
+
+    weight: nn.Sequential | Store
+    bias: nn.Parameter | None  # where the factors are no chain
 
     def __init__(self, decomposition: Decomposition, dense: nn.Module, factors: dict[str, Tensor]):
         super().__init__()
         self.decomposition = decomposition
         self.out_features, self.in_features = shape(dense)
-        again = isinstance(dense, Factorized)  # factors of factors
         bias = bias_of(dense)
         if decomposition.chain:
             links = {name: self._link(name, factors[name]) for name in decomposition.chain}
-            links[decomposition.chain[-1]].bias = bias
+            if bias is not None:
+                links[decomposition.chain[-1]].register_parameter("bias", bias)
             self.weight = nn.Sequential(OrderedDict(links))
         else:
             self.weight = Store({k: nn.Parameter(f) for k, f in factors.items()})
             self.register_parameter("bias", bias)
         for factor in self.factors.values():
-            factor.requires_grad_(next(dense.parameters()).requires_grad)
-        self.form = dense.form if again else (_on_meta(dense),)  # a tuple: not a submodule
+            factor.requires_grad_(first_of(dense).requires_grad)
+        # In a tuple, so that torch does not take it for a submodule. Its weight is on "meta".
+        self._dense = (dense.dense if isinstance(dense, Factorized) else _on_meta(dense),)
         self.train(dense.training)
 
     def _link(self, name: str, factor: Tensor) -> nn.Module:
-        """The module of a factor that chains."""
+        """The module of one factor of a chain."""
         with torch.device("meta"):
             link = nn.Linear(factor.shape[1], factor.shape[0], bias=False)
         link.weight = nn.Parameter(factor)
         return link
 
     @property
-    def factors(self) -> dict[str, Tensor]:
-        """{factor: tensor}, live."""
-        if self.decomposition.chain:
-            return {name: link.weight for name, link in self.weight.named_children()}
-        return dict(self.weight.items())
+    def dense(self) -> nn.Module:
+        """The dense module that this one stands for, without its numbers."""
+        return self._dense[0]
+
+    @property
+    def links(self) -> nn.Sequential:
+        """The modules of the factors of a chain."""
+        assert isinstance(self.weight, nn.Sequential)
+        return self.weight
+
+    @property
+    def factors(self) -> dict[str, nn.Parameter]:
+        """{factor: parameter}, the live ones."""
+        if isinstance(self.weight, Store):
+            return dict(self.weight.items())
+        return {name: weight_of(link) for name, link in self.weight.named_children()}
 
     def dense_weight(self) -> Tensor:
         """W (O, I), rebuilt in float64, in the dtype of the factors."""
         factors = self.factors
         w = self.decomposition.reconstruct({k: f.detach().double() for k, f in factors.items()})
-        return w.to(next(iter(factors.values())).dtype)
+        return w.to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the factors."""
+        return first_of(self).dtype
 
     def bias_parameter(self) -> nn.Parameter | None:
-        return self.weight[-1].bias if self.decomposition.chain else self.bias
+        """The bias, wherever it is held."""
+        return bias_of(self.links[-1]) if self.decomposition.chain else self.bias
 
     def set_bias(self, bias: nn.Parameter | None) -> None:
-        (self.weight[-1] if self.decomposition.chain else self).bias = bias
+        """Replace the bias, wherever it is held."""
+        holder = self.links[-1] if self.decomposition.chain else self
+        holder.register_parameter("bias", bias)
 
     def extra_repr(self) -> str:
         return f"{self.out_features}, {self.in_features}, {self.decomposition}"
@@ -93,56 +119,73 @@ class FactorizedLinear(Factorized):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)"""
-        if self.decomposition.chain:
-            return self.weight(x.to(self.weight[0].weight.dtype))
+        if isinstance(self.weight, nn.Sequential):
+            return self.weight(x.to(weight_of(self.weight[0]).dtype))
         factors = self.weight()
         y = self.decomposition.apply(x.to(next(iter(factors.values())).dtype), factors)
         return y if self.bias is None else y + self.bias
 
 
 class FactorizedEmbedding(Factorized):
-    """An embedding whose table W (V, E) is left (V, R) right (R, E); rows are looked up in left."""
+    """An embedding whose table W (V, E) is left (V, R) times right (R, E); it looks up rows of
+    left."""
 
     def _link(self, name: str, factor: Tensor) -> nn.Module:
-        return nn.Embedding(*factor.shape, _weight=factor) if name == "left" else Turned(factor)
+        if name != "left":
+            return Turned(factor)
+        return nn.Embedding(factor.shape[0], factor.shape[1], _weight=factor)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., E)"""
-        table = self.weight.right(self.weight.left(ids))
-        return table * getattr(self.form[0], "embed_scale", 1.0)
+        right, left = self.links[0], self.links[1]  # the order of the chain
+        return right(left(ids)) * getattr(self.dense, "embed_scale", 1.0)
 
 
 def _on_meta(dense: nn.Module) -> nn.Module:
-    """The module without its data: what `merge` fills again."""
+    """A copy of the module on the meta device, which `merge` fills again."""
     memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in dense.parameters()}
     return copy.deepcopy(dense, memo)
 
 
+def first_of(module: nn.Module) -> nn.Parameter:
+    """The first parameter of a module. Raises ValueError for a module without any."""
+    for parameter in module.parameters():
+        return parameter
+    raise ValueError(f"{type(module).__name__} has no parameters, so it cannot be factorized")
+
+
+def weight_of(module: nn.Module) -> nn.Parameter:
+    """The parameter `weight` of a dense module, as the module lays it out."""
+    return module.get_parameter("weight")
+
+
 def shape(module: nn.Module) -> tuple[int, int]:
-    """(O, I) of a linear (V, E of an embedding), dense or factorized."""
+    """(O, I) of a linear, (V, E) of an embedding, dense or factorized."""
     if isinstance(module, Factorized):
         return module.out_features, module.in_features
-    o, i = module.weight.shape
+    o, i = weight_of(module).shape
     return (i, o) if isinstance(module, Conv1D) else (o, i)
 
 
 def bias_of(module: nn.Module) -> nn.Parameter | None:
-    """The live bias of a linear, whatever way the module holds it; of an embedding None."""
+    """The live bias of a linear, dense or factorized; None for one without, and for embeddings."""
     if isinstance(module, Factorized):
         return module.bias_parameter()
-    return getattr(module, "bias", None)
+    bias = getattr(module, "bias", None)
+    return bias if isinstance(bias, nn.Parameter) else None
 
 
 def dense_weight(module: nn.Module) -> Tensor:
-    """W (O, I), whatever way the module holds it."""
+    """W (O, I) of a linear or embedding, dense or factorized."""
     if isinstance(module, Factorized):
         return module.dense_weight()
-    weight = module.weight.detach()
+    weight = weight_of(module).detach()
     return weight.T if isinstance(module, Conv1D) else weight
 
 
 def set_weight(module: nn.Module, weight: Tensor) -> None:
-    """Give a dense linear the weight W (O, I), as it lays it out, in its dtype."""
+    """Give a dense linear the weight W (O, I), in the module's layout and dtype."""
     weight = weight.T if isinstance(module, Conv1D) else weight
-    weight = weight.to(module.weight.dtype).contiguous()
-    module.weight = nn.Parameter(weight, module.weight.requires_grad)
+    held = weight_of(module)
+    weight = weight.to(held.dtype).contiguous()
+    module.weight = nn.Parameter(weight, held.requires_grad)

@@ -1,49 +1,67 @@
-"""Model types `tlm-<type>`: what makes `AutoModelForX.from_pretrained` work on our checkpoints.
+"""The model types `tlm-<type>`, with which `AutoModelForX.from_pretrained` loads our checkpoints.
 
-Config classes are made at registration, model classes when the first config of a type is.
+Config classes are made when this file is imported. The model classes of a type are made with its
+first config.
 """
 
 import copy
-from functools import lru_cache, partial
+from functools import partial
+from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
-from tlmtool.models.attending import converted, take_over
 from tlmtool.models.factorized import Factorized
-from tlmtool.models.surgery import merge as _merge_modules
+from tlmtool.models.kernels import converted, take_over
+from tlmtool.models.surgery import merge as merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 from tlmtool.models.ties import loose, loosen, untie
 from tlmtool.models.vocabulary import check, resize
 
 NAME = "Tlm"
+# What families call the spread of new weights. A family with another name needs it added here.
 SPREADS = ("initializer_range", "init_std", "initializer_factor")
-WHOLE = ("FactorizedLinear", "FactorizedEmbedding")  # whose factors `device_map` keeps in one place
+WHOLE = ("FactorizedLinear", "FactorizedEmbedding")  # `device_map` must not split their factors
 GUARD = "this is a tlm checkpoint: import tlmtool, then load it with an Auto class of transformers"
 
+# Classes made so far; each is made once, because transformers compares classes by identity.
+_configs: dict[str, type[PreTrainedConfig]] = {}  # {base type: our config class}
+_models: dict[Any, type[PreTrainedModel]] = {}  # {model class of transformers: ours}
+_registered: set[str] = set()  # base types whose model classes the Auto classes know
 
-@lru_cache
-def config_class(model_type: str) -> type:
-    """The config class of `tlm-<type>`: the base type's, plus the key `tlm`.
 
-    transformers' own `BertModel.from_pretrained` only warns that the type is not its own, and draws
-    the weights that it misses. So `to_dict` spells the number that they are drawn with as "0.02
-    (what to do)": a plain config refuses that, and shows it; ours reads the number in front.
+def config_class(model_type: str) -> type[PreTrainedConfig]:
+    """The config class of `tlm-<type>`: that of the base type, with one more key, `tlm`."""
+    kind = base_type(model_type)
+    if kind not in _configs:
+        _configs[kind] = _config_class(CONFIG_MAPPING[kind])
+    return _configs[kind]
+
+
+def _config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
+    """transformers' own `BertModel.from_pretrained` only warns that the type is not its own, and
+    draws the weights that it misses at random. So `to_dict` writes the spread of new weights as
+    "0.02 (what to do)". A plain config refuses that and shows it; ours reads the number in front.
     """
-    base = CONFIG_MAPPING[base_type(model_type)]
-    spread = next(name for name in SPREADS if hasattr(base, name))
+    spread = next((name for name in SPREADS if hasattr(base, name)), None)
+    if spread is None:
+        raise ValueError(
+            f"{base.__name__} has none of {', '.join(SPREADS)}: add its name for the spread of new "
+            "weights to SPREADS in models/modeling.py"
+        )
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self: Any, **kwargs: Any) -> None:
         base.__post_init__(self, **kwargs)
         if self.tlm is not None:
             plan_from_dict(self.tlm)
         register_models(type(self).model_type)
 
-    def to_dict(self):
+    def to_dict(self: Any) -> dict[str, Any]:
         return {**base.to_dict(self), spread: f"{getattr(self, spread)} ({GUARD})"}
 
     body = {
@@ -54,10 +72,10 @@ def config_class(model_type: str) -> type:
         "model_type": PREFIX + base.model_type,
         "tlm": None,
     }
-    made = type(NAME + base.__name__, (base,), body)
+    made: Any = type(NAME + base.__name__, (base,), body)
     init = made.__init__
 
-    def __init__(self, **kwargs):
+    def __init__(self: Any, **kwargs: Any) -> None:
         if isinstance(spelled := kwargs.get(spread), str):
             kwargs[spread] = float(spelled.split()[0])
         init(self, **kwargs)
@@ -67,42 +85,51 @@ def config_class(model_type: str) -> type:
     return made
 
 
-@lru_cache
 def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The subclass of a transformers class that builds and saves the plan in its config."""
+    key: Any = base  # mypy takes classes that define __hash__ for unhashable
+    if key not in _models:
+        _models[key] = _model_class(base)
+    return _models[key]
 
-    def __init__(self, config, *args, **kwargs):
+
+def _model_class(base: Any) -> type[PreTrainedModel]:
+    def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, config, *args, **kwargs)
-        if config.tlm is not None:
-            untie(self, config.tlm.get("untied", ()))
-            skeleton(self, plan_from_dict(config.tlm))
+        if (plan := getattr(config, "tlm", None)) is not None:
+            untie(self, plan.get("untied", ()))
+            skeleton(self, plan_from_dict(plan))
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.config.tlm = _noted(self)
         return base.save_pretrained(self, *args, **kwargs)
 
-    def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
+    def resize_token_embeddings(
+        self: Any, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         change = partial(base.resize_token_embeddings, self, new_num_tokens, *args, **kwargs)
         dense = not isinstance(self.get_input_embeddings(), Factorized)
         return change() if dense else resize(self, new_num_tokens, change)
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self: Any, value: nn.Module) -> None:
         check(self.get_input_embeddings(), value)
         base.set_input_embeddings(self, value)
 
-    def set_output_embeddings(self, new_embeddings):
+    def set_output_embeddings(self: Any, new_embeddings: nn.Module) -> None:
         check(self.get_output_embeddings(), new_embeddings)
         base.set_output_embeddings(self, new_embeddings)
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+    def _prepare_cache_for_generation(
+        self: Any, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
         base._prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs)
         if isinstance(cache := model_kwargs.get("past_key_values"), Cache):
-            if take_over(self, cache):  # now, so that what is asked of the cache next reaches them
-                generation_config.disable_compile = True  # a state is no tensor of a fixed place
+            if take_over(self, cache):  # now, so that all that follows sees our layers
+                generation_config.disable_compile = True  # a state changes its place in memory
             if getattr(generation_config, "is_assistant", False):
                 cache.activate_past_recording()
 
-    body = {
+    body: dict[str, Any] = {
         "__module__": __name__,
         "__init__": __init__,
         "save_pretrained": save_pretrained,
@@ -114,28 +141,31 @@ def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     }
     if hasattr(base, _prepare_cache_for_generation.__name__):
         body[_prepare_cache_for_generation.__name__] = _prepare_cache_for_generation
-    made = type(NAME + base.__name__, (base,), body)
+    made: Any = type(NAME + base.__name__, (base,), body)
     globals()[made.__name__] = made  # so that it can be pickled
     return made
 
 
-@lru_cache
 def register_models(model_type: str) -> None:
-    """Give every Auto class that knows the base type our class of the same head."""
-    ours = config_class(base_type(model_type))
-    for name, own in heads_of(model_type).items():
-        getattr(modeling_auto, name).register(ours, model_class(own), exist_ok=True)
+    """Give our class of the same head to every Auto class that knows the base type."""
+    kind = base_type(model_type)
+    if kind in _registered:
+        return
+    _registered.add(kind)
+    for name, own in heads_of(kind).items():
+        getattr(modeling_auto, name).register(config_class(kind), model_class(own), exist_ok=True)
 
 
 def heads_of(model_type: str) -> dict[str, type[PreTrainedModel]]:
-    """{Auto class: transformers' class for the base type}, of all that know it."""
-    base, classes = CONFIG_MAPPING[base_type(model_type)], {}
+    """{Auto class: transformers' class for the base type}, of all Auto classes that know it."""
+    base: Any = CONFIG_MAPPING[base_type(model_type)]
+    classes = {}
     for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
         found = mapping.get(base, None) if mapping is not None else None
         several = found if isinstance(found, (tuple, list)) else [found]
         own = next((c for c in several if getattr(c, "config_class", None) is base), None)
-        if own is not None:  # some types have heads of another
+        if own is not None:  # an Auto class may list the head of another type
             classes[name] = own
     return classes
 
@@ -147,18 +177,18 @@ def register() -> None:
 
 
 def adopt(model: PreTrainedModel) -> PreTrainedModel:
-    """A transformers model that has been factorized becomes one of our types, in place; itself."""
+    """Turn a transformers model that holds factors or kernels into one of our types, in place."""
     if not hasattr(model.config, "tlm"):
         register_models(model.config.model_type)
         model.__class__ = model_class(type(model))
         model.config.__class__ = config_class(model.config.model_type)
-        with torch.device("meta"):  # transformers notes what a class can output as one is made
+        with torch.device("meta"):  # transformers notes the outputs of a class when one is made
             type(model)(copy.deepcopy(model.config))
-    model.config.tlm = _noted(model)
+    vars(model.config)["tlm"] = _noted(model)
     return model
 
 
-def _noted(model: PreTrainedModel) -> dict:
+def _noted(model: PreTrainedModel) -> dict[str, Any]:
     """What `config.json` keeps of the live modules."""
     loosen(model)
     apart = {"untied": names} if (names := loose(model)) else {}
@@ -166,16 +196,18 @@ def _noted(model: PreTrainedModel) -> dict:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Factors -> dense, in place, and back to the plain transformers class; returns the model.
+    """Replace factors by dense weights, in place, and return to the plain transformers class.
 
-    With kernels in place of softmax attention it stays of our type: they have no dense form."""
-    _merge_modules(model)
+    A model with kernels in place of softmax attention keeps our type: kernels have no dense weight.
+    """
+    merge_modules(model)
     if any(converted(model)):
         return adopt(model)
     for part in [m for m in model.modules() if isinstance(m, PreTrainedModel)]:
-        for ours in (part, part.config):  # a part may be of our type too, or have a config that is
-            if type(ours).__module__ == __name__:
-                ours.__class__ = type(ours).__mro__[1]
+        owned: Any
+        for owned in (part, part.config):  # a part may be of our type, or only its config
+            if type(owned).__module__ == __name__:
+                owned.__class__ = type(owned).__mro__[1]
         vars(part.config).pop("tlm", None)
     return model
 

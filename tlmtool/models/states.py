@@ -1,27 +1,37 @@
-"""The state of causal kernels in a cache of transformers, so that `generate` goes on by tokens."""
+"""The state of causal kernels in a transformers cache, so that `generate` goes token by token."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache, StaticLayer
 
 from tlmtool.attention.base import Attention, State, Tensors
 
-Given = tuple[tuple[Tensor, Tensor, Tensor], Tensors, Tensor | None]  # q, k, v; tensors; real
+
+class Given(NamedTuple):
+    """What a kernel got for some tokens: q, k and v, its learned tensors, and which are real."""
+
+    qkv: tuple[Tensor, Tensor, Tensor]
+    tensors: Tensors
+    real: Tensor | None
+
+    def first(self, n: int) -> "Given":
+        """The same for the first n of the tokens."""
+        q, k, v = (x[:, :, :n] for x in self.qkv)
+        return Given((q, k, v), self.tensors, None if self.real is None else self.real[:, :n])
 
 
 class StateLayer(CacheLayerMixin):
-    """The layer of a cache that holds the state of a causal kernel, of a size free of N.
+    """The layer of a cache that holds the state of a causal kernel. Its size does not grow with N.
 
-    `room`: of how many tokens masks are made, where the layers beside it have a fixed length; -1 of
-    those that are there. What a state has read cannot be taken out of it again, so once
-    `activate_past_recording` is called (as assisted decoding does) the tokens since the last `crop`
-    are kept beside the state before them.
+    `room`: the number of tokens that masks are made for, where the other layers of the cache have a
+    fixed length; -1 means as many as there are. A state cannot forget a token. So after
+    `activate_past_recording`, which assisted decoding calls, the layer also keeps the tokens since
+    the last `crop` and the state before them.
     """
 
     is_croppable = True
-    is_compileable = property(lambda self: self.room >= 0)  # else masks are left out beside it
 
     def __init__(self, room: int = -1) -> None:
         super().__init__()
@@ -30,6 +40,7 @@ class StateLayer(CacheLayerMixin):
         self.record_past = False
         self.past: list[tuple[State | None, Attention, Given]] = []
         self.is_initialized = True
+        self.is_compileable = room >= 0  # else masks of layers beside it are left out
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         pass
@@ -39,37 +50,34 @@ class StateLayer(CacheLayerMixin):
         self.seen += key_states.shape[-2]
         return key_states, value_states
 
-    def stream(self, kernel: Attention, *given: Any) -> Tensor:
-        """What `kernel.stream` gives for the next tokens, whose `seen` is counted already; the
-        state goes on."""
+    def stream(self, kernel: Attention, given: Given) -> Tensor:
+        """What `kernel.stream` gives for the next tokens; the state moves on. `update` has counted
+        the tokens already."""
         if self.record_past:
             self.past.append((self.state, kernel, given))
-        qkv, tensors, real = given
-        mixed, self.state = kernel.stream(*qkv, tensors, self.state, real)
+        mixed, self.state = _streamed(kernel, given, self.state)
         return mixed
 
     def activate_past_recording(self) -> None:
-        """Keep what `crop` needs from now on."""
+        """From now on keep what `crop` needs."""
         self.record_past = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last -`tokens_to_remove` tokens, all of which came since the last call; raises
-        ValueError for others."""
+        """Forget the last -`tokens_to_remove` tokens. Raises ValueError unless all of them came
+        after the last call."""
         left = -tokens_to_remove
-        if left < 0 or left > sum(qkv[0].shape[2] for _, _, (qkv, *_) in self.past):
+        if left < 0 or left > sum(given.qkv[0].shape[2] for _, _, given in self.past):
             raise ValueError(
-                f"crop({tokens_to_remove}) cannot be: a kernel's state forgets tokens read since "
-                "activate_past_recording() and the last crop, as a negative number; else give a "
-                "new cache and the whole text"
+                f"crop({tokens_to_remove}) is not possible: a kernel's state forgets only tokens "
+                "read since activate_past_recording() and the last crop, given as a negative "
+                "number; otherwise start a new cache with the whole text"
             )
         while left:
-            self.state, kernel, (qkv, tensors, real) = self.past.pop()
-            n = qkv[0].shape[2]
+            self.state, kernel, given = self.past.pop()
+            n = given.qkv[0].shape[2]
             self.seen, stay = self.seen - min(left, n), max(n - left, 0)
             if stay:
-                kept = real if real is None else real[:, :stay]
-                qkv = [x[:, :, :stay] for x in qkv]
-                self.state = kernel.stream(*qkv, tensors, self.state, kept)[1]
+                self.state = _streamed(kernel, given.first(stay), self.state)[1]
             left -= n - stay
         self.past = []
 
@@ -92,7 +100,7 @@ class StateLayer(CacheLayerMixin):
         pass
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.past = []  # of the rows that were
+        self.past = []  # it has the rows of before the change
         if self.state is not None:
             self.state = {name: change(tensor) for name, tensor in self.state.items()}
 
@@ -106,15 +114,24 @@ class StateLayer(CacheLayerMixin):
         self._each(lambda t: t[indices])
 
 
+def _streamed(kernel: Attention, given: Given, state: State | None) -> tuple[Tensor, State]:
+    q, k, v = given.qkv
+    return kernel.stream(q, k, v, given.tensors, state, given.real)
+
+
 def layer_of(cache: Cache | None, index: int) -> StateLayer | None:
-    """The layer of a cache that belongs to a converted module, ours from its first use on."""
+    """The layer of a cache that belongs to a converted module. The first call makes it a
+    `StateLayer`. Raises ValueError where softmax attention has filled it already."""
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
     if cache is None:
         return None
+    make = cache.layer_class_to_replicate
     while len(cache.layers) <= index:
-        cache.layers.append(cache.layer_class_to_replicate())
-    held = cache.layers[index]
+        if make is None:
+            raise ValueError(f"the cache has {len(cache.layers)} layers: layer {index} has none")
+        cache.layers.append(make())
+    held: Any = cache.layers[index]
     if not isinstance(held, StateLayer):
         if held.get_seq_length():
             raise ValueError("a cache that softmax attention has filled cannot go on with a kernel")

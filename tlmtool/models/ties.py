@@ -1,33 +1,45 @@
-"""Which weights are one: what the modules share, whatever a config says of it."""
+"""Tied weights: which parameters the modules of a model share, whatever its config says."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from transformers import PreTrainedModel
 
+TABLES = ("_tied_weights_keys", "all_tied_weights_keys")  # where transformers keeps its ties
+DENSE = "_dense_ties"  # where a model with a factorized embedding keeps those of its dense modules
+
+Ties = dict[str, str]  # {target: source}, names of parameters
+
 
 def parts(model: nn.Module) -> list[tuple[str, PreTrainedModel]]:
-    """(prefix of its names, model) of a model and of those in it, each with a table of ties."""
+    """(prefix, part) of a model and of every transformers model inside it. Each part has a table of
+    tied weights; the prefix stands before the names in that table."""
     found = [(p, m) for p, m in model.named_modules() if isinstance(m, PreTrainedModel)]
     return [(f"{path}." if path else "", part) for path, part in found]
 
 
 def loosen(model: PreTrainedModel) -> None:
-    """Ties that a config asks for and the modules do not hold, as of a head that lies in the file
-    beside another table, leave the tables of transformers, which would tie them again. A config
-    under which no tie is left says so; `loose` names the others."""
+    """Remove ties that the config asks for and the modules do not hold.
+
+    An example is a head that is stored next to a different embedding table. transformers would tie
+    the two again, so the tie leaves its tables. If no tie is left, the config says so; otherwise
+    `loose` names the parameters.
+    """
     _drop(model, {target for target, _ in apart(model)})
 
 
 def loose(model: PreTrainedModel) -> list[str]:
-    """Names, below the base model where they are in it, of weights that a config ties and the model
-    does not."""
+    """Names of the parameters that the config ties and the model does not. Names inside the base
+    model are relative to it."""
     return sorted(getattr(model, "_loose", ()))
 
 
 def untie(model: PreTrainedModel, names: Iterable[str]) -> None:
-    """Weights of these names, as `loose` has them, get numbers of their own; others than those that
-    the config ties are passed over. Also of a model that is being made, nothing of it tied yet."""
+    """Give the parameters with these names, as `loose` returns them, numbers of their own.
+
+    Names that the config does not tie are ignored. The model may still be under construction, with
+    nothing tied yet.
+    """
     asked, wanted = model.get_expanded_tied_weights_keys(all_submodels=True), set(names)
     found = {target for target in asked if _name(model, target) in wanted}
     for target in found:
@@ -37,7 +49,7 @@ def untie(model: PreTrainedModel, names: Iterable[str]) -> None:
 
 
 def tie(model: PreTrainedModel, target: str, source: str) -> None:
-    """The parameter `target` becomes `source`."""
+    """Make the parameter `target` the same object as `source`."""
     _set(model, target, model.get_parameter(source))
 
 
@@ -47,11 +59,44 @@ def apart(model: PreTrainedModel) -> list[tuple[str, str]]:
     for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         try:
             one = model.get_parameter(target) is model.get_parameter(source)
-        except AttributeError:  # of modules that this model lacks
+        except AttributeError:  # this model lacks one of the two modules
             continue
         if not one:
             found.append((target, source))
     return found
+
+
+def kept_ties(part: PreTrainedModel) -> dict[str, Ties | None]:
+    """{table of transformers: the ties of the dense modules}, kept from before `rename`."""
+    return vars(part).get(DENSE, {})
+
+
+def dense_ties(model: PreTrainedModel) -> Ties:
+    """The ties among the dense modules, also after they have become factorized."""
+    return (kept_ties(model) or vars(model)).get("all_tied_weights_keys") or {}
+
+
+def rename(model: PreTrainedModel, renamed: Mapping[str, list[str]]) -> None:
+    """Enter the new names of tied parameters in the tables of transformers, which saving and
+    loading read. `renamed`: {name: names of the factors in its place}."""
+    for dot, part in parts(model):
+        if not kept_ties(part):
+            vars(part)[DENSE] = {table: getattr(part, table, None) for table in TABLES}
+        for table, ties in kept_ties(part).items():
+            names: Ties = {}
+            for target, source in (ties or {}).items():
+                targets = renamed.get(dot + target, [dot + target])
+                sources = renamed.get(dot + source, [dot + source])
+                if len(targets) == len(sources):  # else this model does not use the tie
+                    pairs = zip(targets, sources, strict=True)
+                    names |= {t.removeprefix(dot): s.removeprefix(dot) for t, s in pairs}
+            setattr(part, table, names)
+
+
+def restore(model: PreTrainedModel) -> None:
+    """Undo `rename`: the modules are dense again."""
+    for _, part in parts(model):
+        vars(part).update(vars(part).pop(DENSE, {}))
 
 
 def _drop(model: PreTrainedModel, found: set[str]) -> None:
@@ -64,7 +109,8 @@ def _drop(model: PreTrainedModel, found: set[str]) -> None:
         if len(found) == len(asked):
             part.config.tie_word_embeddings = False
     if found and len(found) < len(asked):
-        model._loose = {*loose(model), *(_name(model, target) for target in found)}
+        names = {*loose(model), *(_name(model, target) for target in found)}
+        vars(model)["_loose"] = names
 
 
 def _name(model: PreTrainedModel, name: str) -> str:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from tlmtool.data.batching import Batch
-from tlmtool.data.glue import Task
 from tlmtool.data.labels import matched
 from tlmtool.data.language import HELD, apart, language_splits
 from tlmtool.data.tables import DEV, TRAIN, named
@@ -19,6 +18,7 @@ from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, takes
 from tlmtool.measuring.inputs import named as called
 from tlmtool.measuring.outputs import shifted
 from tlmtool.measuring.predictions import classes_of, columns
+from tlmtool.tasks.table import Task
 from tlmtool.training.objectives import Objective
 
 TABLES = (".csv", ".tsv")

@@ -31,7 +31,7 @@ from tlmtool.models.folder import check_counts
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
-from tlmtool.recipe.rules import LANGUAGE, TRANSLATION
+from tlmtool.tasks.table import LANGUAGE, TRANSLATION
 
 SIZES = ("vocab_size", "decoder_vocab_size")  # what the tokenizer says,
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -5,11 +5,10 @@ from typing import Any
 import transformers
 from transformers.models.auto import modeling_auto as auto
 
-from tlmtool.data.labelled import Task
 from tlmtool.data.labels import classes_in, matched, numbered, outputs_in
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import architecture, base_type
-from tlmtool.recipe.rules import TRANSLATION
+from tlmtool.tasks.table import TRANSLATION, Task
 
 
 def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:

@@ -25,8 +25,8 @@ from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe.building import Recipe
-from tlmtool.recipe.rules import LANGUAGE, TRANSLATION
 from tlmtool.recipe.schema import Training
+from tlmtool.tasks.table import LANGUAGE, TRANSLATION
 from tlmtool.training.distilling import Distilled, Lesson, lesson, measure_of
 from tlmtool.training.heads import dropouts, head_of
 from tlmtool.training.objectives import Labelled, Language, Objective

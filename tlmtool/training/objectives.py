@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from tlmtool.data.batching import Batch, encode, packed, pad
-from tlmtool.data.labelled import Example, Task
+from tlmtool.data.labelled import Example
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored
 from tlmtool.measuring.outputs import before, logits_at, position_limit
 from tlmtool.measuring.predictions import columns, predictions
+from tlmtool.tasks.table import Task
 
 Progress = Callable[[int, int], None]
 
@@ -95,7 +96,7 @@ class Labelled(Objective):
         kind = torch.float32 if task.kind == "regression" else torch.long
         self.labels = torch.tensor([each.label for each in train], dtype=kind)
         self.task, self.watched, self.columns = task, watched, columns(task, model)
-        self.name = " and ".join(task.metrics)
+        self.name = task.metric
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
         return self.of(outputs_of(model, own, inputs_once(own, part)).logits.float(), part)
@@ -110,7 +111,7 @@ class Labelled(Objective):
     def scored(self, model: nn.Module, examples: list[Example]) -> dict[str, float]:
         found = predictions(model, self.tokenizer, self.task, examples, self.max_length)
         labels = np.array([each.label for each in examples])
-        return scored(self.task.metrics, found, labels)
+        return scored(self.task.metrics, found, labels, self.task.scored_beside)
 
 
 class Language(Objective):

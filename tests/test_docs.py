@@ -1,0 +1,228 @@
+"""README, docs and the other pages hold true: commands, code, links, names, generated parts."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import pico, word_tokenizer
+
+import tlmtool
+from tlmtool.commands.pipeline import stages_of
+from tlmtool.models import architectures
+from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.recipe.building import build
+from tlmtool.recipe.schema import VERBS, Recipe, settings, settings_of
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+CHANGES = ROOT / "CHANGELOG.md"  # tells of flags and values that are gone
+COMMANDS = [*VERBS.split(), "run"]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
+KINDS = {"sh", "python", "yaml", "json", "text"}
+PENDING = {"report.md"}  # generated from the layout of a report
+
+EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The fenced blocks of a kind."""
+    return [text for name, text in FENCE.findall(page.read_text("utf-8")) if name == kind]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of tlm in a page, its comment dropped, as words: in shell blocks, in code."""
+    text = page.read_text("utf-8")
+    inline = re.findall(r"`((?:tlm|python -m tlmtool) [^`]*?)`", FENCE.sub("", text))
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines() + inline
+    found = (
+        re.search(r"(?:^|[/ ])(?:tlm|tlmtool) (.*)", line.replace("\n", " ")) for line in lines
+    )
+    words = [shlex.split(match[1], comments=True) for match in found if match]
+    return [each for each in words if each and each[0] in COMMANDS and len(each) > 1]
+
+
+def check(words: list[str]) -> None:
+    """Builds the recipe of a command, as its flags would."""
+    verb, *rest = words
+    if verb == "run":
+        return check_run(rest)
+    bare = {s.flag for s in settings(verb).values() if s.kind is bool} | {"json"}
+    flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
+    words, sets, file = iter(rest), [], None
+    for word in words:
+        flag = word.removeprefix("--")
+        if flag == "set":
+            sets.append(next(words))
+        elif flag == "recipe":
+            file = ROOT / next(words)
+        else:
+            flags[flag] = True if flag in bare else next(words)
+    build(verb, {name: value for name, value in flags.items() if name != "json"}, sets, file)
+    return None
+
+
+def check_run(rest: list[str]) -> None:
+    """Reads the stages of a pipeline, with what `--set` changes."""
+    words, sets = iter(rest[1:]), []
+    for word in words:
+        if word in ("--set", "--out"):
+            sets += [next(words)] * (word == "--set")
+        else:
+            assert word in ("--resume", "--overwrite", "--json")
+    assert stages_of(ROOT / rest[0], Path("out"), sets)
+
+
+def shown(words: list[str]) -> bool:
+    """A command to be typed, not one with a part left out, such as `tlm evaluate --baseline`."""
+    bare = {s.flag for verb in VERBS.split() for s in settings(verb).values() if s.kind is bool}
+    if words[-1].startswith("--") and words[-1][2:] not in bare | {"json"}:
+        return False
+    upper = (word for word in words if re.fullmatch(r"[A-Z]{2,}|\.\.\.|.*\|.*", word))
+    return not any(upper)
+
+
+@EVERY
+def test_commands_are_valid(page):
+    for words in filter(shown, commands(page) if page != CHANGES else []):
+        check(words)
+
+
+def test_every_command_is_shown_on_its_page():
+    for verb in COMMANDS:
+        assert any(words[0] == verb for words in commands(ROOT / "docs" / f"{verb}.md"))
+        assert f"(docs/{verb}.md)" in README.read_text("utf-8")
+
+
+def test_a_command_that_is_wrong_is_found():
+    with pytest.raises(tlmtool.Failure):
+        check(["compress", "minilm", "--rank", "none"])
+    with pytest.raises(tlmtool.Failure):
+        check(["evaluate", "minilm", "--task", "poetry"])
+    assert not shown(["compress", "MODEL", "--keep", "0.5"])
+
+
+@EVERY
+def test_every_block_has_a_kind(page):
+    text = page.read_text("utf-8")
+    assert text.count("```") == 2 * len(FENCE.findall(text))
+    assert {kind for kind, _ in FENCE.findall(text)} <= KINDS
+
+
+@EVERY
+def test_yaml_is_a_recipe(page, tmp_path):
+    for i, block in enumerate(blocks(page, "yaml")):
+        file, tree = tmp_path / f"{i}.yaml", yaml.safe_load(block)
+        file.write_text(block)
+        verb = tree.get("verb")
+        assert build(verb, recipe_file=file) if verb else stages_of(file, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A folder where `minilm` and what the commands of the docs write are pico models."""
+    folder = tmp_path_factory.mktemp("docs")
+    model = pico("bert")
+    for name in ("minilm", "out/m8", "out/minilm-rank8"):
+        if name != "minilm":
+            tlmtool.compress(model, rank=2)
+        model.save_pretrained(folder / name)
+        word_tokenizer().save_pretrained(folder / name)
+        model = pico("bert")
+    return folder
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_runs(page, checkpoints, monkeypatch):
+    """Block after block, as a reader would, in a registry that stays as it was."""
+    monkeypatch.chdir(checkpoints)
+    monkeypatch.setattr(architectures, "ARCHITECTURES", dict(ARCHITECTURES))
+    names = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        source = block.replace('"minilm"', '"./minilm"')
+        exec(compile(source, str(page), "exec"), names)
+
+
+def test_the_decomposition_of_the_docs_is_one():
+    """What `adding` shows as a file of a decomposition keeps the first laws of all."""
+    source = next(b for b in blocks(ROOT / "docs" / "adding.md", "python") if "@dataclass" in b)
+    names = {"__name__": "shown"}
+    exec(compile(source, "adding.md", "exec"), names)
+    torch.manual_seed(0)
+    weight, x = torch.randn(12, 10), torch.randn(5, 10)
+    for rank in (3, None):
+        made = names["Randomized"](rank=rank)
+        factors = made.decompose(weight)
+        assert {k: tuple(f.shape) for k, f in factors.items()} == made.shapes(12, 10)
+        torch.testing.assert_close(made.apply(x, factors), x @ made.reconstruct(factors).T)
+    torch.testing.assert_close(made.reconstruct(factors), weight, rtol=1e-4, atol=1e-5)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text("utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@EVERY
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(
+        r'(?:src|srcset)="([^"]+)"', text
+    ):
+        if target.startswith(("http:", "https:")) or Path(target).name in PENDING:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name} links to {target}, which does not exist"
+        assert not anchor or anchor in anchors(file), f"{page.name}: no heading for {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = "".join(
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("README.md", "results.md")
+    )
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.name == "README.md" or f"{page.name})" in index
+
+
+def test_generated_parts_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert {f"{verb}.md" for verb in COMMANDS} <= {page.name for page in generate.pages()}
+    for page in generate.pages():
+        text = page.read_text("utf-8")
+        assert generate.generated(text) == text, "run `python docs/generate.py`"
+        assert generate.generated(generate.BLOCK.sub(r"\1\3", text)) == text
+
+
+@EVERY
+def test_flags_are_those_there_are(page):
+    known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
+    foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
+    foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks
+    found = set(re.findall(r"`--([a-z_-]+)", page.read_text("utf-8")))
+    assert page == CHANGES or found <= known | foreign
+
+
+def test_families_are_those_there_are():
+    families = re.search(r"^Families: (.*)\.$", README.read_text("utf-8"), re.M)[1]
+    assert set(families.split(", ")) == set(ARCHITECTURES)
+
+
+def test_recipes_are_all_listed():
+    listed = set(re.findall(r"`([\w-]+\.yaml)`", (ROOT / "docs" / "recipes.md").read_text("utf-8")))
+    assert listed - {"recipe.yaml"} == {file.name for file in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    found = re.search(r"grep -m 1 -- '(.*?)' README\.md", (ROOT / ".ci" / "run").read_text())
+    line = next(line for line in README.read_text("utf-8").splitlines() if found[1] in line)
+    assert re.search(r"pip install .*-e '\.\[dev\]'", line) and "-m pytest" in line
+    assert (ROOT / "constraints.txt").exists() and "constraints.txt" in line

@@ -1,0 +1,131 @@
+"""What each kind of task measures: a function a kind, which gives a quantity per example."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tlmtool.data.parallel import languages_of
+from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.inputs import named
+from tlmtool.measuring.intervals import Statistic, with_added
+from tlmtool.measuring.losses import described, language_loss
+from tlmtool.measuring.metrics import scored, statistic
+from tlmtool.measuring.pooling import pooling_of
+from tlmtool.measuring.predictions import classes_of, nameless, predictions
+from tlmtool.measuring.states import features, similarity
+from tlmtool.measuring.translating import Sides, translated
+from tlmtool.tasks.table import Task
+
+
+@dataclass
+class Asked:
+    """What is to be measured. `models`: the model and perhaps a baseline; `tokenizers`: one for
+    each; `settings`: batch, max_length and tick, as the functions that read texts take them."""
+
+    task: Task
+    models: list[nn.Module]
+    against: nn.Module | None
+    tokenizers: list[Any]
+    examples: list[Any]
+    settings: dict[str, Any]
+    seed: int
+    pack: bool
+    languages: str | None
+    beams: int
+
+
+@dataclass
+class Found:
+    """What was measured of each model. `statistics`: the score of resampled examples; `figures`:
+    what is reported beside it; `count`: of examples; `added`: examples that the statistics know
+    beyond those (`with_added`); `what`: the score in words."""
+
+    statistics: list[Statistic]
+    figures: list[dict[str, Any]]
+    count: int
+    what: str
+    added: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def of_labels(asked: Asked) -> Found:
+    """Classes or figures that models predict, against the labels."""
+    task, examples, tokenizer = asked.task, asked.examples, asked.tokenizers[0]
+    told = [w for m in asked.models for w in nameless(task, classes_of(m), named(m))]
+    labels, added = np.array([each.label for each in examples]), 0
+    answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
+    whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]
+    figures = [{name: each[name] for name in task.figures} for each in whole]
+    if task.kind == "classification":
+        labels, answers, added = with_added(labels, answers)
+    statistics = [statistic(task.metrics, each, labels) for each in answers]
+    return Found(statistics, figures, len(examples), task.what, added, told)
+
+
+def of_texts(asked: Asked) -> Found:
+    """The language-model loss, of texts or of blocks of them."""
+    settings = asked.settings | {"seed": asked.seed, "pack": asked.pack}
+    tokenizer, texts = asked.tokenizers[0], asked.examples
+    losses = [language_loss(each, tokenizer, texts, **settings) for each in asked.models]
+    figures = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
+    count, what = len(texts), described(losses[0].objective)
+    if asked.pack:
+        figures = [each | {"blocks": len(x.sums)} for each, x in zip(figures, losses, strict=True)]
+        count = len(losses[0].sums)
+        what += f"; texts read one after the other, in blocks of {settings['max_length']} tokens"
+    return Found([loss.statistic for loss in losses], figures, count, what)
+
+
+def of_sentences(asked: Asked) -> Found:
+    """The similarity of sentences, by their pooled hidden states."""
+    pools = [pooling_of(each) for each in asked.models]
+    pairs, tokenizer = asked.examples, asked.tokenizers[0]
+    statistics = [
+        similarity(model, pool, tokenizer, pairs, asked.settings)
+        for model, pool in zip(asked.models, pools, strict=True)
+    ]
+    what = asked.task.what + pools[0].words
+    if pools[-1].words != pools[0].words:
+        what += f"; the baseline's {pools[-1].words}"
+    figures = [{"pooled": pool.words} for pool in pools]
+    return Found(statistics, figures, len(pairs), what)
+
+
+def of_states(asked: Asked) -> Found:
+    """The error of hidden states against those of another model."""
+    given = (asked.tokenizers[0], asked.examples, asked.settings)
+    statistics = features(asked.models, asked.against, *given)
+    return Found(statistics, [{} for _ in statistics], len(asked.examples), asked.task.what)
+
+
+def of_translations(asked: Asked) -> Found:
+    """BLEU of what the models generate, each with its own tokenizer."""
+    bleu = bleu_of(asked.languages)
+    batch, max_length, tick = (asked.settings[key] for key in ("batch", "max_length", "tick"))
+    made = [
+        translated(
+            model, Sides(model, tokens, asked.examples, max_length), bleu, asked.beams, batch, tick
+        )
+        for model, tokens in zip(asked.models, asked.tokenizers, strict=True)
+    ]
+    figures = [each.figures for each in made]
+    what = asked.task.what + figures[0]["signature"]
+    return Found([each.statistic for each in made], figures, len(asked.examples), what)
+
+
+def bleu_of(languages: str | None) -> Bleu:
+    """BLEU in the target language of 'en-de'; raises MissingDependency before any work."""
+    return Bleu((languages_of(languages) or (None, None))[1])
+
+
+KINDS: dict[str, Callable[[Asked], Found]] = {
+    "classification": of_labels,
+    "regression": of_labels,
+    "language": of_texts,
+    "similarity": of_sentences,
+    "features": of_states,
+    "translation": of_translations,
+}

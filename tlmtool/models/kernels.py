@@ -1,0 +1,93 @@
+"""What runs inside an attention module that mixes tokens by a kernel instead of softmax.
+
+A family's attention module finds its mixing function by a name in its config. A converted module
+has a config of its own with our name in it, and a class that passes its layer of the cache on.
+Everything else stays the family's: projections, rotary angles, masks, residuals.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from tlmtool.models.states import Given, StateLayer, layer_of
+
+NAME = "tlm"  # of our mixing function, in transformers' attention interface
+
+_made: dict[Any, type[Any]] = {}  # {a family's attention class: our subclass}
+
+
+def attending(base: type[Any]) -> type[Any]:
+    """The subclass of a family's attention module that passes its layer of the cache on."""
+    if base not in _made:
+        _made[base] = _attending(base)
+    return _made[base]
+
+
+def _attending(base: type[Any]) -> type[Any]:
+    def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        index = getattr(self, "layer_idx", None)
+        kwargs["tlm_layer"] = None
+        if (cache := kwargs.get("past_key_values")) is not None and index is not None:
+            kwargs["tlm_layer"] = layer_of(cache, index)
+        return base.forward(self, hidden_states, *args, **kwargs)
+
+    made = type(f"Tlm{base.__name__}", (base,), {"__module__": __name__, "forward": forward})
+    globals()[made.__name__] = made  # so that it can be pickled
+    return made
+
+
+def mix(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    tlm_layer: StateLayer | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function that transformers' attention interface calls: (B, H, N, D) -> (B, N, 1, F)."""
+    heads, n = query.shape[1], query.shape[2]
+    if key.shape[1] != heads:
+        key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
+    tensors, start = module.kernel(), None if tlm_layer is None else tlm_layer.seen - n
+    real = real_of(attention_mask, n, start)
+    if tlm_layer is None:
+        mixed = module.mixing.apply(query, key, value, tensors, real, bool(module.is_causal))
+    else:
+        mixed = tlm_layer.stream(module.mixing, Given((query, key, value), tensors, real))
+    return mixed[:, :, None], None
+
+
+def real_of(mask: Tensor | None, n: int, start: int | None = None) -> Tensor | None:
+    """(B, N): which of N tokens are no padding, read from any mask that transformers makes.
+
+    The mask is (B, M), or (B, 1, N, M), which is boolean or added to scores. A token that no query
+    sees is padding. The N tokens begin at `start`, by default so that they are the last ones. The
+    mask of a cache of fixed length extends beyond the last token.
+    """
+    if mask is None:
+        return None
+    if mask.ndim == 4:
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        mask = seen[:, 0].any(1)
+    start = mask.shape[1] - n if start is None else min(start, mask.shape[1] - n)
+    return mask[:, start : start + n].bool()
+
+
+def converted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(path, module) of every attention module that mixes by a kernel."""
+    return ((path, m) for path, m in model.named_modules() if hasattr(m, "mixing"))
+
+
+def take_over(model: PreTrainedModel, cache: Cache) -> bool:
+    """Make the layers of a cache that belong to kernels hold their states; whether any does."""
+    causal = [m for _, m in converted(model.base_model) if m.is_causal]
+    taken = [m.layer_idx for m in causal if getattr(m, "layer_idx", None) is not None]
+    return any([layer_of(cache, index) for index in taken])
+
+
+AttentionInterface.register(NAME, mix)
