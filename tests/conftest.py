@@ -12,7 +12,6 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-import tlmtool
 from tlmtool.report.report import Report
 
 torch.set_num_threads(1)  # the tests themselves run side by side
@@ -199,8 +198,8 @@ def frozen():
 
 @pytest.fixture
 def commands(monkeypatch):
-    """A stand-in for tlmtool.commands; `answer` may be set to an exception or a function."""
-    module = types.ModuleType("tlmtool.commands")
+    """Stands in for commands.performing; `answer` may be set to an exception or a function."""
+    module = types.ModuleType("tlmtool.commands.performing")
     module.recipes = []
     module.answer = lambda recipe: Report(recipe.verb, {"quality": {"name": "loss", "after": 3.31}})
 
@@ -213,6 +212,5 @@ def commands(monkeypatch):
         return module.answer(recipe)
 
     module.perform = command
-    monkeypatch.setitem(sys.modules, "tlmtool.commands", module)
-    monkeypatch.setattr(tlmtool, "commands", module, raising=False)
+    monkeypatch.setitem(sys.modules, "tlmtool.commands.performing", module)
     return module

@@ -136,9 +136,9 @@ def test_a_failed_check_exits_3_after_the_report(commands, capsys):
 def test_a_reader_that_leaves_is_not_a_traceback(tmp_path):
     code = (
         "import sys, types; from tlmtool.report.report import Report\n"
-        "commands = types.ModuleType('tlmtool.commands')\n"
+        "commands = types.ModuleType('tlmtool.commands.performing')\n"
         "commands.perform = lambda recipe: Report('merge', {'warnings': ['x' * 99] * 9999})\n"
-        "import tlmtool; tlmtool.commands = sys.modules['tlmtool.commands'] = commands\n"
+        "sys.modules[commands.__name__] = commands\n"
         "from tlmtool.cli import run; sys.exit(run(['merge', 'm'] + sys.argv[1:]))"
     )
     for extra in ([], ["--json"]):

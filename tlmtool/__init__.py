@@ -41,7 +41,7 @@ PUBLIC = {
     "evaluate": "measuring.evaluation",
     "profile": "measuring.profiling",
     "overparam": "training.growth",
-    "run": "commands",
+    "run": "commands.performing",
     "plan_of": "models.surgery",
     "Failure": "failure",
 }

@@ -119,7 +119,7 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     flags = {name: value for name, value in given.items() if value is not False}
     with told(verbose, bool(control["quiet"])):
         talking = speaks()
-        from tlmtool.commands import perform as report_of
+        from tlmtool.commands.performing import perform as report_of
         from tlmtool.recipe import building as recipes
 
         recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])

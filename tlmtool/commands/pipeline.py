@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tlmtool.commands import perform
+from tlmtool.commands.performing import perform
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.data.fingerprints import changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, check_alone

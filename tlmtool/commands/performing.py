@@ -1,0 +1,39 @@
+"""A whole command from Python, or from a recipe: `run` and `perform`."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tlmtool.failure import check_alone
+from tlmtool.files.claims import claims
+from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.recipe import building as recipes
+
+
+def perform(recipe: recipes.Recipe) -> Any:
+    """The `Report` of a recipe's verb."""
+    if recipe.verb != "finetune":
+        check_alone(f"tlm {recipe.verb}")
+    if recipe.output.out and not recipe.output.dry_run:
+        check_place(path_of(recipe.output.out), reads_of(recipe))
+    with claims():
+        return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
+
+
+def run(
+    verb: str,
+    model: str | None = None,
+    *,
+    sets: Iterable[str] = (),
+    recipe: str | Path | None = None,
+    **flags: Any,
+) -> Any:
+    """`tlm VERB MODEL --flag value ...` from Python; its `Report`, whose `data` is the JSON.
+
+    Flags go by their names with `_` for `-`: `run("finetune", "minilm", task="cola", N=6)`;
+    `sets` as in `--set`, `recipe` a YAML file. Raises what the command would fail with: a
+    `Failure`, whose `code` is the exit code.
+    """
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in {"model": model, **flags}.items()}
+    return perform(recipes.build(verb, given, sets, recipe))
