@@ -1,0 +1,118 @@
+"""Guards "one file, no edit": what is added to a copy of the package passes its laws and runs.
+
+`toys/` mirrors the package. Its files are what a reader of CONTRIBUTING would write; each is copied
+to its place, and nothing else of the copy is changed. To add a kind of thing: put a file into
+`toys/`, name the tests that are its laws in LAWS, and a command that uses it in COMMANDS.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import pico, sentences, word_tokenizer
+
+import tlmtool
+
+TESTS = Path(__file__).parent
+LAWS = {  # a word in the names of a toy's tests: the files that hold its laws
+    "kronecker": ("test_laws.py", "test_laws_of_metrics.py", "test_layers.py", "test_words.py"),
+    "positive": ("test_attention.py", "test_kernels.py", "test_layers.py", "test_words.py"),
+}
+COMPRESS = ["compress", "model", "--quiet", "--calibration"]
+FACTORS = [*COMPRESS, "none", "--method", "kronecker", "--out"]
+MIXED = [*COMPRESS, "texts.txt", "--attention", "positive", "--out"]
+COMMANDS = {  # name: a command that runs in a folder with a checkpoint `model` and `texts.txt`
+    "by rank": [*FACTORS, "rank", "--rank", "2"],
+    "by keep": [*FACTORS, "keep", "--keep", "0.5"],
+    "flag": [*MIXED, "flag", "--attention-feature", "softplus"],
+    "set": [*MIXED, "set", "--set", "attention.feature=softplus"],
+    "alone": ["profile", "--attention", "softmax,positive", "--seq-len", "8,16", "--quiet"],
+    "help": ["compress", "--help"],
+}
+CHILD = """
+import json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+import pytest
+from tlmtool.cli.app import run
+laws, commands = json.loads(sys.argv[1])
+done = {"laws": int(pytest.main(laws))}
+for name, words in commands.items():
+    with redirect_stdout(StringIO()) as said:
+        done[name] = [run(words), said.getvalue()]
+print(json.dumps(done))
+"""
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory) -> Path:
+    """A copy of the package with the toys in it, and what the commands read."""
+    room = tmp_path_factory.mktemp("contributing")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(tlmtool.__file__).parent, room / "tlmtool", ignore=ignored)
+    for toy in (TESTS / "toys").rglob("*.py"):
+        place = room / "tlmtool" / toy.relative_to(TESTS / "toys")
+        assert not place.exists(), f"{place.name} is there already: the toy needs another name"
+        shutil.copy(toy, place)
+    pico("bert", "lm").save_pretrained(room / "model")
+    word_tokenizer().save_pretrained(room / "model")
+    (room / "texts.txt").write_text("\n".join(sentences(20)))
+    return room
+
+
+@pytest.fixture(scope="module")
+def done(room) -> dict:
+    """{"laws": exit code of pytest, name of a command: [exit code, output]}, all in one process."""
+    files = dict.fromkeys(str(TESTS / file) for files in LAWS.values() for file in files)
+    laws = [*files, "-k", " or ".join(LAWS), "-q", "-p", "no:cacheprovider", "--junitxml=laws.xml"]
+    env = {**os.environ, "PYTHONPATH": str(room), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    given = json.dumps([laws, COMMANDS])
+    child = [sys.executable, "-c", CHILD, given]
+    ended = subprocess.run(child, cwd=room, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["laws"] == 0, ended.stdout[-4000:]
+    return found
+
+
+@pytest.mark.parametrize("toy", LAWS)
+def test_the_laws_run_on_a_new_file_and_hold(toy, done, room):
+    ran = re.findall(
+        r'<testcase classname="([\w.]*)" name="([^"]*)"', (room / "laws.xml").read_text()
+    )
+    for file in LAWS[toy]:
+        names = [name for where, name in ran if where.endswith(Path(file).stem) and toy in name]
+        assert names, f"{file} has no test of {toy}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_takes_what_is_new(name, done):
+    code, said = done[name]
+    assert code == 0, said
+    if name == "help":
+        assert all(toy in said for toy in ("kronecker", "positive", "--attention-feature"))
+
+
+def made(room: Path, name: str) -> dict:
+    return json.loads((room / name / "report.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["rank", "keep"])
+def test_sites_are_held_by_a_new_decomposition(name, done, room):
+    report = made(room, name)
+    assert {each["decomposition"]["name"] for each in report["sites"]} == {"kronecker"}
+    assert "Van Loan" in (room / name / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["flag", "set"])
+def test_layers_are_mixed_by_a_new_kernel(name, done, room):
+    layers = made(room, name)["attention"]["layers"]
+    assert [each["attention"] for each in layers] == 2 * [
+        {"name": "positive", "feature": "softplus"}
+    ]
+    assert all(0 < each["output_error"] < 1 for each in layers)
