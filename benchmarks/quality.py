@@ -89,7 +89,7 @@ def main() -> None:
     pairs, train = sentence_pairs(given.pairs), sentence_pairs(given.train)
     own, _ = held_out(texts(None))
     calibration = {"none": [], "task": spread(train[:-1000], 1024), "own": own}
-    tokenizer = checkpoint.load_tokenizer(checkpoint.resolve("minilm"))
+    tokenizer = checkpoint.load_tokenizer("minilm")
     dense = checkpoint.load("minilm")
     score = evaluate("similarity", dense, tokenizer, pairs)["models"][0]["score"]
     table = Table(title=f"minilm on {len(pairs)} pairs: dense {score:.4f}", title_justify="left")

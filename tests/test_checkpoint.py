@@ -13,8 +13,10 @@ from transformers import AutoModel, BertModel, PreTrainedModel
 
 from tlmtool.compression.compress import compress
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-from tlmtool.models import folder as folders
-from tlmtool.models.checkpoint import empty, load, load_tokenizer, read_config, resolve
+from tlmtool.models import finding
+from tlmtool.models.checkpoint import empty, load, load_tokenizer
+from tlmtool.models.finding import resolve
+from tlmtool.models.folder import Folder
 from tlmtool.models.modeling import merge
 from tlmtool.models.saving import save
 from tlmtool.models.surgery import plan_of
@@ -78,7 +80,7 @@ def test_dtype_and_device_are_those_asked_for(folder, tmp_path):
 
 def test_a_folder_an_alias_minilm_and_a_hub_id_resolve(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(folders, "_from_hub", lambda *args: asked.append(args) or Path("hub"))
+    monkeypatch.setattr(finding, "_from_hub", lambda *args: asked.append(args) or Path("hub"))
     assert resolve(str(folder)) == folder
     for name in ("bert-base", "gpt2", "org/model"):
         assert resolve(name, "main") == Path("hub")
@@ -99,7 +101,7 @@ def test_minilm_is_the_installed_one():
 
 @pytest.mark.parametrize("name", ["./none", "/no/such", "~/none", "a/b/c", "x" * 97])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(name, monkeypatch):
-    monkeypatch.setattr(folders, "_from_hub", lambda *args: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(finding, "_from_hub", lambda *args: pytest.fail("asked the Hub"))
     with pytest.raises(NotLoadable, match="does not exist"):
         resolve(name)
 
@@ -128,7 +130,7 @@ def test_a_config_that_does_not_fit_is_refused(folder, changes, says):
 def test_a_config_that_is_no_object_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(NotLoadable, match=r"config\.json"):
-        read_config(folder)
+        Folder(folder).check()
 
 
 def test_without_architectures_the_base_model_is_loaded(folder):

@@ -13,14 +13,17 @@ from safetensors.torch import load_file, save_file
 from tlmtool.cli import run
 from tlmtool.compression.compress import compress
 from tlmtool.failure import NotLoadable
-from tlmtool.models.beside import side_files
-from tlmtool.models.checkpoint import empty, load, load_tokenizer, read_config
-from tlmtool.models.folder import modules
-from tlmtool.models.front import front_matter
+from tlmtool.models.checkpoint import empty, load, load_tokenizer
+from tlmtool.models.folder import Folder
+from tlmtool.models.guarding import modules
 from tlmtool.models.saving import save
 
 BILLION = 10**9
 RANK = ("--rank", "2", "--calibration", "none")
+
+
+def read_config(folder: Path) -> dict:
+    return Folder(folder).config
 
 
 def edit(folder: Path, **changes) -> None:
@@ -156,7 +159,7 @@ def test_a_folder_that_is_a_link_and_the_cache_of_the_hub_are_read(folder, tmp_p
         shutil.copy(file, blobs / f"{i}")
         (snapshot / file.name).symlink_to(f"../../blobs/{i}")
     assert torch.equal(output(load(snapshot)), output(load(folder)))
-    travels, told = side_files(snapshot)
+    travels, told = Folder(snapshot).beside
     assert Path("LICENSE") in travels and not told
     other = tmp_path / "models--c--d" / "blobs"
     other.mkdir(parents=True)
@@ -164,7 +167,7 @@ def test_a_folder_that_is_a_link_and_the_cache_of_the_hub_are_read(folder, tmp_p
     first = sorted(folder.iterdir())[0].name
     (snapshot / first).unlink()
     (snapshot / first).symlink_to(other / "0")
-    assert [each for each in side_files(snapshot)[1] if first in each]
+    assert [each for each in Folder(snapshot).beside[1] if first in each]
 
 
 OUTSIDE = ["../private/w.safetensors", "{here}/private/w.safetensors", "a/../../w.safetensors"]
@@ -293,11 +296,11 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 def test_front_matter_is_bounded(folder, head):
     (folder / "README.md").write_text(f"---\n{head}\n---\n# Model\n")
-    assert front_matter(folder) == {}
+    assert Folder(folder).front == {}
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: a/b\n---\n# Model\n")
-    assert front_matter(folder) == {"license": "mit", "base_model": "a/b"}
+    assert Folder(folder).front == {"license": "mit", "base_model": "a/b"}
     (folder / "README.md").write_text("---\nlicense: {a: b}\n---\n# Model\n")
-    assert front_matter(folder) == {"license": None}
+    assert Folder(folder).front == {"license": None}
 
 
 def replace(old: str, new: str) -> dict:

@@ -50,7 +50,7 @@ def test_a_row_of_the_table():
     compress(model, keep=0.5, sites="attention,ffn", method="svd", allocate="uniform")
     assert count_parameters(model) == int(parameters)
     if PAIRS:
-        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve("minilm"))
+        tokenizer = checkpoint.load_tokenizer("minilm")
         pairs, dense = sentence_pairs(PAIRS), checkpoint.load("minilm")
         found = evaluate("similarity", model, tokenizer, pairs)["models"][0]["score"]
         assert found == pytest.approx(float(spearman), abs=EXACT)

@@ -2,7 +2,6 @@
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 from tlmtool.commands.converting import converted, longest_of, predicted
@@ -20,6 +19,7 @@ from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.checks import checked_figure
@@ -32,7 +32,7 @@ def compress(recipe: Recipe) -> Report:
     """Factorize a checkpoint, or give it other attention, or both; measure it before and after, and
     write it with its report."""
     out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run:
         empty = run.empty(folder)
         costs, tokenizer = Costs(empty, longest_of(recipe)), _tokenizer(recipe, folder)
@@ -41,7 +41,7 @@ def compress(recipe: Recipe) -> Report:
         if recipe.output.dry_run:
             return _predicted(run, folder, empty, costs, tokenizer, texts, found)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
-            model = run.load(recipe.model)
+            model = run.load(folder)
             data = {"model": provenance(recipe, folder, model, out)}
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
@@ -86,7 +86,7 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
 
 def _predicted(
     run: Run,
-    folder: Path,
+    folder: Folder,
     empty: Any,
     costs: Costs,
     tokenizer: Any,
@@ -101,7 +101,7 @@ def _predicted(
     if recipe.compression.rank is not None or not _budget(recipe):
         outcome, found = _compressed(run, empty, None, []), {}
     else:
-        outcome = _compressed(run, run.load(recipe.model), tokenizer, texts)
+        outcome = _compressed(run, run.load(folder), tokenizer, texts)
     factorize(empty, outcome.plan)
     outcome.warnings[:0] = warnings
     after = costs.and_after(empty, _chosen(outcome) or None)
@@ -195,7 +195,7 @@ def _again(run: Run, quality: Quality, model: Any) -> dict[str, Any]:
         return quality.compared(model)
 
 
-def _tokenizer(recipe: Recipe, folder: Path) -> Any:
+def _tokenizer(recipe: Recipe, folder: Folder) -> Any:
     """The tokenizer of the folder, or None; without one a calibration text is refused."""
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None and recipe.calibration.text not in (None, "none"):

@@ -1,6 +1,5 @@
 """The verb evaluate: Recipe -> Report."""
 
-from pathlib import Path
 from typing import Any
 
 from tlmtool.commands.run import Run
@@ -11,6 +10,7 @@ from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.rules import TRANSLATION
 from tlmtool.report.report import Report
@@ -19,19 +19,19 @@ from tlmtool.report.report import Report
 def evaluate(recipe: Recipe) -> Report:
     """The score of a model on a task, and its paired difference from a baseline's."""
     wanted = recipe.evaluation
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
-    checkpoint.read_config(folder)
+    folder = Folder.of(recipe.model, recipe.revision)
+    folder.check()
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
-    theirs = _their_tokenizer(recipe, tokenizer)
     names = {key: getattr(wanted, key) for key in ("against", "baseline")}
-    names = {key: name for key, name in names.items() if name is not None}
+    beside = {key: Folder.of(name) for key, name in names.items() if name is not None}
+    theirs = _their_tokenizer(recipe, tokenizer, beside)
     columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
     with Run(recipe) as run:
-        read = _read(run, folder, names, columns)
-        model = run.load(recipe.model)
-        others = {key: run.load(name) for key, name in names.items()}
+        read = _read(run, folder, beside, columns)
+        model = run.load(folder)
+        others = {key: run.load(each) for key, each in beside.items()}
         with run.stage("evaluate"):
             found = evaluate_model(
                 wanted.task,
@@ -60,15 +60,17 @@ def evaluate(recipe: Recipe) -> Report:
         return run.report(data | found)
 
 
-def _read(run: Run, folder: Path, names: dict[str, str], columns: dict[str, str | None]) -> Any:
+def _read(
+    run: Run, folder: Folder, beside: dict[str, Folder], columns: dict[str, str | None]
+) -> Any:
     """The examples, read and found to fit the models before any weights are loaded."""
     recipe, wanted = run.recipe, run.recipe.evaluation
     empty = run.empty(folder)
     empty.name_or_path = recipe.model
     others = {}
-    for key, name in names.items():
-        others[key] = run.empty(checkpoint.resolve(name))
-        others[key].name_or_path = name
+    for key, each in beside.items():
+        others[key] = run.empty(each)
+        others[key].name_or_path = each.asked
     models = [empty, *(each for key, each in others.items() if key == "baseline")]
     for each in models if wanted.task == "similarity" else ():
         pooling_of(each)  # refused before any work
@@ -76,14 +78,15 @@ def _read(run: Run, folder: Path, names: dict[str, str], columns: dict[str, str 
     return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 
 
-def _their_tokenizer(recipe: Recipe, tokenizer: Any) -> Any:
+def _their_tokenizer(recipe: Recipe, tokenizer: Any, beside: dict[str, Folder]) -> Any:
     """The baseline's, where it reads other tokens; losses of tokens and features can then not be
     compared, which raises Usage."""
-    wanted = recipe.evaluation
-    for name in filter(None, (wanted.baseline, wanted.against)):
-        own = checkpoint.load_tokenizer(checkpoint.resolve(name))
+    for folder in (beside[key] for key in ("baseline", "against") if key in beside):
+        own = checkpoint.load_tokenizer(folder)
         if own is not None and own.get_vocab() != tokenizer.get_vocab():
-            if wanted.task == TRANSLATION:
+            if recipe.evaluation.task == TRANSLATION:
                 return own
-            raise Usage(f"{name} reads other tokens than {recipe.model}: they cannot be compared")
+            raise Usage(
+                f"{folder.asked} reads other tokens than {recipe.model}: they cannot be compared"
+            )
     return None

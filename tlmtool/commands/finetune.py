@@ -14,6 +14,7 @@ from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.kept import read_report
@@ -31,17 +32,17 @@ def finetune(recipe: Recipe) -> Report:
     training.check_launch(recipe)
     recipe = training.resolved(recipe)
     if not recipe.fresh.from_config:
-        return _trained_from(recipe, checkpoint.resolve(recipe.model, recipe.revision))
+        return _trained_from(recipe, Folder.of(recipe.model, recipe.revision))
     with TemporaryDirectory() as made:  # what is drawn needs no folder of weights
         folder = Path(made) / fresh.name_of(recipe)
         fresh.write(recipe, folder)
-        return _trained_from(recipe, folder)
+        return _trained_from(recipe, Folder(folder))
 
 
-def _trained_from(recipe: Recipe, folder: Path) -> Report:
+def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     """`finetune` of what lies in a folder: a checkpoint, or config and tokenizer of a new model."""
     if recipe.model:
-        checkpoint.read_config(folder)
+        folder.check()
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
@@ -101,7 +102,7 @@ def _trained_from(recipe: Recipe, folder: Path) -> Report:
     return report
 
 
-def _predicted(recipe: Recipe, folder: Path, tokenizer: Any) -> Report:
+def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:
     """The cost of the training without the training."""
     with Run(recipe) as run:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
@@ -163,13 +164,18 @@ def _check_store(recipe: Recipe, store: Store) -> None:
         )
 
 
-def _loader(run: Run, folder: Path) -> Callable[..., Any]:
+def _loader(run: Run, folder: Folder) -> Callable[..., Any]:
     """`run.load` in float32, which AdamW needs, unless a dtype is asked for; for a new model what
     draws it."""
     asked, recipe = run.recipe.dtype, run.recipe
     if recipe.fresh.from_config:
         return lambda _, head, changes, has: fresh.build(recipe, folder, head, changes)
-    return lambda name, **more: run.load(name, "float32" if asked == "auto" else asked, **more)
+    dtype = "float32" if asked == "auto" else asked
+
+    def load(name: str, **more: Any) -> Any:
+        return run.load(folder if name == recipe.model else Folder.of(name), dtype, **more)
+
+    return load
 
 
 def _bar(run: Run) -> Callable[[int, int, float], None]:

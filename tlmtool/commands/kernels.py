@@ -13,6 +13,7 @@ from tlmtool.measuring.complexity import NOTE, Case, Softmax, check, complexity,
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import attention_sites, heads_of, projections
 from tlmtool.models.factorized import shape
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.attention import Attending, flag
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.profiling import SOFTMAX
@@ -69,7 +70,7 @@ def case_of(recipe: Recipe) -> Case:
         heads, width = wanted.heads or HEADS, wanted.head_width or WIDTH
         features = heads * width
     else:
-        model = checkpoint.empty(checkpoint.resolve(recipe.model, recipe.revision))
+        model = checkpoint.empty(Folder.of(recipe.model, recipe.revision))
         try:
             path = attention_sites(model)[0]
         except ValueError as error:

@@ -11,6 +11,7 @@ from tlmtool.failure import Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.models.kernels import converted
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import factorized
@@ -26,7 +27,7 @@ def merge(recipe: Recipe) -> Report:
     factors were stored in, or to the one asked for, and the effect of that is told.
     """
     out = out_folder(recipe, "dense")
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         empty = run.empty(folder)
         if not any(factorized(empty)):
@@ -35,7 +36,7 @@ def merge(recipe: Recipe) -> Report:
         rounded = set(_dtypes(empty, recipe.dtype).values()) != {torch.float32}
         if checked_figure(recipe.output.fail_if).endswith("rounding") and not rounded:
             raise Usage(f"{recipe.model} is merged in float32, where nothing is rounded to check")
-        model = run.load(recipe.model, "auto")
+        model = run.load(folder, "auto")
         data = {"model": provenance(recipe, folder, model, out)}
         costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
         with run.stage("merge"):

@@ -9,6 +9,7 @@ from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import dense_weight
+from tlmtool.models.folder import Folder
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe.building import Recipe
@@ -24,7 +25,7 @@ def overparam(recipe: Recipe) -> Report:
     wanted = recipe.overparam
     size = f"growth{wanted.growth:g}" if wanted.growth else wanted.to_params
     out = out_folder(recipe, size)
-    folder = checkpoint.resolve(recipe.model, recipe.revision)
+    folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         empty = run.empty(folder)
         plan = expansions(
@@ -38,7 +39,7 @@ def overparam(recipe: Recipe) -> Report:
             factorize(empty, plan)
             return run.report(data | _costs(costs, empty, plan))
         run.bars.line(_told(data["step"]))
-        model = run.load(recipe.model)
+        model = run.load(folder)
         data["model"] = provenance(recipe, folder, model, out)
         costs, before = Costs(model), probe(model, recipe.seed)
         with run.stage("expand"):

@@ -17,9 +17,9 @@ from tlmtool.files import kept
 from tlmtool.files.claims import claimed
 from tlmtool.files.kept import Kept
 from tlmtool.files.places import check_apart, check_makeable, path_of, reads_of
+from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.replacing import check_out, first_foreign
-from tlmtool.models.weights import sha256
 from tlmtool.recipe.building import to_dict
 from tlmtool.recipe.stages import WRITES, Stage, stages_of
 from tlmtool.report.kept import read_report

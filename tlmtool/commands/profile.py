@@ -4,7 +4,7 @@ from tlmtool.commands.kernels import measured
 from tlmtool.commands.run import Run
 from tlmtool.measuring.counting import check_length
 from tlmtool.measuring.profiling import profile as profile_models
-from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.report import Report
@@ -17,14 +17,18 @@ def profile(recipe: Recipe) -> Report:
     with Run(recipe) as run:
         if wanted.attention:
             return run.report(measured(run))
-        models, names = [], [*filter(None, (recipe.model, wanted.against))]
-        for name in names:  # refused before any weights are loaded
-            revision = recipe.revision if name == recipe.model else None
+        folders = [Folder.of(recipe.model, recipe.revision)]
+        if wanted.against:
+            same = wanted.against == recipe.model
+            folders.append(folders[0] if same else Folder.of(wanted.against))
+        for folder in folders:  # refused before any weights are loaded
+            empty = run.empty(folder)
             for length in wanted.seq_len:
-                check_length(run.empty(checkpoint.resolve(name, revision)), length)
-        for name in names:
-            model = run.load(name)
-            models.append((name, model, sites(model)))
+                check_length(empty, length)
+        models = []
+        for folder in folders:
+            model = run.load(folder)
+            models.append((folder.asked, model, sites(model)))
         with run.stage("profile"):
             run.bars("profiling", 0, 1)
             lengths = list(wanted.seq_len)

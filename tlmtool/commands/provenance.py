@@ -5,43 +5,37 @@ from typing import Any
 
 from tlmtool.data import tasks
 from tlmtool.data.language import held_out
-from tlmtool.models import checkpoint
+from tlmtool.files.reading import sha256
 from tlmtool.models.architectures import ALIASES
-from tlmtool.models.folder import MINILM
-from tlmtool.models.front import front_matter
-from tlmtool.models.weights import sha256, weight_files
+from tlmtool.models.finding import MINILM
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 
 
-def provenance(recipe: Recipe, folder: Path, model: Any, out: Path | None) -> dict[str, Any]:
+def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> dict[str, Any]:
     """The part `model` of a report: which files, of what type, and what they were made from."""
-    config, front = checkpoint.read_config(folder), front_matter(folder)
+    config, front = folder.config, folder.front
     common = {
         "type": config["model_type"],
         "class": type(model).__name__,
         "out": None if out is None else str(out),
     }
     if recipe.model is None:
-        files = [folder / name for name in ("config.json", "tokenizer.json")]
+        files = [folder.path / name for name in ("config.json", "tokenizer.json")]
         sums = {f.name: sha256(f) for f in files if f.exists()}
         common |= {"type": model.config.model_type, "sha256": sums}
         return {"id": f"a new {folder.name}", "new": True} | common
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
-    named = folder.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
+    named = folder.path.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
     named = MINILM if recipe.model == "minilm" else named
     return {
         "id": recipe.model,
-        "sha256": {str(f.relative_to(folder)): sha256(f) for f in weight_files(folder)},
+        "sha256": dict(folder.sums),
         "base_model": base if isinstance(base, str) else named,
         "license": front.get("license"),
         **common,
     }
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the files of weights."""
-    return sum(file.stat().st_size for file in weight_files(folder))
 
 
 def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from tlmtool.commands.provenance import weight_bytes
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of, reads_of
 from tlmtool.models import checkpoint
-from tlmtool.models.beside import side_files
+from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.recipe import building as recipes
@@ -51,17 +50,16 @@ class Run(AbstractContextManager):
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def load(self, name: str, dtype: str | None = None, **more: Any) -> Any:
-        """The model of a name, under that name; MODEL at the revision asked for. `more`: a head
-        and changes of its config, as `checkpoint.load` takes them."""
-        revision = self.recipe.revision if name == self.recipe.model else None
-        settings = {"revision": revision, "dtype": dtype or self.recipe.dtype, "warn": self.warn}
+    def load(self, folder: Folder, dtype: str | None = None, **more: Any) -> Any:
+        """The model of a folder, under the name that it was asked for by. `more`: a head and
+        changes of its config, as `checkpoint.load` takes them."""
+        settings = {"dtype": dtype or self.recipe.dtype, "warn": self.warn}
         with self.stage("load"):
-            model = checkpoint.load(name, **settings, device=self.recipe.device, **more)
-        model.name_or_path = name
+            model = checkpoint.load(folder, **settings, device=self.recipe.device, **more)
+        model.name_or_path = folder.asked
         return model
 
-    def empty(self, folder: Path) -> Any:
+    def empty(self, folder: Folder) -> Any:
         """The model of a folder without its weights, in the dtype asked for."""
         return checkpoint.empty(folder, self.recipe.dtype, self.warn)
 
@@ -83,17 +81,17 @@ class Run(AbstractContextManager):
             common["warnings"] = [*self.warnings, *(data.get("warnings") or [])]
         return Report(self.recipe.verb, data | common | {"recipe": recipes.to_dict(self.recipe)})
 
-    def save(self, model: Any, source: Path, out: Path, data: dict[str, Any]) -> Report:
+    def save(self, model: Any, source: Folder, out: Path, data: dict[str, Any]) -> Report:
         """Write the checkpoint with its report, card and recipe; the report."""
         made: list[Report] = []
-        for text in side_files(source)[1]:
+        for text in source.beside[1]:
             self.warn(text)
         started = time.perf_counter()
 
         def texts(folder: Path) -> dict[str, str]:
             self.seconds["save"] = time.perf_counter() - started
-            before = weight_bytes(source) if self.recipe.model else None
-            data["bytes"] = {"before": before, "after": weight_bytes(folder)}
+            before = source.weight_bytes if self.recipe.model else None
+            data["bytes"] = {"before": before, "after": Folder(folder).weight_bytes}
             files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
             data["files"] = sorted(files | WRITTEN)  # those that --overwrite may replace
             made.append(self.report(data))

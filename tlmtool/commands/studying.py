@@ -12,9 +12,10 @@ from tlmtool.failure import Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claim, sweep_within
 from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
+from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out, first_foreign
-from tlmtool.models.weights import sha256
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.figures import human
 from tlmtool.report.report import Report
@@ -27,7 +28,7 @@ FILES = re.compile(rf"{FILES}|\.{FILES}\.\d+\.unfinished")
 
 def studied(
     recipe: Recipe,
-    folder: Path,
+    folder: Folder,
     tokenizer: Any,
     identity: dict[str, Any],
     loader: Callable[[Run], Callable],

@@ -10,8 +10,8 @@ from typing import Any
 from tlmtool.data import parallel
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN
 from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
-from tlmtool.models.folder import SIDE_FILES
-from tlmtool.models.weights import sha256
+from tlmtool.files.reading import sha256
+from tlmtool.models.finding import SIDE_FILES
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.schema import settings
 from tlmtool.tasks.table import TRANSLATION

@@ -3,6 +3,7 @@
 A pipe or a device in place of a file would be waited for, or read, without end.
 """
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -46,6 +47,12 @@ def read_text(path: str | os.PathLike, most: int) -> str:
     """
     with regular(path, most).open("rb") as opened:
         return opened.read(most).decode("utf-8")
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a regular file."""
+    with regular(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _size(count: int) -> str:

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text, regular
 from tlmtool.measuring.inputs import folder_of
-from tlmtool.models.folder import inside, modules
+from tlmtool.models.guarding import inside, modules
 
 MIB = 2**20
 PLAIN = "by the mean"

@@ -13,7 +13,7 @@ from tlmtool.data.labels import classes_in, matched, names_of, numbered
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import folder_of, inputs_once, named, outputs_of
 from tlmtool.measuring.outputs import evaluating, position_limit
-from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
 from tlmtool.tasks.table import Task
 
 
@@ -67,7 +67,7 @@ def classes_of(model: nn.Module) -> tuple[str, ...]:
     folder = folder_of(model)
     if folder and numbered(names) and (folder / "config.json").is_file():
         # transformers drops a label2id without id2label
-        kept = classes_in(checkpoint.read_config(folder))
+        kept = classes_in(Folder(folder).config)
         names = kept if len(kept) == len(names) else names
     return names
 

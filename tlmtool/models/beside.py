@@ -1,4 +1,4 @@
-"""What lies beside the weights of a checkpoint, and travels with it."""
+"""The files beside the weights of a checkpoint, which are copied to the new one."""
 
 import os
 import shutil
@@ -7,25 +7,28 @@ from pathlib import Path
 
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import regular
-from tlmtool.models.folder import inside, modules
+from tlmtool.models.guarding import inside, modules
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl")
 NOT_COPIED = (*PICKLES, ".safetensors", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".py")
 REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
-OTHERS = ("onnx", "openvino")  # the same model for other programs
+OTHERS = ("onnx", "openvino")  # folders with the same model for other programs
 
 
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Everything beside the weights, but for what the new checkpoint writes itself; of the parts of
-    a sentence-transformers model (`modules.json`) every file, weights too."""
-    for path in side_files(source)[0]:
+def copy_side_files(source: Path, paths: list[Path], folder: Path) -> None:
+    """Copy the files at these paths from one folder to another."""
+    for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, folder / path)
 
 
 def side_files(source: Path) -> tuple[list[Path], list[str]]:
-    """(the paths below a folder that travel, what to say of others): links out of the folder and
-    what is no ordinary file stay; a pickle of a part is copied, unopened."""
+    """(paths, below the folder, of the files that are copied; sentences on some others).
+
+    The files that a new checkpoint writes itself are not copied, nor are weights, except for those
+    of the parts of a sentence-transformers model (`modules.json`). Links out of the folder and
+    files that are no ordinary ones are not copied. The pickle of a part is copied unopened.
+    """
     parts = [Path(path) for path in modules(source)]
     travel: dict[Path, None] = {}
     told: list[str] = []
@@ -45,8 +48,8 @@ def side_files(source: Path) -> tuple[list[Path], list[str]]:
 
 
 def _walked(source: Path, parts: list[Path]) -> Iterator[Path]:
-    """Paths of files, and of links to folders, below a folder; hidden ones left out. A part may
-    itself be a link to a folder, and is walked."""
+    """Paths of files, and of links to folders, below a folder, without hidden ones. A part that is
+    a link to a folder is walked."""
     for top in (source, *(source / part for part in parts if (source / part).is_symlink())):
         for place, folders, files in os.walk(top):
             folders[:] = sorted(name for name in folders if not _hidden(name))
@@ -62,7 +65,7 @@ def _hidden(name: str) -> bool:
 
 
 def _stays(file: Path, source: Path) -> str:
-    """Why a file is not copied; nothing where it is."""
+    """Why a file is not copied; empty where it is."""
     if not inside(file, source):
         return "is a link to outside of the folder"
     if file.is_dir() or not file.exists():

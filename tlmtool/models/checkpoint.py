@@ -1,55 +1,53 @@
-"""Load a checkpoint folder: whole, or refused with a sentence; what is not as it says is told."""
+"""Loads a checkpoint's folder whole or not at all; what is unusual in it becomes a warning."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.models.fitting import Fit, best, fit, loading_class, silenced
-from tlmtool.models.folder import guard, read_config, resolve
+from tlmtool.models.fitting import Fit, best, fit, loading_class, silenced, spelled
+from tlmtool.models.folder import Folder, Name
 from tlmtool.models.ties import apart, loosen, tie
-from tlmtool.models.tokens import check_tokenizer
-from tlmtool.models.weights import FLOATS, INTEGERS, Stored, dtypes_of, equal, stored
+from tlmtool.models.weights import FLOATS, INTEGERS, dtypes_of, equal
 
 log = logging.getLogger("tlmtool")
-NAMED = 20  # tensors that a warning names
+NAMED = 20  # the most tensors that a warning names
 Warn = Callable[[str], None]
 
 
 def warned(text: str) -> None:
-    """A warning on our log."""
+    """Send a warning to our log."""
     log.warning("warning: %s", text)
 
 
 def load(
-    name: str | os.PathLike,
+    name: Name,
     *,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str = "cpu",
-    head: type | None = None,
+    head: Any = None,
     changes: dict[str, Any] | None = None,
     has: bool = False,
     warn: Warn = warned,
 ) -> PreTrainedModel:
-    """A checkpoint (dense or factorized) with the class it was saved with, in evaluation mode.
+    """A checkpoint, dense or factorized, as the class it was saved with, in evaluation mode.
 
-    `dtype` "auto": the one its weights are stored in, of several the widest. `head`: an Auto class
-    instead, whose head is drawn at random unless the checkpoint `has` it; `changes`: keys of
-    config.json. Raises NotLoadable, in one sentence, for whatever cannot be loaded whole; `warn` is
-    told of tensors that have no place in the model, and of all that was not as config.json says.
+    `dtype` "auto" is the one that the weights are stored in, or the widest of several. `head` is an
+    Auto class to load with instead; its head is drawn at random unless the checkpoint `has` it.
+    `changes` are keys of config.json. `warn` gets a sentence for each tensor that has no place in
+    the model, and for whatever is not as config.json says. Raises NotLoadable, in one sentence, for
+    whatever cannot be loaded whole.
 
     >>> load("no/such/folder/anywhere")
     Traceback (most recent call last):
         ...
     tlmtool.failure.NotLoadable: no/such/folder/anywhere does not exist
     """
-    folder = resolve(os.fspath(name), revision)
+    folder = Folder.of(name, revision)
     found, wanted = _looked_at(folder, dtype, warn)  # refused before memory is taken
     place, own = device_of(device), head is None or has
     if head is None:
@@ -58,9 +56,10 @@ def load(
         raise Usage("device meta holds no numbers: choose cpu or cuda")
     try:
         with silenced():
-            model, info = (head or type(found.model)).from_pretrained(
-                folder,
-                config=AutoConfig.from_pretrained(folder, **(changes or {})),
+            kind: Any = head or type(found.model)
+            model, info = kind.from_pretrained(
+                folder.path,
+                config=AutoConfig.from_pretrained(folder.path, **(changes or {})),
                 dtype=wanted,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -81,34 +80,62 @@ def load(
     return model.to(place).eval()
 
 
-def empty(folder: Path, dtype: str = "auto", warn: Warn = warned) -> PreTrainedModel:
-    """The model of a folder on the meta device: its modules and sizes, no weights; `warn` as in
-    `load`."""
+def empty(name: Name, dtype: str | torch.dtype = "auto", warn: Warn = warned) -> PreTrainedModel:
+    """The model of a folder on the meta device: its modules and sizes, without weights. Warns and
+    raises as `load`."""
+    folder = Folder.of(name)
     found, wanted = _looked_at(folder, dtype, warn)
-    _check_whole(found.model, found.missing, folder, True)
-    for target, source in apart(found.model):  # on meta transformers has no numbers to compare
-        names = (_spelled(found.model, name) for name in (target, source))
-        if equal(folder, *names, wanted):
-            tie(found.model, target, source)
-    loosen(found.model)
+    model: Any = found.model
+    _check_whole(model, found.missing, folder, True)
+    for target, source in apart(model):  # on meta transformers has no numbers to compare
+        one, other = spelled(model, target), spelled(model, source)
+        if equal(folder.weight_files, one, other, wanted):
+            tie(model, target, source)
+    loosen(model)
     if found.unexpected:
-        warn(_left_out(folder, found.unexpected, found.model))
-    return found.model.to(wanted).eval()
+        warn(_left_out(folder, found.unexpected, model))
+    return model.to(wanted).eval()
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """config.json, with the class that the weights are loaded with where it names none."""
-    kept = read_config(folder)
-    cls = loading_class(kept) or type(_found(folder, lambda _: None)[0].model)
-    return kept | {"architectures": [cls.__name__]}
+def described(name: Name) -> dict[str, Any]:
+    """config.json; where it names no class, with the class that the weights are loaded with."""
+    folder = Folder.of(name)
+    cls = loading_class(folder.config) or type(_found(folder, lambda _: None).model)
+    return folder.config | {"architectures": [cls.__name__]}
 
 
-def _looked_at(folder: Path, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit, torch.dtype]:
-    """(what a folder holds, on the meta device; the dtype to hold it in).
+def load_tokenizer(name: Name) -> Any | None:
+    """The tokenizer in a checkpoint's folder; None where there is none."""
+    folder = Folder.of(name)
+    if not folder.has_tokenizer:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder.path)
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
+            raise _unloadable(folder, error, "the tokenizer in ") from error
+        raise
 
-    Raises NotLoadable for tensors that are no weights, or of other shapes than config.json says."""
-    found, held = _found(folder, warn)
-    taken = _taken(found, held)
+
+def device_of(device: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one. Raises Usage for a device that this
+    machine lacks."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise Usage(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+    return torch.device(device)
+
+
+def _looked_at(folder: Folder, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit, torch.dtype]:
+    """(how the tensors fit their class, on the meta device; the dtype to load them in).
+
+    Raises NotLoadable for tensors that are no weights, or of other shapes than config.json says.
+    """
+    found, held = _found(folder, warn), folder.tensors
+    taken = _taken(found, folder)
     for key, each in held.items():
         known = key in taken or key in found.unexpected  # others are left out by design
         ours = taken.get(key)
@@ -125,56 +152,56 @@ def _looked_at(folder: Path, dtype: str | torch.dtype, warn: Warn) -> tuple[Fit,
         )
     if found.more:
         warn(f"{folder} holds no pooler: {type(found.model).__name__} is loaded without one")
+    return found, _dtype(folder, found, dtype, list(taken), warn)
+
+
+def _dtype(
+    folder: Folder, found: Fit, asked: str | torch.dtype, taken: list[str], warn: Warn
+) -> torch.dtype:
+    """The dtype to load in; warns where the files hold several, or not what config.json says."""
+    held = folder.tensors
     several = dtypes_of({key: held[key] for key in taken} or held)
-    used = next(iter(several), torch.float32) if dtype == "auto" else dtype
+    used = next(iter(several), torch.float32) if asked == "auto" else asked
     used = getattr(torch, used) if isinstance(used, str) else used
     if len(several) > 1:
         counts = " and ".join(f"{_short(each)} ({n} tensors)" for each, n in several.items())
         warn(f"{folder} holds {counts}: all are loaded, and written, in {_short(used)}")
-    elif dtype == "auto" and (said := found.model.config.dtype) not in (None, used):
+    elif asked == "auto" and (said := found.model.config.dtype) not in (None, used):
         warn(
             f"the config.json of {folder} says {_short(said)}, but its weights are stored, and are "
             f"loaded, in {_short(used)}"
         )
-    return found, used
+    return used
 
 
-def _taken(found: Fit, held: dict[str, Stored]) -> dict[str, torch.Tensor]:
-    """{name in the files: the model's tensor}, with or without the name of the base model."""
-    ours = found.model.state_dict()
-    spelled = {key: _spelled(found.model, key) for key in held}
-    return {
-        key: ours[next(name for name in names if name in ours)]
-        for key, names in spelled.items()
-        if any(name in ours for name in names)
-    }
+def _taken(found: Fit, folder: Folder) -> dict[str, torch.Tensor]:
+    """{name in the files: the model's tensor}, for the tensors that the model takes."""
+    ours, taken = found.model.state_dict(), {}
+    for key in folder.tensors:
+        if name := next((each for each in spelled(found.model, key) if each in ours), None):
+            taken[key] = ours[name]
+    return taken
 
 
-def _spelled(model: PreTrainedModel, name: str) -> tuple[str, str, str]:
-    """A name, with and without the name of the base model."""
-    prefix = f"{model.base_model_prefix}."
-    return name, prefix + name, name.removeprefix(prefix)
-
-
-def _found(folder: Path, warn: Warn) -> tuple[Fit, dict[str, Stored]]:
-    """(the fit of the class that config.json names, or that the tensors show; the tensors)."""
-    kept, held = read_config(folder), stored(folder)
+def _found(folder: Folder, warn: Warn) -> Fit:
+    """The fit of the class that config.json names, or else of the one that the tensors show."""
+    folder.check(weights=True)
     try:
-        config, cls = AutoConfig.from_pretrained(folder), loading_class(kept)
+        config, cls = AutoConfig.from_pretrained(folder.path), loading_class(folder.config)
         if cls is not None:
-            return fit(cls, folder, config, held), held
-        found, said = best(folder, kept, config, held)
+            return fit(cls, folder, config)
+        found, said = best(folder, config)
         warn(said)
-        return found, held
+        return found
     except Failure:
         raise
     except Exception as error:
         raise _unloadable(folder, error) from error
 
 
-def _check_whole(model: PreTrainedModel, missing: Iterable[str], folder: Path, own: bool) -> None:
-    """Raises NotLoadable for weights that are not there. `own`: with the head that the model was
-    saved with, which is not to be drawn at random; neither is a pooler that a head reads."""
+def _check_whole(model: PreTrainedModel, missing: Iterable[str], folder: Folder, own: bool) -> None:
+    """Raises NotLoadable for missing weights. With `own`, the model has the head it was saved with,
+    and nothing may be drawn at random; else a new head may be, with the pooler that it reads."""
     wanted = sorted(missing if own else _below(model, missing))
     wanted = [key for key in wanted if own or "pooler." not in key]
     if wanted:
@@ -183,62 +210,36 @@ def _check_whole(model: PreTrainedModel, missing: Iterable[str], folder: Path, o
 
 
 def _below(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Those that are of the base model, not of a head."""
+    """The names that belong to the base model, not to a head."""
     prefix = f"{model.base_model_prefix}."
     ours = {name for name, _ in model.base_model.named_parameters()}
     return {name for name in names if name.removeprefix(prefix) in ours}
 
 
-def _check_numbers(model: PreTrainedModel, folder: Path) -> None:
-    """Raises NotLoadable for a weight that holds no number."""
+def _check_numbers(model: PreTrainedModel, folder: Folder) -> None:
+    """Raises NotLoadable for a weight that holds NaN or infinity."""
     for key, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise NotLoadable(f"{folder}: the weight {key} holds NaN or infinity")
 
 
-def _left_out(folder: Path, names: Iterable[str], model: PreTrainedModel) -> str:
+def _left_out(folder: Folder, names: Iterable[str], model: PreTrainedModel) -> str:
     kind = type(model).__name__
     return f"{folder} holds tensors that {kind} has no place for, left out: {_listed(names)}"
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names, of many the first."""
+    """The names; of more than NAMED the first ones, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more
 
 
-def _short(dtype: torch.dtype) -> str:
+def _short(dtype: torch.dtype | str) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _unloadable(folder: Path, error: BaseException, what: str = "") -> NotLoadable:
-    """The first line of what transformers, which raises many kinds, says of a config or file."""
+def _unloadable(folder: Folder, error: BaseException, what: str = "") -> NotLoadable:
+    """The failure with the first line of what transformers says, which raises many kinds."""
     first = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
     return NotLoadable(f"{what}{folder} cannot be loaded: {first.strip()[:300]}")
-
-
-def device_of(device: str) -> torch.device:
-    """`auto` is CUDA where there is one; a device that this machine lacks raises Usage."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Usage(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
-
-
-def load_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer that lies in a checkpoint folder, or None."""
-    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
-    guard(folder)
-    if not any((folder / name).exists() for name in known):
-        return None
-    check_tokenizer(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
-            raise _unloadable(folder, error, "the tokenizer in ") from error
-        raise

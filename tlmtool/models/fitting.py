@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,32 +15,33 @@ from transformers.utils import logging as their_logging
 
 from tlmtool.failure import NotLoadable
 from tlmtool.models.architectures import PREFIX, base_type
-from tlmtool.models.folder import leaves
+from tlmtool.models.config import values_of
+from tlmtool.models.folder import Folder
 from tlmtool.models.modeling import NAME, heads_of, model_class
-from tlmtool.models.weights import Stored
 
-SMALL = 8192  # with no number above it a config makes no table that takes long to fill
-SLACK = 4 * 2**20  # numbers that a model may hold besides those in its files: sinusoids, a pooler
-CONSTANTS = (".masked_bias",)  # of a causal mask, which old checkpoints hold
+SMALL = 8192  # with a larger number in its config a model is sized before its tables are filled
+SLACK = 4 * 2**20  # numbers a model may hold that its files do not: sinusoids, a pooler
+CONSTANTS = (".masked_bias",)  # ends of names in old checkpoints that no model takes
+# Auto classes tried first, and last, where config.json names no class.
 FIRST = ("AutoModelForPreTraining", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
 LAST = ("AutoModel", "AutoModelForTextEncoding")
 
 
 @dataclass
 class Fit:
-    """A class and the tensors of a folder. `missing`: names that the files lack; `unexpected`: that
-    the class does not take; `mismatched`: (name, shape in the files, shape in the class)."""
+    """A class and the tensors of a folder. `missing`: names that the files lack. `unexpected`:
+    names that the class does not take. `mismatched`: (name, shape in the files, in the class)."""
 
     model: PreTrainedModel  # on the meta device
     missing: set[str] = field(default_factory=set)
     unexpected: set[str] = field(default_factory=set)
-    mismatched: set[tuple] = field(default_factory=set)
-    more: dict[str, Any] = field(default_factory=dict)  # what the class is to be called with
+    mismatched: set[tuple[Any, ...]] = field(default_factory=set)
+    more: dict[str, Any] = field(default_factory=dict)  # arguments to call the class with
 
 
-def loading_class(config: dict[str, Any]) -> type[PreTrainedModel] | None:
-    """The class that config.json names, `architectures[0]`, ours for `tlm-` types; None where it
-    names none. Raises NotLoadable for one that there is not, or of another type."""
+def loading_class(config: dict[str, Any]) -> Any:
+    """The class that config.json names, `architectures[0]`; ours for `tlm-` types; None where it
+    names none. Raises NotLoadable for a class that does not exist or is of another type."""
     names = config.get("architectures")
     names = [names] if isinstance(names, str) else names
     name = str(names[0]) if isinstance(names, list) and names else ""
@@ -55,14 +55,13 @@ def loading_class(config: dict[str, Any]) -> type[PreTrainedModel] | None:
     return _ours(base, config["model_type"])
 
 
-def fit(
-    cls: type[PreTrainedModel], folder: Path, config: PreTrainedConfig, held: dict[str, Stored]
-) -> Fit:
-    """The fit of one class; a base model whose pooler is not in the files is made without one.
+def fit(cls: Any, folder: Folder, config: PreTrainedConfig) -> Fit:
+    """The fit of one class. A base model whose pooler is not in the files is made without one.
 
-    Raises NotLoadable for a config whose model would be much larger than what the files hold."""
-    if any(isinstance(size, int) and size > SMALL for _, size in leaves(config.to_dict())):
-        _check_size(cls, folder, config, held)
+    Raises NotLoadable for a config whose model would be much larger than what the files hold.
+    """
+    if any(isinstance(size, int) and size > SMALL for _, size in values_of(config.to_dict())):
+        _check_size(cls, folder, config)
     found = _fit(cls, folder, config, {})
     poolerless = found.missing and all("pooler." in name for name in found.missing)
     if poolerless and "add_pooling_layer" in _keywords(cls):
@@ -70,12 +69,12 @@ def fit(
     return found
 
 
-def _check_size(cls: type, folder: Path, config: PreTrainedConfig, held: dict[str, Stored]) -> None:
+def _check_size(cls: Any, folder: Folder, config: PreTrainedConfig) -> None:
     """Raises NotLoadable for a model much larger than its files, before its tables are filled."""
     with torch.device("meta"):
         shell = cls(copy.deepcopy(config))
     size = sum(each.numel() for each in (*shell.parameters(), *shell.buffers()))
-    there = sum(torch.Size(each.shape).numel() for each in held.values())
+    there = sum(torch.Size(each.shape).numel() for each in folder.tensors.values())
     if size > 4 * there + SLACK:
         raise NotLoadable(
             f"{folder} holds {there:,} numbers, but its config.json makes a model of {size:,}: one "
@@ -83,23 +82,26 @@ def _check_size(cls: type, folder: Path, config: PreTrainedConfig, held: dict[st
         )
 
 
-def best(
-    folder: Path, kept: dict[str, Any], config: PreTrainedConfig, held: dict[str, Stored]
-) -> tuple[Fit, str]:
-    """(the fit, what to say of it) for a config.json that names no class: the class that takes most
-    of the tensors and lacks none; of several the one whose head the family is trained with."""
-    heads = heads_of(kept["model_type"])
-    first = ("AutoModelForCausalLM", *FIRST) if kept.get("is_decoder") is True else FIRST
+def best(folder: Folder, config: PreTrainedConfig) -> tuple[Fit, str]:
+    """(the fit, a sentence on it) where config.json names no class.
+
+    The class is the one that takes most of the tensors and lacks none. Of several, it is the one
+    with the head that the family is pretrained with.
+    """
+    model_type = folder.config["model_type"]
+    heads = heads_of(model_type)
+    decoder = folder.config.get("is_decoder") is True
+    first = ("AutoModelForCausalLM", *FIRST) if decoder else FIRST
     order = [*first, *(name for name in heads if name not in (*first, *LAST)), *LAST]
-    classes = dict.fromkeys(heads[name] for name in order if name in heads)
-    fits = [fit(_ours(each, kept["model_type"]), folder, config, held) for each in classes]
+    classes: dict[Any, None] = dict.fromkeys(heads[name] for name in order if name in heads)
+    fits = [fit(_ours(each, model_type), folder, config) for each in classes]
     whole = [each for each in fits if not each.missing and not each.mismatched]
     if not whole:
         return fits[-1], _said(folder, fits[-1], "fit none of the classes that its type has")
 
     def rank(each: Fit) -> tuple[int, int]:
-        spelled = each.model.state_dict().keys()
-        return len(each.unexpected), sum(name not in spelled for name in held)
+        names = each.model.state_dict().keys()
+        return len(each.unexpected), sum(name not in names for name in folder.tensors)
 
     least = min(map(rank, whole))
     chosen, *others = [each for each in whole if rank(each) == least]
@@ -107,12 +109,18 @@ def best(
     return chosen, _said(folder, chosen, f"fit {_name(chosen)}{f' (or {also})' if also else ''}")
 
 
+def spelled(model: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """The names that a tensor may have: as given, with and without the name of the base model."""
+    prefix = f"{model.base_model_prefix}."
+    return name, prefix + name, name.removeprefix(prefix)
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Loading without transformers' report and bar: what they tell is told by ours."""
+    """Load without the report and the bar of transformers: our warnings say the same."""
     log = logging.getLogger("transformers.modeling_utils")
     shown, before = their_logging.is_progress_bar_enabled(), log.disabled
-    log.disabled = True  # a level of its own would have it say more
+    log.disabled = True  # not by a level: with one of its own it would print more
     their_logging.disable_progress_bar()
     try:
         yield
@@ -122,11 +130,15 @@ def silenced() -> Iterator[None]:
             their_logging.enable_progress_bar()
 
 
-def _fit(cls: type, folder: Path, config: PreTrainedConfig, more: dict[str, Any]) -> Fit:
+def _fit(cls: Any, folder: Folder, config: PreTrainedConfig, more: dict[str, Any]) -> Fit:
     settings = {"use_safetensors": True, "output_loading_info": True, "device_map": "meta"}
     with silenced():
         model, info = cls.from_pretrained(
-            folder, config=copy.deepcopy(config), ignore_mismatched_sizes=True, **settings, **more
+            folder.path,
+            config=copy.deepcopy(config),
+            ignore_mismatched_sizes=True,
+            **settings,
+            **more,
         )
     missing, unexpected, mismatched = (
         set(info[f"{key}_keys"]) for key in ("missing", "unexpected", "mismatched")
@@ -139,8 +151,8 @@ def _ours(base: type[PreTrainedModel], model_type: str) -> type[PreTrainedModel]
     return model_class(base) if model_type.startswith(PREFIX) else base
 
 
-def _keywords(cls: type) -> set[str]:
-    """What a class, or the one of transformers that ours is made of, can be called with."""
+def _keywords(cls: Any) -> set[str]:
+    """What a class, or the class of transformers that ours is made of, can be called with."""
     return {name for each in cls.__mro__[:2] for name in signature(each.__init__).parameters}
 
 
@@ -148,7 +160,7 @@ def _name(found: Fit) -> str:
     return type(found.model).__name__.removeprefix(NAME)
 
 
-def _said(folder: Path, found: Fit, how: str) -> str:
+def _said(folder: Folder, found: Fit, how: str) -> str:
     return (
         f"the config.json of {folder} names no class (architectures), and the weights {how}: they "
         f"are loaded as {_name(found)}"

@@ -1,4 +1,4 @@
-"""The YAML at the head of a checkpoint's README.md, its model card."""
+"""The front matter of a checkpoint's model card: the YAML at the top of its README.md."""
 
 import logging
 from pathlib import Path
@@ -7,15 +7,17 @@ from typing import Any
 from tlmtool.failure import Usage
 from tlmtool.files import notation
 from tlmtool.files.reading import regular
-from tlmtool.models.folder import inside
+from tlmtool.models.guarding import inside
 
-LONGEST = 64 * 2**10  # bytes of a card in which its front matter ends
+LONGEST = 64 * 2**10  # bytes of a card that are read; front matter that ends later is ignored
 log = logging.getLogger("tlmtool")
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
-    """The front matter of a model card; nothing where there is none that can be read. A licence in
-    it is a name or several, anything else is left out."""
+    """The front matter of a model card; empty where there is none that can be read.
+
+    `license` is a name or a list of names; anything else there becomes None.
+    """
     file = folder / "README.md"
     if not (file.exists() and inside(file, folder)):
         return {}

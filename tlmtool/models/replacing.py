@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.files.reading import read_text
-from tlmtool.models.folder import modules
+from tlmtool.models.guarding import MIB, modules
 
-MIB = 2**20
 NAMES = re.compile(
     r"""
     (model|pytorch_model|tf_model|flax_model)(-\d+-of-\d+)?\.(safetensors|bin|h5|msgpack)

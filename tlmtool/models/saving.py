@@ -1,4 +1,4 @@
-"""Write a checkpoint folder: whole or not at all, with all that lay beside the weights."""
+"""Writes a checkpoint's folder, whole or not at all, with the files beside the weights."""
 
 import os
 from collections.abc import Callable
@@ -10,32 +10,33 @@ from tlmtool.files.claims import claimed
 from tlmtool.files.places import check_place, path_of
 from tlmtool.files.writing import whole_folder
 from tlmtool.models.beside import copy_side_files
-from tlmtool.models.folder import resolve
+from tlmtool.models.folder import Folder, Name
 from tlmtool.models.replacing import check_out
 
 
 def save(
     model: PreTrainedModel,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     *,
-    source: str | os.PathLike | None = None,
+    source: Name | None = None,
     overwrite: bool = False,
     max_shard_size: str = "5GB",
     texts: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
-    """Write a checkpoint folder at once: weights, config, what lay beside them in `source`
-    (tokenizer, generation config, chat template, a client library's own files), and what `texts`
-    makes of the folder with its weights ({file name: content}). A killed run leaves nothing at
-    `out` that was not whole. Raises Usage where `out` is taken, is claimed by another run, or may
-    not be replaced: `overwrite` replaces a checkpoint, and no other file.
+    """Write a checkpoint's folder; a killed run leaves nothing at `out` that was not whole.
+
+    `source` is the folder whose files beside the weights are copied: tokenizer, generation config,
+    chat template, files of client libraries. `texts` makes more files of the new folder with its
+    weights: {file name: content}. Raises Usage where `out` is taken or claimed by another run;
+    `overwrite` replaces a checkpoint there, and nothing else.
     """
-    out, folder = path_of(out), None if source is None else resolve(os.fspath(source))
-    check_place(out, [] if folder is None else [("source", folder)])
+    out, folder = path_of(out), None if source is None else Folder.of(source)
+    check_place(out, [] if folder is None else [("source", folder.path)])
     with claimed(out):
         check_out(out, overwrite)
         with whole_folder(out, lambda: check_out(out, overwrite)) as new:
             if folder is not None:
-                copy_side_files(folder, new)
+                copy_side_files(folder.path, folder.beside[0], new)
             model.save_pretrained(new, max_shard_size=max_shard_size)
             for name, content in (texts(new) if texts else {}).items():
                 (new / name).write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, looked at before anything is made of them."""
+"""The files of a tokenizer, checked before a tokenizer is made of them."""
 
 import json
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ from typing import Any
 
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text
-from tlmtool.models.folder import LARGEST
+from tlmtool.models.guarding import OTHER
 
-MOST = 10**6  # tokens that a number in tokenizer_config.json may ask for
-GROWTH = 10_000  # times as long as it was: what a tokenizer may make of a text before it reads it
+MOST = 10**6  # the largest number that tokenizer_config.json may ask for, as of added tokens
+GROWTH = 10_000  # how many times as long a normalizer may make a text; more takes all the memory
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises NotLoadable for a tokenizer that would take memory without bound, by the number of
-    tokens that it adds or by replacements that each feed the next."""
+    """Raises NotLoadable for a tokenizer that would take memory without bound: by the number of
+    tokens that it adds, or by replacements that feed each other."""
     config, made = _read(folder / "tokenizer_config.json"), _read(folder / "tokenizer.json")
     for key, value in config.items():
-        counts = isinstance(value, int | float) and "length" not in key  # a length bounds, only
+        counts = isinstance(value, int | float) and "length" not in key  # a length is only a bound
         if counts and value > MOST:
             raise NotLoadable(f"{folder / 'tokenizer_config.json'} says {key} is {value}")
     growth = 1.0
@@ -32,9 +32,9 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; nothing where there is no such file."""
+    """A JSON object; empty where there is no such file."""
     try:
-        found = json.loads(read_text(file, LARGEST["*"]))
+        found = json.loads(read_text(file, OTHER))
     except FileNotFoundError:
         return {}
     except NotLoadable:
@@ -45,7 +45,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _steps(normalizer: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer, one after the other."""
+    """The steps of a normalizer, nested ones included."""
     waiting = [normalizer]
     while waiting:
         step = waiting.pop()
@@ -56,7 +56,7 @@ def _steps(normalizer: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """How many times as long a text can get by one step."""
+    """How many times as long one step can make a text."""
     new, pattern = step.get("content"), step.get("pattern")
     if step.get("type") == "Prepend":
         return max(1, len(str(step.get("prepend") or "")))

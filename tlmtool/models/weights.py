@@ -1,6 +1,5 @@
-"""The safetensors files of a checkpoint: which they are, what they hold, none of it read."""
+"""The safetensors files of a checkpoint: which they are and what their headers say."""
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -12,12 +11,14 @@ from safetensors import SafetensorError, safe_open
 
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text, regular
-from tlmtool.models.folder import LARGEST, guard, inside
+from tlmtool.models.guarding import OTHER, inside, leads_out
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# The dtypes that weights may have, the widest first.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-INTEGERS = ("I64", "I32", "I16")  # of positions and steps, which are no weights
-DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")  # of a mesh of devices
+INTEGERS = ("I64", "I32", "I16")  # dtypes of positions and steps, which are no weights
+# Files that transformers writes for a mesh of devices, each with a part of every tensor.
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
 class Stored(NamedTuple):
@@ -27,52 +28,58 @@ class Stored(NamedTuple):
     dtype: str
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, as transformers will load them, their headers checked.
+def headers(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
+    """(the files of weights that transformers will load, {name: shape and dtype} of their tensors).
 
-    Raises NotLoadable for a pickle, for files that are damaged, not there or outside of the folder,
-    and for two sets of weights in one folder."""
-    return sorted({folder / name for name in _named(folder)}) if stored(folder) else []
-
-
-def stored(folder: Path) -> dict[str, Stored]:
-    """{name: what the headers of the files say of it}; raises as `weight_files`."""
+    Raises NotLoadable for a pickle, for files that are missing, damaged or outside of the folder,
+    for an index of shards that is wrong, and for two sets of weights in one folder.
+    """
+    index = _index(folder)
+    files = [folder / name for name in _names(folder, index)]
     found: dict[str, Stored] = {}
     homes: dict[str, Path] = {}
-    for name in _named(folder):
-        file = folder / name
-        if not file.exists():
-            raise _missing(folder, file)
-        try:
-            with safe_open(regular(file), framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118, no dict
-                    if key in homes:
-                        both = f"{homes[key].name} and {file.name}"
-                        raise NotLoadable(f"{folder} holds {key} twice, in {both}")
-                    part = opened.get_slice(key)
-                    found[key] = Stored(tuple(part.get_shape()), part.get_dtype())
-                    homes[key] = file
-        except NotLoadable:
-            raise
-        except (SafetensorError, OSError) as error:
-            raise NotLoadable(f"{file} is damaged or no safetensors file: {error}") from None
-    for key, name in _index(folder).items():
+    for file in files:
+        for key, each in _header(folder, file).items():
+            if key in homes:
+                both = f"{homes[key].name} and {file.name}"
+                raise NotLoadable(f"{folder} holds {key} twice, in {both}")
+            found[key], homes[key] = each, file
+    for key, name in index.items():
         if homes.get(key) != folder / name:
             raise NotLoadable(f"{folder / INDEX} says that {name} holds {key}, which it does not")
+    return files, found
+
+
+def _header(folder: Path, file: Path) -> dict[str, Stored]:
+    """{name: shape and dtype} of the tensors in one file."""
+    if not file.exists():
+        raise _missing(folder, file)
+    found = {}
+    try:
+        with safe_open(regular(file), framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118, no dict
+                part = opened.get_slice(key)
+                found[key] = Stored(tuple(part.get_shape()), part.get_dtype())
+    except NotLoadable:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise NotLoadable(f"{file} is damaged or no safetensors file: {error}") from None
     return found
 
 
-def dtypes_of(kept: dict[str, Stored]) -> Counter:
-    """{dtype: tensors} of the floating ones, the widest first."""
+def dtypes_of(kept: dict[str, Stored]) -> "Counter[torch.dtype]":
+    """{dtype: number of tensors} of the floating-point ones, the widest first."""
     found = Counter(FLOATS[each.dtype] for each in kept.values() if each.dtype in FLOATS)
     return Counter({dtype: found[dtype] for dtype in FLOATS.values() if found[dtype]})
 
 
-def equal(folder: Path, one: tuple[str, ...], other: tuple[str, ...], dtype: torch.dtype) -> bool:
-    """Whether two tensors, each known by several names, hold the same numbers in a dtype; False if
-    one of them is not there."""
+def equal(
+    files: list[Path], one: tuple[str, ...], other: tuple[str, ...], dtype: torch.dtype
+) -> bool:
+    """Whether two tensors, each known by several names, hold the same numbers in a dtype; False
+    where one of them is missing."""
     found: dict[tuple[str, ...], torch.Tensor] = {}
-    for file in weight_files(folder):
+    for file in files:
         with safe_open(file, framework="pt") as opened:
             there = set(opened.keys())
             for names in (one, other):
@@ -81,19 +88,12 @@ def equal(folder: Path, one: tuple[str, ...], other: tuple[str, ...], dtype: tor
     return len(found) == 2 and torch.equal(found[one], found[other])
 
 
-def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    with regular(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _named(folder: Path) -> list[str]:
-    """Names of the files of weights, in the folder: one, or those of the index of shards."""
-    guard(folder)
+def _names(folder: Path, index: dict[str, str]) -> list[str]:
+    """Names of the files of weights in the folder: one file, or those of the index of shards."""
     odd = next((f for f in sorted(folder.iterdir()) if DISTRIBUTED.match(f.name)), None)
     if odd is not None:
         raise NotLoadable(f"{folder} holds shards of several devices ({odd.name}): save it whole")
-    names = sorted({*_index(folder).values()}) or [WHOLE]
+    names = sorted({*index.values()}) or [WHOLE]
     if names != [WHOLE] and (folder / WHOLE).exists():
         raise NotLoadable(
             f"{folder} holds two sets of weights, {WHOLE} and those that {INDEX} names: remove the "
@@ -103,10 +103,10 @@ def _named(folder: Path) -> list[str]:
 
 
 def _index(folder: Path) -> dict[str, str]:
-    """{tensor: file} as the index of shards says; nothing where there is none."""
+    """{tensor: file} by the index of shards; empty where there is no index."""
     index = folder / INDEX
     try:
-        listed = json.loads(read_text(index, LARGEST["*"]))["weight_map"]
+        listed = json.loads(read_text(index, OTHER))["weight_map"]
         names = {str(name): file for name, file in listed.items()}
     except FileNotFoundError:
         return {}
@@ -117,14 +117,13 @@ def _index(folder: Path) -> dict[str, str]:
     for name in names.values():
         if not isinstance(name, str) or Path(name).suffix != ".safetensors":
             raise NotLoadable(f"{index} names {name!r}, which is no safetensors file")
-        outside = Path(name).is_absolute() or ".." in Path(name).parts
-        if outside or not inside(folder / name, folder):
+        if leads_out(name) or not inside(folder / name, folder):
             raise NotLoadable(f"{index} names {name!r}, which lies outside of the folder")
     return names
 
 
 def _missing(folder: Path, file: Path) -> NotLoadable:
-    """What to say of a file of weights that is not there."""
+    """The failure for a file of weights that is missing."""
     pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
     if pickles:
         return NotLoadable(

@@ -27,7 +27,8 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES, ARCHITECTURES
 from tlmtool.models.attending import attend
-from tlmtool.models.folder import check_counts
+from tlmtool.models.config import check_counts
+from tlmtool.models.folder import Folder
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
@@ -52,7 +53,7 @@ def write(recipe: Recipe, folder: Path) -> None:
     if recipe.attention.kind:
         check_length(recipe.attention, recipe.training.max_length)
     if given := recipe.fresh.tokenizer:
-        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(given))
+        tokenizer = checkpoint.load_tokenizer(given)
         if tokenizer is None:
             raise NotLoadable(f"--tokenizer {given} holds no tokenizer")
         for kind in NEEDS[reads] if recipe.training.task in (*LANGUAGE, TRANSLATION) else ():
@@ -84,7 +85,7 @@ def config_of(recipe: Recipe) -> Any:
     path = Path(named).expanduser()
     kind, kept = named, {}
     if path.is_dir() or path.name == "config.json":
-        kept = checkpoint.read_config(path if path.is_dir() else path.parent)
+        kept = Folder(path if path.is_dir() else path.parent).config
         kind = kept["model_type"]
         if kind not in ARCHITECTURES:
             raise Usage(
@@ -119,12 +120,12 @@ def config_of(recipe: Recipe) -> Any:
         raise Usage(f"a {kind} cannot be so: {_first(error)}") from None
 
 
-def build(recipe: Recipe, folder: Path, head: Any, changes: dict[str, Any] | None) -> nn.Module:
+def build(recipe: Recipe, folder: Folder, head: Any, changes: dict[str, Any] | None) -> nn.Module:
     """The model of a folder that `write` made, of weights drawn now, on the recipe's device, in
     float32 unless the recipe says otherwise; `head`: an Auto class, `changes`: of its config.
 
     Raises Usage for a config that makes no model that runs, or cannot take the kernel."""
-    config = AutoConfig.from_pretrained(folder, **(changes or {}))
+    config = AutoConfig.from_pretrained(folder.path, **(changes or {}))
     config.dtype = None  # a stored one is that of the weights which lay there
     try:
         model = head.from_config(config)

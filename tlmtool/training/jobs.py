@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from tlmtool.measuring.predictions import classes_of, nameless
 from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
 from tlmtool.models.attending import mixing
+from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import factorized
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.schema import Training
@@ -55,12 +55,12 @@ class Job:
 
 
 def prepare(
-    recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any, source: Path | None = None
+    recipe: Recipe, load: Callable[..., nn.Module], tokenizer: Any, source: Folder | None = None
 ) -> Job:
     """The model with the head that the task needs, and the examples; `load(name, **more)`.
 
     `source`: the folder of its config.json, found by the recipe's MODEL where none is given."""
-    source = source or checkpoint.resolve(recipe.model, recipe.revision)
+    source = source or Folder.of(recipe.model, recipe.revision)
     if recipe.distillation.teacher:
         job = _distilled(recipe, load, tokenizer, source)
     elif recipe.training.task in LANGUAGE:
@@ -90,17 +90,17 @@ def freeze(recipe: Recipe, job: Job) -> None:
             parameter.requires_grad_(id(parameter) in held)
 
 
-def _config(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def _config(recipe: Recipe, folder: Folder) -> dict[str, Any]:
     """config.json, with the class that the weights are loaded with where there are weights."""
-    return (checkpoint.described if recipe.model else checkpoint.read_config)(folder)
+    return checkpoint.described(folder) if recipe.model else folder.config
 
 
-def _head(recipe: Recipe, load: Callable, task: Any, folder: Path) -> tuple[nn.Module, bool]:
+def _head(recipe: Recipe, load: Callable, task: Any, folder: Folder) -> tuple[nn.Module, bool]:
     """The model with the task's head, and whether the checkpoint had it."""
     named = recipe.model or f"a new {folder.name}"
     head, changes, has = head_of(_config(recipe, folder), named, task)
     if (share := recipe.training.dropout) is not None:
-        changes |= dropouts(AutoConfig.from_pretrained(folder).to_dict(), share)
+        changes |= dropouts(AutoConfig.from_pretrained(folder.path).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head
     return load(recipe.model, head=head, changes=changes, has=has), has
 
@@ -118,7 +118,7 @@ def _aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
     return rest, train[SET_ASIDE - 1 :: SET_ASIDE], "a tenth of train, set aside for choosing"
 
 
-def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
+def _labelled(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     given = recipe.training
     names = classes_in(_config(recipe, source))
     found = _splits(given, names)
@@ -141,7 +141,7 @@ def _splits(given: Training, names: tuple[str, ...]) -> labelled.Splits:
     return labelled.splits(given.task, given.data, **columns)
 
 
-def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
+def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     given = recipe.training
     train, dev, place = language_splits(given.data)
     model, has = _head(recipe, load, given.task, source)
@@ -153,7 +153,7 @@ def _language(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> J
     return job
 
 
-def _translation(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
+def _translation(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     given = recipe.training
     bleu = Bleu((languages_of(given.languages) or (None, None))[1])  # refused before any work
     found = parallel_splits(given.data, given.languages, given.text, given.label)
@@ -186,7 +186,7 @@ def _job(
     return Job(model, objective, partial(objective.scored, examples=dev), source, notes, has)
 
 
-def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Path) -> Job:
+def _distilled(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     given, wanted = recipe.training, recipe.distillation
     teacher = load(wanted.teacher)
     length = min(given.max_length, position_limit(teacher) or given.max_length)
@@ -239,7 +239,7 @@ def _check_teacher(recipe: Recipe, teacher: nn.Module, model: nn.Module, tokeniz
     widths = [each.config.get_text_config().hidden_size for each in (teacher, model)]
     if len({*widths}) > 1:
         raise Usage(f"the teacher {name} has width {widths[0]}, {recipe.model} {widths[1]}")
-    own = checkpoint.load_tokenizer(checkpoint.resolve(name))
+    own = checkpoint.load_tokenizer(name)
     if own is not None and own.get_vocab() != tokenizer.get_vocab():
         raise Usage(f"the teacher {name} reads other tokens than {recipe.model}")
 

@@ -14,6 +14,7 @@ from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.files import kept
 from tlmtool.files.kept import Kept
 from tlmtool.files.writing import write_whole
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.schema import Recipe
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
@@ -61,7 +62,7 @@ class Study:
         folder: Path,
         load: Load,
         tokenizer: Any,
-        source: Path | None,
+        source: Folder | None,
         tell: Callable,
         bar: Callable,
     ):
