@@ -57,7 +57,7 @@ def _plain(help: str) -> str:
 
 def methods() -> str:
     """The decompositions, each with the first line of its file."""
-    from tlmtool.recipe.schema import decompositions
+    from tlmtool.recipe.compression import decompositions
 
     rows = [(f"`{name}`", line) for name, line in decompositions().items()]
     return table(("method", "what it is"), *rows)

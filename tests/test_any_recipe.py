@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from tlmtool.cli import COMMANDS, run
+from tlmtool.cli import run
 from tlmtool.files.notation import written
 from tlmtool.recipe.schema import settings
+from tlmtool.recipe.verbs import VERBS
 
 ODD = [
     "",
@@ -69,7 +70,7 @@ def ends_well(*args):
     assert len(told) < 1500 and told.isprintable() == (not code), (args, told)
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_any_flag(commands, verb):
     draw = random.Random(verb)
     known = [each for each in settings(verb).values() if each.flag]
@@ -90,7 +91,7 @@ def test_any_argument(commands):
         ends_well(value, "m")
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_any_key(commands, tmp_path, verb):
     draw, file = random.Random(verb), tmp_path / "r.yaml"
     odd = [*TREES, *(value for value in ODD if "\ud800" not in value)]

@@ -8,8 +8,8 @@ from conftest import pico, sentences, word_tokenizer
 
 from tlmtool.cli import run
 from tlmtool.models import checkpoint
-from tlmtool.recipe.schema import VERBS
 from tlmtool.recipe.sources import from_mapping
+from tlmtool.recipe.verbs import VERBS
 from tlmtool.report import checks
 from tlmtool.report.report import Report, _leaves
 from tlmtool.tasks.table import LABELLED, TASKS
@@ -158,10 +158,10 @@ def test_the_names_of_tasks_and_metrics_are_those_of_their_tables():
     assert set(checks.METRICS) == set(LABELLED)
     for name in checks.SCORES:
         assert checks.SCORES[name] == (TASKS[name].names, TASKS[name].beside)
-    assert set(checks.SECONDS) == set(VERBS.split())
+    assert set(checks.SECONDS) == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", VERBS.split())
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_help_names_figures(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "200")
     assert run([verb, "--help"]) == 0

@@ -59,8 +59,8 @@ def test_a_dry_run_with_a_budget_of_loss_says_if_all(tmp_path, capsys):
         ("gpt2", {"kind": "dimensionwise", "f": "softmax"}, "--f softmax"),
         ("llama", {"kind": "multilinear", "rank": 4}, "--attention-rank 4"),
         ("llama", {"kind": "multilinear", "blocks": 2}, "--attention-blocks 2"),
-        ("bert", {"w_o": "conv"}, "--w-o says how --attention NAME is to be"),
-        ("bert", {"rank": 4}, "--attention-rank says how --attention NAME is to be"),
+        ("bert", {"w_o": "conv"}, "--w-o goes with --attention NAME"),
+        ("bert", {"rank": 4}, "--attention-rank goes with --attention NAME"),
     ],
 )
 def test_a_refusal_names_the_flag_wherever_it_was_given(family, more, says, tmp_path, capsys):

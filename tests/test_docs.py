@@ -15,14 +15,15 @@ from tlmtool.commands.pipeline import stages_of
 from tlmtool.models import architectures
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
-from tlmtool.recipe.schema import VERBS, Recipe, settings, settings_of
+from tlmtool.recipe.schema import Recipe, settings, settings_of
+from tlmtool.recipe.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CHANGES = ROOT / "CHANGELOG.md"  # tells of flags and values that are gone
-COMMANDS = [*VERBS.split(), "run"]
+COMMANDS = [*VERBS, "run"]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
 KINDS = {"sh", "python", "yaml", "json", "text"}
 PENDING = {"report.md"}  # generated from the layout of a report
@@ -80,7 +81,7 @@ def check_run(rest: list[str]) -> None:
 
 def shown(words: list[str]) -> bool:
     """A command to be typed, not one with a part left out, such as `tlm evaluate --baseline`."""
-    bare = {s.flag for verb in VERBS.split() for s in settings(verb).values() if s.kind is bool}
+    bare = {s.flag for verb in VERBS for s in settings(verb).values() if s.kind is bool}
     if words[-1].startswith("--") and words[-1][2:] not in bare | {"json"}:
         return False
     upper = (word for word in words if re.fullmatch(r"[A-Z]{2,}|\.\.\.|.*\|.*", word))

@@ -175,7 +175,7 @@ class Stopped(Exception):
     "more",
     [
         ["--strategy", "dynamic"],
-        ["--strategy", "dynamic", "--keep-best", "--evaluate-every", "5", "--form", "svd"],
+        ["--strategy", "dynamic", "--keep-best", "--evaluate-every", "5", "--method", "svd"],
         ["--strategy", "static", "--importance", "fisher"],
         ["--strategy", "none", "--accumulate", "3", "--patience", "9"],
     ],

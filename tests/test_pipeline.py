@@ -131,7 +131,7 @@ def test_a_set_names_its_stage(file, tmp_path, capsys):
     stages = stages_of(file, tmp_path / "out", ["tune.training.lr=0.5"])
     assert stages[1].recipe.training.lr == 0.5
     assert run(["run", str(file), "--set", "training.lr=0.5"]) == 2
-    assert "it begins with a stage" in capsys.readouterr().err
+    assert "does not begin with a stage" in capsys.readouterr().err
 
 
 def test_overwriting_loses_nothing_before_it_has_another(file, tmp_path, capsys):

@@ -17,9 +17,9 @@ SMALL = ["--steps", 4, "--every", 2, "--N", 1, "--n", 1, "--growth", 2]
 
 @pytest.fixture(scope="module")
 def made(model, data, tmp_path_factory) -> Path:
-    """A study of two arms from the third seed on, whose --form says nothing to them."""
+    """A study of two arms from the third seed on, whose --method says nothing to them."""
     out = tmp_path_factory.mktemp("studies") / "study"
-    more = ["--N", 12, "--seeds", 2, "--seed", 3, "--arms", "svd,mpo-dynamic", "--form", "svd"]
+    more = ["--N", 12, "--seeds", 2, "--seed", 3, "--arms", "svd,mpo-dynamic", "--method", "svd"]
     assert run(arguments(model, data, out, *SMALL, *more)) == 0
     return out
 
@@ -122,7 +122,7 @@ def test_what_is_of_a_study_needs_seeds(model, data, tmp_path, capsys):
         words = arguments(model, data, tmp_path / "out", *more)
         del words[words.index("--lr") : words.index("--lr") + 2]
         assert run(words) == 2
-        assert f"{more[0]} is of a study: give --seeds N too" in capsys.readouterr().err
+        assert f"{more[0]} is for a comparison: give --seeds N too" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_a_study_tells_what_all_of_it_costs(model, data, tmp_path, capsys):

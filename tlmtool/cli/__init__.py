@@ -1,5 +1,5 @@
 """The command `tlm`: flags, terminal, signals, and failures as sentences."""
 
-from tlmtool.cli.app import COMMANDS, main, run
+from tlmtool.cli.app import main, run
 
-__all__ = ["COMMANDS", "main", "run"]
+__all__ = ["main", "run"]

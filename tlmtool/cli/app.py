@@ -6,58 +6,37 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from tlmtool.cli.explaining import explained
-from tlmtool.cli.flags import command
+from tlmtool.cli.flags import Command, Commands, command, parameters, pipeline_parameters
+from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
-from tlmtool.cli.terminal import console, flushed, open_streams, show, told
-from tlmtool.failure import Failure, Stopped, check_environment, speaks
-from tlmtool.recipe.schema import decompositions
+from tlmtool.cli.terminal import flushed, open_streams, show, told
+from tlmtool.failure import Failure, Stopped, speaks
+from tlmtool.recipe.compression import decompositions
+from tlmtool.recipe.schema import settings
+from tlmtool.recipe.verbs import RUN, VERBS
 from tlmtool.report.printable import printable
 
-COMMANDS = {  # verb: (what it does, an example)
-    "compress": (
-        "Factorize linear layers of a pretrained model: fewer parameters, same checkpoint format.",
-        "tlm compress minilm --rank 8 --out out/m8",
-    ),
-    "merge": (
-        "Multiply a checkpoint's factors out again: a plain checkpoint that needs no tlm.",
-        "tlm merge out/m8 --out out/m8-dense",
-    ),
-    "overparam": (
-        "Make linear layers larger by exact MPO: more parameters to train, the same function.",
-        "tlm overparam minilm --growth 3 --out out/m3",
-    ),
-    "finetune": (
-        "Train a checkpoint on a task; over-parameterized by MPO meanwhile, or taught by another.",
-        "tlm finetune minilm --task cola --data cola/ --strategy dynamic --N 6 --n 2",
-    ),
-    "profile": (
-        "Count parameters by role, FLOPs, bytes, and measure memory and latency; or those of "
-        "attention kernels alone as the length grows.",
-        "tlm profile minilm --against out/m8 --seq-len 128,512",
-    ),
-    "evaluate": (
-        "Score a model: language-model loss, similarity, feature error, or a task of finetune.",
-        "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
-    ),
-}
-LONGEST = 1200  # letters of a sentence on stderr
+LONGEST = 1200  # characters of a failure; the middle of a longer one is left out
+KEYS = "Every flag has a key for --set and for recipe files: see docs/recipes.md."
 app = typer.Typer(
     name="tlm",
-    help="Pretrained transformers as tensors: compress, fine-tune over-parameterized, measure.",
-    epilog=f"Example: {COMMANDS['compress'][1]}",
+    cls=Commands,
+    help="Make pretrained transformers smaller by tensor decomposition, train them, and measure "
+    "what was gained and lost.",
+    epilog=f"Example: {VERBS['compress'].example}\n\ntlm COMMAND --help shows the options of a "
+    "command.",
     add_completion=False,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "default_map": {"help": False},  # of itself None, for which typer would import pydantic
+        "default_map": {"help": False},  # by default None, for which typer would import pydantic
     },
 )
 
@@ -142,67 +121,32 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _pipeline(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML with a list of stages")],
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="folder of the stages' results (default out/FILE's name)"),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="a key of a stage's recipe"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", metavar=" ", help="go on where a killed run was")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", metavar=" ", help="replace earlier results")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar=" ", help="print one JSON object")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", metavar=" ", help="no progress")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", metavar=" ", help="all rows, all logs")
-    ] = False,
-) -> None:
-    """Stages one after another, each a recipe of its own, each on what the one before it wrote."""
-    with told(verbose, quiet):
-        check_environment()
-        from tlmtool.commands import pipeline
-
-        stages = pipeline.stages_of(file, Path(out or f"out/{Path(file).stem}"), sets or ())
-        done, reports = [], pipeline.run(stages, resume, overwrite)
-    for _ in stages:
-        with told(verbose, quiet):
-            done.append(next(reports))
-        stage, report = done[-1]
-        if not as_json:
-            console().print(f"\nstage {stage.name}", style="bold")
-            show(report, False, verbose)
-        if test := stage.recipe.output.fail_if:
-            try:
-                report.check(test)
-            except Failure:
-                if as_json:
-                    show(pipeline.summary(done), as_json, verbose)
-                raise
-    show(pipeline.summary(done), as_json, verbose)
-
-
 @app.callback()
 def _everything(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, metavar=" ", help="Print the version"
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-for _verb, (_, _example) in COMMANDS.items():
-    _forms = ["Forms:", *(f"[bold]{n}[/] {t}" for n, t in decompositions().items())]
-    _epilog = [f"Example: {_example}", *(_forms if _verb == "compress" else [])]
-    app.command(_verb, epilog="\n\n".join(_epilog))(command(_verb, COMMANDS[_verb][0], perform))
-app.command("run", epilog="Example: tlm run recipes/run-minilm-combined.yaml --out out/combined")(
-    _pipeline
+def _epilog(verb: str) -> str:
+    """What stands below the options: an example, names, and keys that no flag gives."""
+    parts = [f"Example: {VERBS[verb].example}"]
+    if verb == "compress":
+        names = (f"  [bold]{name:<7}[/]{line}" for name, line in decompositions().items())
+        parts.append("\n".join(("Decompositions (--method):", *names)))
+    hidden = (each for each in settings(verb).values() if not each.flag and "." in each.path)
+    parts += [f"Only in a recipe file: {each.path}, {each.help}." for each in hidden]
+    return "\n\n".join((*parts, KEYS))
+
+
+for _name, _verb in VERBS.items():
+    _function = command(_name, _verb.help, parameters(_name), perform)
+    app.command(_name, cls=Command, epilog=_epilog(_name))(_function)
+app.command("run", cls=Command, epilog=f"Example: {RUN.example}")(
+    command("run", RUN.help, pipeline_parameters(), run_stages)
 )

@@ -1,85 +1,116 @@
-"""The flags of a verb, made from the schema; all are read as text, `recipe.build` checks them."""
+"""The flags of a verb, made from the schema. All are read as text; `recipe.build` checks them."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from tlmtool.recipe.schema import settings
 from tlmtool.recipe.setting import Setting
 from tlmtool.report.checks import helped
 
-
-def _default_words(setting: Setting) -> str:
-    value = (
-        ",".join(map(str, setting.default))
-        if isinstance(setting.default, tuple)
-        else (setting.default)
-    )
-    return f" (default {value})" if value not in (None, "") and value is not False else ""
+GENERAL = "General"  # the part of the help with the flags that every verb has
+FIRST = ("Output",)  # parts that stand right after the first one
 
 
-def _parameters(verb: str) -> Iterator[inspect.Parameter]:
+def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, info]
+    where = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, where, default=default, annotation=annotation)
+
+
+def _option(
+    name: str, kind: Any, spelled: tuple[str, ...], help: str, metavar: str = " ", **more: Any
+) -> inspect.Parameter:
+    """A flag. A metavar of one blank keeps typer from writing the type there."""
+    more = {"rich_help_panel": GENERAL, **more}
+    info = typer.Option(*spelled, metavar=metavar, help=help, show_default=False, **more)
+    return _parameter(name, kind, False if kind is bool else None, info)
+
+
+def _in_order(verb: str) -> list[tuple[str, Setting]]:
+    """The settings of a verb by the parts of the help, the part that is used most first."""
+    found = settings(verb)
+    first = next(each.panel for each in found.values() if each.flag)
+    parts = {name: place for place, name in enumerate((first, *FIRST))}
+    return sorted(found.items(), key=lambda entry: parts.get(entry[1].panel, len(parts)))
+
+
+def parameters(verb: str) -> Iterator[inspect.Parameter]:
     """MODEL, a flag for each setting that the verb reads, and the flags that every verb has."""
-
-    def option(name: str, kind: Any, default: Any, *spelled: str, **more: Any) -> inspect.Parameter:
-        info = typer.Option(*spelled, show_default=False, **more)
-        return inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=Annotated[kind, info],
-        )
-
-    ordered = sorted(settings(verb).items(), key=lambda entry: "." not in entry[0])
-    for path, setting in ordered:  # the general ones last
-        section = path.partition(".")[0].capitalize() if "." in path else "General"
-        help = setting.help + _default_words(setting)
-        help += f"; figures: {helped(verb)} ..." if path == "output.fail_if" else ""
+    for path, setting in _in_order(verb):
+        help = setting.help_for(verb)
+        if path == "output.fail_if":
+            help += f"; figures: {helped(verb)} ..."
         if path == "model":
             info = typer.Argument(metavar="MODEL", help=help, show_default=False)
-            kind, place = Annotated[str | None, info], inspect.Parameter.KEYWORD_ONLY
-            yield inspect.Parameter("model", place, default=None, annotation=kind)
+            yield _parameter("model", str | None, None, info)
         elif setting.flag:
-            name, flag = setting.flag.replace("-", "_"), f"--{setting.flag}"
-            more = {"help": help, "rich_help_panel": section}
-            if setting.kind is bool:
-                yield option(name, bool, False, flag, metavar=" ", **more)
-            else:
-                yield option(name, str | None, None, flag, metavar=setting.metavar, **more)
-    general = {"rich_help_panel": "General"}
-    yield option(
-        "recipe", str | None, None, "--recipe", metavar="FILE", help="YAML of a run", **general
-    )
-    yield option(
-        "sets",
-        list[str] | None,
-        None,
-        "--set",
-        metavar="KEY=VALUE",
-        help="a key of the recipe, such as compression.rank=8; may be repeated",
-        **general,
-    )
-    yield option(
-        "as_json", bool, False, "--json", metavar=" ", help="print one JSON object", **general
-    )
-    yield option(
-        "quiet", bool, False, "-q", "--quiet", metavar=" ", help="no progress on stderr", **general
-    )
-    yield option(
-        "verbose", bool, False, "-v", "--verbose", metavar=" ", help="all rows, all logs", **general
-    )
+            name, spelled = setting.flag.replace("-", "_"), (f"--{setting.flag}",)
+            kind = bool if setting.kind is bool else str | None
+            metavar = setting.metavar or " "
+            yield _option(name, kind, spelled, help, metavar, rich_help_panel=setting.panel)
+    words = "Set a key of the recipe, such as seed=1; may be repeated"
+    yield _option("recipe", str | None, ("--recipe",), "YAML file with the settings", "FILE")
+    yield _option("sets", list[str] | None, ("--set",), words, "KEY=VALUE")
+    yield from outputs()
 
 
-def command(verb: str, help: str, perform: Callable[[str, dict[str, Any]], None]) -> Any:
-    """The function that typer turns into a verb: its flags, then `perform(verb, {name: value})`."""
+def outputs() -> Iterator[inspect.Parameter]:
+    """The flags of what is printed, which every command has."""
+    yield _option("as_json", bool, ("--json",), "Print the report as one JSON object")
+    yield _option("quiet", bool, ("-q", "--quiet"), "Show no progress")
+    yield _option("verbose", bool, ("-v", "--verbose"), "Show all rows and all log messages")
+
+
+def pipeline_parameters() -> Iterator[inspect.Parameter]:
+    """The file of a pipeline and its flags."""
+    info = typer.Argument(metavar="FILE", help="YAML file with a list of stages")
+    yield _parameter("file", str, inspect.Parameter.empty, info)
+    folder = "Folder for the results, one for each stage (default: out/<name of FILE>)"
+    yield _option("out", str | None, ("--out",), folder, "DIR")
+    words = "Set a key of a stage, such as convert.seed=1; may be repeated"
+    yield _option("sets", list[str] | None, ("--set",), words, "STAGE.KEY=VALUE")
+    yield _option("resume", bool, ("--resume",), "Continue a run that was stopped")
+    yield _option("overwrite", bool, ("--overwrite",), "Replace earlier results")
+    yield from outputs()
+
+
+def command(
+    name: str,
+    help: str,
+    parameters: Iterable[inspect.Parameter],
+    perform: Callable[[str, dict[str, Any]], None],
+) -> Any:
+    """The function that typer turns into a command: its flags, then `perform(name, given)`."""
 
     def given_to(**given: Any) -> None:
-        perform(verb, given)
+        perform(name, given)
 
-    parameters = list(_parameters(verb))
-    given_to.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    given_to.__annotations__ = {each.name: each.annotation for each in parameters}
-    given_to.__name__, given_to.__doc__ = verb, help
+    several = list(parameters)
+    given_to.__signature__ = inspect.Signature(several)  # type: ignore[attr-defined]
+    given_to.__annotations__ = {each.name: each.annotation for each in several}
+    given_to.__name__, given_to.__doc__ = name, help
     return given_to
+
+
+class Command(TyperCommand):
+    """A verb, with `--help` among its general flags."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _plain(super().get_help_option(ctx), GENERAL)
+
+
+class Commands(TyperGroup):
+    """All verbs; its `--help` is told in our words."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _plain(super().get_help_option(ctx))
+
+
+def _plain(option: Any, panel: str | None = None) -> Any:
+    if option is not None:
+        option.help, option.metavar, option.rich_help_panel = "Show this help and exit", " ", panel
+    return option

@@ -23,8 +23,10 @@ QUIET = {  # third parties, unless -v and unless the user's environment says oth
     "TOKENIZERS_PARALLELISM": "false",
 }
 THREADS = {"GOMP_SPINCOUNT": "2000"}  # waiting threads soon sleep: 4x faster on a busy machine
-NOISY = ("transformers", "huggingface_hub", "datasets", "torch", "httpx", "filelock", "accelerate")
-NOISY += ("matplotlib",)
+NOISY = (  # loggers of third parties that are told to be quiet too
+    *("accelerate", "datasets", "filelock", "httpx", "huggingface_hub", "matplotlib"),
+    *("torch", "transformers"),
+)
 
 
 def open_streams() -> None:
@@ -92,8 +94,15 @@ class _Shown:
         return getattr(self.stream, name)
 
 
-def _warned(message: Any, category: Any, file: str, line: int, *_: Any) -> None:
-    _Shown(sys.stderr).write(warnings.formatwarning(message, category, file, line))
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    _Shown(sys.stderr).write(warnings.formatwarning(message, category, filename, lineno))
 
 
 @contextlib.contextmanager
@@ -130,8 +139,8 @@ def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
 
 
 def console() -> Any:
-    """Standard output, at most 100 columns; without escape codes in a pipe or with NO_COLOR, and
-    never with others than its own."""
+    """Standard output, at most 100 columns wide. It writes no escape codes into a pipe or with
+    NO_COLOR, and never any but its own."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -141,6 +150,6 @@ def console() -> Any:
                 yield Segment(text if control else printable(text), style, control)
 
     plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
-    settings = {"color_system": None if plain else "auto", "highlight": False, "emoji": False}
-    width = min(100, Console(**settings).width) if sys.stdout.isatty() else 100
-    return Shown(width=width, markup=False, **settings)
+    made = Shown(color_system=None if plain else "auto", highlight=False, emoji=False, markup=False)
+    made.width = min(100, made.width) if sys.stdout.isatty() else 100
+    return made

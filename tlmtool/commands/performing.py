@@ -7,8 +7,9 @@ from typing import Any
 
 from tlmtool.failure import check_alone
 from tlmtool.files.claims import claims
-from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.files.places import check_place, path_of
 from tlmtool.recipe import building as recipes
+from tlmtool.recipe.inputs import reads_of
 
 
 def perform(recipe: recipes.Recipe) -> Any:

@@ -16,12 +16,14 @@ from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claimed
 from tlmtool.files.kept import Kept
-from tlmtool.files.places import check_apart, check_makeable, path_of, reads_of
+from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import to_dict
-from tlmtool.recipe.stages import WRITES, Stage, stages_of
+from tlmtool.recipe.inputs import reads_of
+from tlmtool.recipe.stages import Stage, stages_of
+from tlmtool.recipe.verbs import WRITES
 from tlmtool.report.kept import read_report
 from tlmtool.report.report import Report
 from tlmtool.training.state import Store

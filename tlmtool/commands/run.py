@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from tlmtool.files.claims import claim
-from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.files.places import check_place, path_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.inputs import reads_of
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 

@@ -11,12 +11,13 @@ from tlmtool.data.fingerprints import changed
 from tlmtool.failure import Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claim, sweep_within
-from tlmtool.files.places import check_place, path_of, reads_of
+from tlmtool.files.places import check_place, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.inputs import reads_of
 from tlmtool.report.figures import human
 from tlmtool.report.report import Report
 from tlmtool.training.study import Study

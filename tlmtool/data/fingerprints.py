@@ -3,7 +3,6 @@ the same input alone. What comes from the Hub goes by its name and revision."""
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,14 @@ from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.files.reading import sha256
 from tlmtool.models.finding import SIDE_FILES
 from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.inputs import named_by
 from tlmtool.recipe.schema import settings
 from tlmtool.tasks.table import TRANSLATION
 
-FILES = {"MODEL", "PATH", "DATASET"}  # what a setting names, by its metavariable
-CHECKPOINTS = {"MODEL", "PATH|ID", "FAMILY|PATH"}  # those whose folder is a checkpoint's
 SAVED = {*TEXT_SUFFIXES, *SUFFIXES, ".arrow"}  # of files that `datasets` reads in a folder
 OURS = ("README.md", "report.json", "recipe.yaml")  # of a checkpoint: nothing reads them
 Sums = dict[str, dict[str, str]]  # {setting: {file: sha256}}
 Known = dict[tuple[str, int, int, int], str]  # sums of files that stayed as they were meanwhile
-
-
-def named_by(recipe: Recipe) -> dict[str, Path]:
-    """{setting: file or folder} of all that the recipe names and that lies on this machine."""
-    found = {}
-    for path, each in settings(recipe.verb).items():
-        value = reduce(getattr, path.split("."), recipe)
-        if FILES & {*each.metavar.split("|")} and isinstance(value, str):
-            place = Path(value).expanduser()
-            if "\0" not in value and place.exists():
-                found[path] = place
-    return found
 
 
 def sums_of(recipe: Recipe, known: Known | None = None) -> Sums:
@@ -75,7 +61,7 @@ def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:
     if place.is_file():
         others = (place.with_suffix(f".{side}") for side in _sides(recipe, place))
         found: Iterable[Path] = {place, *others}
-    elif settings(recipe.verb)[setting].metavar in CHECKPOINTS:
+    elif settings(recipe.verb)[setting].reads != "data":
         found = _of_checkpoint(place)
     else:
         translates = TRANSLATION in (recipe.training.task, recipe.evaluation.task)

@@ -3,27 +3,11 @@
 import os
 import re
 from collections.abc import Iterable
-from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from tlmtool.failure import Usage
 
-READS = {  # settings of a recipe that name files or folders, as a user calls them
-    "model": "MODEL",
-    "file": "the recipe",
-    "training.data": "--data",
-    "recovery.data": "--data",
-    "evaluation.data": "--data",
-    "calibration.text": "--calibration",
-    "distillation.teacher": "--teacher",
-    "evaluation.baseline": "--baseline",
-    "evaluation.against": "--against",
-    "profiling.against": "--against",
-    "fresh.from_config": "--from-config",
-    "fresh.tokenizer": "--tokenizer",
-}
 LONGEST, LONGEST_PATH = 255, 3000  # bytes of a name, and of a path with what is written in it
 ROOM = 24  # bytes put round a name while it is written
 ENTRIES = 10_000  # of a folder that is read, looked at for links
@@ -42,22 +26,6 @@ def path_of(text: str | os.PathLike) -> Path:
     except OSError:
         pass
     return Path(os.path.realpath(path)) if ".." in path.parts else path
-
-
-def reads_of(recipe: Any) -> list[Read]:
-    """What a run reads of this machine's files; a name of the Hub is none of them."""
-    found = []
-    for path, what in READS.items():
-        value = reduce(getattr, path.split("."), recipe)
-        if not isinstance(value, str | os.PathLike) or not str(value):
-            continue
-        try:
-            place = Path(value).expanduser()
-            if os.path.lexists(place):
-                found.append((what, place))
-        except (RuntimeError, ValueError):
-            continue
-    return found
 
 
 def check_place(out: Path, reads: Iterable[Read] = ()) -> None:

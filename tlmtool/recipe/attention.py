@@ -92,7 +92,7 @@ def _settings() -> Iterator[tuple[str, Any, Any]]:
 
 
 def _by_default(value: Any) -> str:
-    return "" if value is None else f" (default {value})"
+    return "" if value is None else f" (default: {value})"
 
 
 def with_choices(section: type[Section]) -> type[Section]:
@@ -115,7 +115,7 @@ class Attending:
     kind: str | None = setting(
         None,
         BUILD,
-        f"mix tokens by {' or '.join(attentions())} instead of softmax attention",
+        f"Replace softmax attention by a kernel: {' or '.join(attentions())}",
         "NAME",
         "attention",
         choices=attentions,
@@ -123,15 +123,18 @@ class Attending:
     layers: str | None = setting(
         None,
         BUILD,
-        "which get it, such as 3-5 or 0,2,4, or of one side: encoder, decoder:0-1; default all",
+        "Layers whose attention is replaced, such as 3-5 or 0,2,4; of one side as encoder or "
+        "decoder:0-1",
         "LAYERS",
+        otherwise="all",
         pattern=r"^((encoder|decoder)|((encoder|decoder):)?\d+(-\d+)?(,\d+(-\d+)?)*)$",
         what="layers such as 3-5 or 0,2,4, of both sides or as encoder:0-1",
     )
     max_loss_increase: float | None = setting(
         None,
         "compress",
-        "convert from the least sensitive layer on, while the loss grows by at most this share",
+        "Replace layer by layer, the least sensitive first, while the loss grows by at most this "
+        "share",
         "SHARE",
         gt=0,
     )

@@ -1,6 +1,7 @@
-"""A checked recipe out of flags, `--set` and a YAML file, and back into YAML.
+"""Builds a checked recipe from flags, `--set` and a YAML file, and writes it as YAML again.
 
-Flag beats `--set` beats recipe file beats default. Whatever is wrong is one sentence: a Usage.
+A flag beats `--set`, which beats the recipe file, which beats the default. Whatever is wrong is one
+sentence: a Usage.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,17 +13,17 @@ from typing import Any
 from tlmtool.failure import Usage
 from tlmtool.files.notation import written
 from tlmtool.recipe.rules import BLOCKS, BUDGETS, check
-from tlmtool.recipe.schema import Override, Recipe, settings
+from tlmtool.recipe.schema import Recipe, settings
+from tlmtool.recipe.setting import schema_in
 from tlmtool.recipe.sources import FREE, Layer, from_file, from_flags, from_sets
 from tlmtool.recipe.values import convert
 
-__all__ = ["Override", "Recipe", "build", "built", "dump", "to_dict"]
-
-ALONE = {  # settings of which one place gives one, instead of any given at a weaker one
+# Settings that exclude each other: one of them replaces all that were given at a weaker place.
+ALONE = {
     BUDGETS: "exclude each other: give one budget",
     ("training.lr", "study.lr_grid"): "both say the rate: give the one, or those to choose from",
 }
-DEMO = {"model": "minilm", "training.task": "grammar"}  # of a finetune that is told no more
+DEMO = {"model": "minilm", "training.task": "grammar"}  # of a finetune that names none of TOLD
 TOLD = (*DEMO, "distillation.teacher", "fresh.from_config")
 
 
@@ -34,10 +35,10 @@ def build(
 ) -> Recipe:
     """The checked recipe of a verb.
 
-    `flags`: {flag without its dashes: text, other value, or None for not given}, and `model`;
-    `sets`: 'section.key=value', lists by comma, `null` for none. A budget (rank, keep or energy)
-    replaces any budget given at a weaker place, a rate a grid of them, and the other way round.
-    Raises Usage, or NotLoadable for a missing file.
+    `flags`: {flag without its dashes: text, another value, or None where it is not given}, and
+    `model`; `sets`: 'section.key=value', lists with commas, `null` for none. A budget (rank, keep
+    or energy) replaces any budget that was given at a weaker place; so do a learning rate and a
+    grid of rates. Raises Usage, or NotLoadable for a missing file.
     """
     layers = [
         from_file(verb, recipe_file) if recipe_file is not None else {},
@@ -49,7 +50,7 @@ def build(
 
 
 def built(verb: str, layers: list[Layer]) -> Recipe:
-    """The checked recipe out of what was given at several places, the weakest first."""
+    """The checked recipe of what was given at several places, the weakest first."""
     values: dict[str, Any] = {}
     free: dict[str, Any] = {}
     known = settings(verb)
@@ -60,24 +61,31 @@ def built(verb: str, layers: list[Layer]) -> Recipe:
             if not path.startswith(FREE)
         }
         free |= {path: raw for path, (_, raw) in layer.items() if path.startswith(FREE)}
-        for paths, why in ALONE.items():
-            given = [path for path in paths if checked.get(path)]
-            if len(given) > 1:
-                raise Usage(f"{' and '.join(layer[path][0] for path in given)} {why}")
-            if given:
-                weaker = {*paths, *([BLOCKS] if given[0] in BUDGETS[1:] else [])}
-                values = {path: value for path, value in values.items() if path not in weaker}
+        for replaced in _replaced(layer, checked):
+            values.pop(replaced, None)
         values |= checked
     if verb == "finetune" and all(values.get(path) is None for path in TOLD):
         values |= DEMO
     check(verb, values, free)
-    sections: dict[str, Any] = {
-        entry.name: entry.type(**_within(values, f"{entry.name}."))
+    sections = {
+        entry.name: schema(**_within(values, f"{entry.name}."))
         for entry in fields(Recipe)
-        if is_dataclass(entry.type)
+        if (schema := schema_in(entry))
     }
     top = {path: value for path, value in values.items() if "." not in path}
     return Recipe(verb=verb, config=_within(free, FREE), **top, **sections)
+
+
+def _replaced(layer: Layer, checked: Mapping[str, Any]) -> set[str]:
+    """The settings of weaker places that a place replaces."""
+    found: set[str] = set()
+    for paths, why in ALONE.items():
+        given = [path for path in paths if checked.get(path)]
+        if len(given) > 1:
+            raise Usage(f"{' and '.join(layer[path][0] for path in given)} {why}")
+        if given:
+            found |= {*paths, *([BLOCKS] if given[0] in BUDGETS[1:] else [])}
+    return found
 
 
 def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -85,10 +93,10 @@ def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe's verb reads, as plain values by section; absent: null and empty ones."""
+    """What the verb of a recipe reads, as plain values by section; null and empty ones left out."""
     tree: dict[str, Any] = {"verb": recipe.verb}
     for path in settings(recipe.verb):
-        value = reduce(getattr, path.split("."), recipe)
+        value: Any = reduce(getattr, path.split("."), recipe)
         if isinstance(value, tuple):
             value = [_plain(each) if is_dataclass(each) else each for each in value]
         if value is not None and value != []:

@@ -1,8 +1,12 @@
-"""The schema of over-parameterizing: how much larger, which matrices, when; against what."""
+"""The schema of over-parameterizing: how much larger, which matrices, and when."""
 
 from dataclasses import dataclass
 
 from tlmtool.recipe.setting import setting
+
+CORES = "the number that costs least"
+STRATEGIES = ("none", "static", "dynamic")
+SCORES = ("taylor", "zero-out", "fisher")
 
 
 @dataclass(frozen=True)
@@ -10,100 +14,107 @@ class Growth:
     """How large a checkpoint is made, exactly: `growth` of its sites, or `to_params` in all."""
 
     growth: float | None = setting(
-        None, "overparam", "parameters of the sites, after / before", "G", gt=1
+        None,
+        "overparam",
+        "Enlarge the layers to this many times their parameters, such as 3",
+        "G",
+        gt=1,
     )
     to_params: str | None = setting(
         None,
         "overparam",
-        "parameters of the whole model, such as 60M",
+        "Enlarge the whole model to this many parameters, such as 60M",
         "N",
         pattern=r"^[1-9]\d*(\.\d+)?[kKMGB]?$",
         what="a number of parameters such as 60M, 1.2B or 750k",
     )
-    cores: int | None = setting(
-        None, "overparam", "cores of each matrix; of itself by cost", "m", ge=2
-    )
     sites: tuple[str, ...] = setting(
-        ("attention", "ffn"), "overparam", "attention, ffn, or globs, by comma", "SITES"
+        ("attention", "ffn"),
+        "overparam",
+        "Linear layers to enlarge, separated by commas: attention, ffn, or patterns of names",
+        "SITES",
+    )
+    cores: int | None = setting(
+        None,
+        "overparam",
+        "Number of factors (cores) that each matrix becomes",
+        "M",
+        ge=2,
+        otherwise=CORES,
     )
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which matrices are over-parameterized by MPO during training, and when."""
+    """Which matrices are over-parameterized during training, and when."""
 
     name: str = setting(
         "none",
         "finetune",
-        "none; static: half of the steps (none where the checkpoint has the task's head), then the "
-        "top N of each role; dynamic: n more every t",
+        "When weight matrices are over-parameterized. none: never. static: once, the N most "
+        "important of each role, chosen by half of the steps (at once if MODEL has a head for the "
+        "task). dynamic: n more of each role every --every steps",
         "NAME",
         "strategy",
-        choices=("none", "static", "dynamic"),
+        choices=STRATEGIES,
     )
-    N: int = setting(12, "finetune", "matrices of each role in all", "N", "N", ge=1)
-    n: int = setting(2, "finetune", "matrices of each role at a time (dynamic)", "n", "n", ge=1)
-    every: int = setting(100, "finetune", "steps between selections (dynamic)", "t", ge=1)
+    N: int = setting(
+        12, "finetune", "Matrices of each role to over-parameterize in all", "N", "N", ge=1
+    )
+    n: int = setting(
+        2, "finetune", "Matrices of each role per selection of dynamic", "n", "n", ge=1
+    )
+    every: int = setting(100, "finetune", "Steps between selections of dynamic", "STEPS", ge=1)
     importance: str | None = setting(
         None,
         "finetune",
-        "taylor, zero-out or fisher; of itself zero-out for static, taylor for dynamic",
+        f"Score of a matrix: {', '.join(SCORES[:-1])} or {SCORES[-1]}",
         "NAME",
-        choices=("taylor", "zero-out", "fisher"),
+        choices=SCORES,
+        otherwise="zero-out for static, taylor for dynamic",
     )
-    form: str = setting(
+    growth: float = setting(
+        3.0,
+        "finetune",
+        "Enlarge a chosen matrix to this many times its parameters",
+        "G",
+        gt=1,
+    )
+    method: str = setting(
         "mpo",
         "finetune",
-        "mpo, or svd: two cores, of the growth that they have",
+        "Decomposition of a chosen matrix: mpo, or svd, whose growth is fixed",
         "NAME",
         choices=("mpo", "svd"),
     )
-    growth: float = setting(
-        3.0, "finetune", "parameters of an expanded matrix, after / before", "G", "growth", gt=1
-    )
     cores: int | None = setting(
-        None, "finetune", "cores of an expanded matrix; of itself by cost", "m", "cores", ge=2
+        None,
+        "finetune",
+        "Number of factors (cores) that it becomes",
+        "M",
+        ge=2,
+        otherwise=CORES,
     )
     sites: tuple[str, ...] = setting(
-        ("attention", "ffn"), "finetune", "which compete: attention, ffn, or globs", "SITES"
+        ("attention", "ffn"),
+        "finetune",
+        "Linear layers that may be chosen, separated by commas: attention, ffn, or patterns of "
+        "names",
+        "SITES",
     )
     moments: str = setting(
         "project",
         "finetune",
-        "moments of new cores: project (the weight's, carried back) or zero",
+        "Moments of AdamW for new cores: project carries those of the matrix over, zero starts "
+        "again",
         "HOW",
         choices=("project", "zero"),
     )
     no_lr_match: bool = setting(
-        False, "finetune", "leave the rate of the cores, whose steps move W further"
-    )
-    no_merge: bool = setting(False, "finetune", "keep the cores in the checkpoint")
-
-
-ARMS = ("dense", "dense-matched", "frozen", "svd", "mpo-static", "mpo-dynamic")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A controlled comparison of several arms over several seeds, instead of one training."""
-
-    seeds: int | None = setting(
-        None, "finetune", "compare the arms over so many seeds, from --seed on", "N", "seeds", ge=1
-    )
-    arms: tuple[str, ...] = setting(
-        ARMS,
+        False,
         "finetune",
-        "what is compared, by comma",
-        "ARMS",
-        "arms",
-        choices=ARMS,
+        "Do not lower the learning rate of the cores, although their steps move the matrix further",
     )
-    lr_grid: tuple[float, ...] = setting(
-        (),
-        "finetune",
-        "rates of which dense training, on a tenth of train set aside, picks one for all arms",
-        "RATES",
-        "lr-grid",
-        gt=0,
-        optional=True,
+    no_merge: bool = setting(
+        False, "finetune", "Write the cores to the checkpoint instead of merging them"
     )

@@ -6,6 +6,7 @@ from tlmtool.recipe.attention import attentions
 from tlmtool.recipe.setting import setting
 
 SOFTMAX = "softmax"  # the attention that the kernels stand in for
+ALONE = "Attention kernels alone"
 
 
 def _kernels() -> tuple[str, ...]:
@@ -16,34 +17,47 @@ def _kernels() -> tuple[str, ...]:
 class Profiling:
     """What a model costs, alone or beside another; or what kernels cost as the length grows."""
 
-    seq_len: tuple[int, ...] = setting((128,), "profile", "lengths, by comma", "N,N", ge=1)
-    batch: int = setting(1, "profile", "texts in a batch", "N", ge=1)
-    latency: bool = setting(False, "profile", "also time the forward pass (kernels always are)")
-    runs: int = setting(7, "profile", "timed runs of --latency and of --attention", "N", ge=1)
-    against: str | None = setting(None, "profile", "a second model, side by side", "MODEL")
+    seq_len: tuple[int, ...] = setting(
+        (128,), "profile", "Lengths of texts in tokens, separated by commas", "N,N", ge=1
+    )
+    batch: int = setting(1, "profile", "Texts per batch", "N", ge=1)
+    against: str | None = setting(
+        None, "profile", "Second model, shown side by side", "MODEL", reads="model"
+    )
+    latency: bool = setting(
+        False, "profile", "Also measure the time of the forward pass (--attention always does)"
+    )
+    runs: int = setting(7, "profile", "Timed runs of each measurement", "N", ge=1)
     attention: tuple[str, ...] = setting(
         (),
         "profile",
-        f"kernels alone, by comma: {', '.join(_kernels())}; shaped as MODEL's, if given",
+        f"Measure attention kernels instead of models, separated by commas: "
+        f"{', '.join(_kernels())}. With MODEL they have its shape",
         "NAMES",
+        panel=ALONE,
         choices=_kernels,
         optional=True,
     )
     heads: int | None = setting(
-        None, "profile", "heads of --attention; of themselves MODEL's, or 8", "H", ge=1
+        None, "profile", "Number of heads", "H", panel=ALONE, ge=1, otherwise="MODEL's, or 8"
     )
     head_width: int | None = setting(
-        None, "profile", "width of a head of --attention; of itself MODEL's, or 64", "D", ge=1
+        None, "profile", "Width of a head", "D", panel=ALONE, ge=1, otherwise="MODEL's, or 64"
     )
     causal: bool = setting(
-        False, "profile", "--attention as in a decoder (of itself where MODEL is one)"
+        False,
+        "profile",
+        "Hide later tokens, as in a decoder",
+        panel=ALONE,
+        otherwise="on where MODEL is a decoder",
     )
-    backward: bool = setting(False, "profile", "--attention with its backward pass")
+    backward: bool = setting(False, "profile", "Include the backward pass", panel=ALONE)
     plot: str | None = setting(
         None,
         "profile",
-        "draw FLOPs, time and memory of --attention by length",
+        "Draw FLOPs, time and memory by length, as .png, .pdf or .svg",
         "FILE",
+        panel=ALONE,
         pattern=r"(?i)^.*[^/\\]\.(png|pdf|svg)$",
         what="a file that ends in .png, .pdf or .svg",
     )

@@ -1,10 +1,11 @@
-"""Where the values of a recipe come from: flags, `--set`, a YAML file. Not checked yet, but for
-their keys; whatever is wrong is one sentence: a Usage.
+"""Where the values of a recipe come from: flags, `--set`, a YAML file.
+
+Only keys are checked here, values later. Whatever is wrong is one sentence: a Usage.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 from tlmtool.failure import Failure, NotLoadable, Usage, show
 from tlmtool.files.notation import parse
 from tlmtool.files.reading import regular
-from tlmtool.recipe.schema import Recipe, settings, settings_of
+from tlmtool.recipe.schema import Recipe, settings
+from tlmtool.recipe.setting import schema_in, settings_of
 
-LARGEST_FILE = 2**20
-FREE = "config."  # keys of config.json: checked by the family that is built,
-FROM = "fresh.from_config"  # so read where this is
+LARGEST_FILE = 2**20  # bytes of a recipe; a larger file is refused before it is parsed
+FREE = "config."  # keys of config.json, which the family of the new model checks,
+FROM = "fresh.from_config"  # so they are read where this is
+FORMER = {"strategy.form": "strategy.method"}  # keys of recipes that tlm 0.2 wrote
 
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
 
@@ -36,7 +39,7 @@ def from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
 
 def from_sets(verb: str, sets: Iterable[str]) -> Layer:
     """What was given by `--set key=value`."""
-    layer = {}
+    layer: Layer = {}
     for text in sets:
         path, equals, raw = text.partition("=")
         path, raw = path.strip(), raw.strip()
@@ -46,10 +49,10 @@ def from_sets(verb: str, sets: Iterable[str]) -> Layer:
             _known(verb, FROM, "in --set")
             layer[path] = (path, _json(path, parse(raw, f"{path} in --set")))
             continue
-        _known(verb, path, "in --set")
+        known = _known(verb, path, "in --set")
         if path == "compression.overrides":
             raise Usage("compression.overrides is a list of sections: write it in a recipe file")
-        layer[path] = (path, None if raw == "null" else raw)
+        layer[known] = (path, None if raw == "null" else raw)
     return layer
 
 
@@ -59,28 +62,37 @@ def from_file(verb: str, file: str | Path) -> Layer:
 
 
 def from_mapping(verb: str, given: Mapping[Any, Any], where: str) -> Layer:
-    """What a recipe says, as YAML gives it; `where` it stands, in words."""
+    """What a recipe says, as YAML gives it. `where` it stands, in words."""
     layer: Layer = {}
-    sections = [entry.name for entry in fields(Recipe) if is_dataclass(entry.type)] + [FREE[:-1]]
+    sections = [entry.name for entry in fields(Recipe) if schema_in(entry)]
     for key, value in given.items():
         if key == "verb":
             if value != verb:
                 raise Usage(f"{where} is for the verb {show(value)}, not for {verb}")
-        elif key not in sections:
-            _known(verb, key, f"in {where}")
-            layer[key] = (key, value)
+        elif key not in (*sections, FREE[:-1]):
+            layer[_known(verb, key, f"in {where}")] = (key, value)
         elif isinstance(value, dict):
-            for leaf, inner in value.items():
-                if key == FREE[:-1]:
-                    _known(verb, FROM, f"in {where}")
-                    if not isinstance(leaf, str):
-                        raise Usage(f"config in {where} has the key {show(leaf)}: keys are text")
-                    layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", _json(f"{key}.{leaf}", inner))
-                    continue
-                _known(verb, f"{key}.{leaf}", f"in {where}")
-                layer[f"{key}.{leaf}"] = (f"{key}.{leaf}", inner)
+            read_section = _free if key == FREE[:-1] else _section
+            layer |= read_section(verb, key, value, where)
         elif value is not None:
             raise Usage(f"{key} in {where} must be a section of keys, got {show(value)}")
+    return layer
+
+
+def _section(verb: str, section: str, given: Mapping[Any, Any], where: str) -> Layer:
+    paths = {f"{section}.{leaf}": value for leaf, value in given.items()}
+    return {_known(verb, path, f"in {where}"): (path, value) for path, value in paths.items()}
+
+
+def _free(verb: str, section: str, given: Mapping[Any, Any], where: str) -> Layer:
+    """The section of keys of config.json."""
+    layer: Layer = {}
+    for leaf, value in given.items():
+        _known(verb, FROM, f"in {where}")
+        if not isinstance(leaf, str):
+            raise Usage(f"{section} in {where} has the key {show(leaf)}: keys are text")
+        path = f"{section}.{leaf}"
+        layer[path] = (path, _json(path, value))
     return layer
 
 
@@ -96,7 +108,7 @@ def _json(path: str, value: Any) -> Any:
         elif isinstance(each, list):
             inner += each
         elif isinstance(each, float) and not math.isfinite(each):
-            raise Usage(f"{path} holds {each}: numbers of config.json are finite")
+            raise Usage(f"{path} holds {each}: a number in config.json must be finite")
     return value
 
 
@@ -126,19 +138,18 @@ def read(file: str | Path) -> dict[Any, Any]:
     return data
 
 
-def _known(verb: str, path: Any, where: str) -> None:
-    """Raises Usage for a key that the verb does not read, naming the nearest."""
+def _known(verb: str, path: Any, where: str) -> str:
+    """The path of a key. Raises Usage, with the nearest key, where the verb does not read it."""
+    path = FORMER.get(path, path) if isinstance(path, str) else path
     if path in settings(verb):
-        return
+        return str(path)
     others = {s.path: s.verbs for s in settings_of(Recipe)}
     if path in others:
         raise Usage(f"{path} {where} is read by {' and '.join(others[path])}, not by {verb}")
-    shown = (
-        path if isinstance(path, str) and path.isprintable() and path[:80] == path else show(path)
-    )
+    plain = isinstance(path, str) and path.isprintable() and len(path) <= 80
     sections = {known.partition(".")[0] for known in settings(verb)}  # and keys of no section
     hint = _nearest(str(path), [*settings(verb), *sections], others=sorted(sections))
-    raise Usage(f"unknown key {shown} {where}{hint}")
+    raise Usage(f"unknown key {path if plain else show(path)} {where}{hint}")
 
 
 def _nearest(

@@ -1,4 +1,4 @@
-"""The stages of a pipeline's file, checked, before any of them runs."""
+"""The stages of a pipeline file, checked before any of them runs."""
 
 import re
 from collections.abc import Iterable
@@ -8,20 +8,18 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.files.places import path_of
-from tlmtool.recipe.building import Recipe, built
-from tlmtool.recipe.schema import VERBS
-from tlmtool.recipe.sources import from_mapping, from_sets, read
+from tlmtool.recipe.building import built
+from tlmtool.recipe.schema import Recipe, settings
+from tlmtool.recipe.sources import Layer, from_mapping, from_sets, read
+from tlmtool.recipe.verbs import VERBS, WRITES
 
-WRITES = ("compress", "merge", "overparam", "finetune")
 NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
-MOST = 1000  # stages of a file
-MODELS = ("model", "evaluation.against", "evaluation.baseline", "profiling.against")
-MODELS += ("distillation.teacher",)
+MOST = 1000  # stages of a file; each more costs a check before the first one starts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a pipeline; its result is a folder of the pipeline's, by its name."""
+    """One step of a pipeline. `out`: the folder of its result, which has the name of the stage."""
 
     name: str
     recipe: Recipe
@@ -31,13 +29,14 @@ class Stage:
 def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Stage]:
     """The checked stages of a YAML file: a list `stages`, each a recipe with a `name` and a `verb`.
 
-    A stage without MODEL takes what the last stage before it wrote; `@name` as a model is what that
-    stage wrote. `sets`: 'stage.section.key=value'. Raises Usage for what is wrong in any of them.
+    A stage without a model uses what the last stage before it wrote; `@name` as a model is what
+    the stage of that name wrote. `sets`: 'stage.section.key=value'. Raises Usage for whatever is
+    wrong in any stage, NotLoadable for a file that cannot be read.
     """
     where, given, out = f"recipe {file}", read(file), path_of(out)
     several = given.get("stages")
     if set(given) != {"stages"} or not isinstance(several, list) or not several:
-        raise Usage(f"{where} is no pipeline: it should hold one key, stages, a list of recipes")
+        raise Usage(f"{where} is no pipeline: it should hold one key, stages, with a list")
     if len(several) > MOST:
         raise Usage(f"{where} has {len(several):,} stages: a pipeline has at most {MOST:,}")
     names: dict[str, None] = {}
@@ -58,12 +57,15 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
 
 
 def _by_stage(sets: Iterable[str], names: list[str]) -> dict[str, list[str]]:
+    """{stage: its part of `--set`}"""
     split: dict[str, list[str]] = {name: [] for name in names}
     for text in sets:
         name, _, rest = text.partition(".")
         if name not in split:
             known = ", ".join(names[:8]) + (", ..." if names[8:] else "")
-            raise Usage(f"--set {text}: it begins with a stage ({known}), as {names[0]}.seed=1")
+            raise Usage(
+                f"--set {text} does not begin with a stage ({known}): write it as {names[0]}.seed=1"
+            )
         split[name].append(rest)
     return split
 
@@ -76,26 +78,31 @@ def _stage(
     out: Path,
     written: dict[str, Path],
 ) -> Stage:
-    """A stage; `written`: the checkpoints of those before it, the last one last."""
+    """A stage. `written`: {stage: checkpoint} of those before it, in their order."""
     del body["name"]
     verb = body.get("verb")
-    if verb not in VERBS.split():
-        raise Usage(f"{where} needs a verb: {', '.join(VERBS.split())}")
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise Usage(f"{where} needs a verb: {', '.join(VERBS)}")
     layer = from_mapping(verb, body, where) | from_sets(verb, sets)
     new = layer.get("fresh.from_config", ("", None))[1] is not None
     if "model" not in layer and written and not new:
         layer["model"] = ("MODEL", str(written[next(reversed(written))]))
-    for path in MODELS:
-        known, value = layer.get(path, ("", None))
-        if isinstance(value, str) and value.startswith("@"):
-            if value[1:] not in written:
-                raise Usage(f"{where}: {value} names no earlier stage that writes a checkpoint")
-            layer[path] = (known, str(written[value[1:]]))
+    _resolve(layer, verb, where, written)
     if layer.pop("output.out", None):
-        raise Usage(f"{where} names output.out: a pipeline writes each stage to --out/NAME")
+        raise Usage(f"{where} names output.out: leave it out, each stage is written to --out/NAME")
     if verb in WRITES:
         layer["output.out"] = ("output.out", str(out / name))
     recipe = built(verb, [layer])
     if recipe.output.dry_run:
-        raise Usage(f"{where} is a dry run, which writes nothing that the next could read")
+        raise Usage(f"{where} is a dry run, which writes nothing for the next stage to read")
     return Stage(name, recipe, out / name)
+
+
+def _resolve(layer: Layer, verb: str, where: str, written: dict[str, Path]) -> None:
+    """Replaces each model `@name` by the checkpoint of that stage."""
+    for path, setting in settings(verb).items():
+        known, value = layer.get(path, ("", None))
+        if setting.reads == "model" and isinstance(value, str) and value.startswith("@"):
+            if value[1:] not in written:
+                raise Usage(f"{where}: {value} names no earlier stage that writes a checkpoint")
+            layer[path] = (known, str(written[value[1:]]))

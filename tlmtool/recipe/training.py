@@ -1,13 +1,11 @@
-"""The schema of a training: its task, its settings, its teacher, its strategy."""
+"""The schema of a training: its task, its data, its optimizer, what it saves."""
 
 from dataclasses import dataclass
 
 from tlmtool.recipe.setting import setting
+from tlmtool.tasks.table import LANGUAGE, TRAINED
 
-LABELLED = (
-    *("cola", "sst2", "mrpc", "stsb", "rte", "qnli", "qqp", "mnli"),
-    *("classification", "regression", "grammar"),
-)
+DATA, OPTIMIZER, SAVING = "Data", "Optimizer", "Evaluating and saving"  # parts of the help
 
 
 @dataclass(frozen=True)
@@ -17,167 +15,179 @@ class Training:
     task: str | None = setting(
         None,
         "finetune",
-        "cola sst2 mrpc stsb rte qnli qqp mnli, classification, regression, mlm, clm, translation, "
-        "grammar",
+        f"What to train for: {', '.join(TRAINED)}",
         "TASK",
     )
     data: str | None = setting(
-        None, "finetune", "a GLUE folder, a file or folder of examples or texts", "PATH|DATASET"
+        None,
+        "finetune",
+        "Training data: a folder or file of examples or texts, or a data set of the Hub",
+        "SOURCE",
+        reads="data",
+        otherwise="a GLUE task from the Hub, or a text that comes with tlm for mlm and clm",
+    )
+    lr: float | None = setting(
+        None,
+        "finetune",
+        "Learning rate of AdamW",
+        "RATE",
+        gt=0,
+        otherwise="5e-5, or 5e-4 with --teacher",
+    )
+    epochs: float = setting(3.0, "finetune", "Passes over the training data", "N", gt=0)
+    steps: int | None = setting(
+        None, "finetune", "Steps of the optimizer, instead of --epochs", "N", ge=1
+    )
+    batch: int = setting(
+        32, "finetune", "Examples per step, over all micro-batches and processes", "N", ge=1
+    )
+    max_length: int = setting(
+        128, "finetune", "Tokens to use of each text; the rest is cut off", "N", ge=8
+    )
+    train: str | None = setting(
+        None,
+        "finetune",
+        "Weights to train: all, or factors of a compressed model",
+        "WHAT",
+        choices=("all", "factors"),
+        otherwise="all, or factors with --teacher",
+    )
+    text: str | None = setting(
+        None, "finetune evaluate", "Column of the text", "COLUMN", "text-column", panel=DATA
+    )
+    pair: str | None = setting(
+        None, "finetune evaluate", "Column of a second text", "COLUMN", "pair-column", panel=DATA
+    )
+    label: str | None = setting(
+        None, "finetune evaluate", "Column of the label", "COLUMN", "label-column", panel=DATA
+    )
+    pack: bool = setting(
+        False,
+        "finetune evaluate",
+        f"For {' and '.join(LANGUAGE)}: cut the text into full blocks of --max-length tokens "
+        "instead of reading it line by line",
+        panel=DATA,
     )
     languages: str | None = setting(
         None,
         "finetune evaluate",
-        "of translation: source and target, such as en-de for files train.en and train.de",
+        "For translation: source and target, such as en-de for files train.en and train.de",
         "PAIR",
+        panel=DATA,
         pattern=r"^[^\s/-]+-[^\s/-]+$",
         what="a pair of languages such as en-de",
     )
     beams: int = setting(
         4,
         "finetune evaluate",
-        "of translation: hypotheses that the search keeps; it is for BLEU, measured at the end, "
-        "not for the loss on the way",
+        "For translation: beams of the search when BLEU is measured, at the end of the run",
         "N",
+        panel=DATA,
         ge=1,
     )
     label_smoothing: float = setting(
-        0.0, "finetune", "of translation: share of a label spread over all", "SHARE", ge=0, lt=1
-    )
-    text: str | None = setting(
-        None, "finetune evaluate", "column of the text", "COLUMN", "text-column"
-    )
-    pair: str | None = setting(
-        None, "finetune evaluate", "column of a second text", "COLUMN", "pair-column"
-    )
-    label: str | None = setting(
-        None, "finetune evaluate", "column of the label", "COLUMN", "label-column"
-    )
-    epochs: float = setting(3.0, "finetune", "times that all examples are seen", "N", gt=0)
-    steps: int | None = setting(
-        None, "finetune", "steps of the optimizer, in place of epochs", "N", ge=1
-    )
-    batch: int = setting(
-        32, "finetune", "examples of a step, over all micro-batches and processes", "N", ge=1
-    )
-    accumulate: int = setting(
-        1, "finetune", "micro-batches that a step's batch is cut into", "N", ge=1
-    )
-    max_length: int = setting(128, "finetune", "tokens of a text used at most", "N", ge=8)
-    pack: bool = setting(
-        False,
-        "finetune evaluate",
-        "mlm, clm: read the text in full blocks of max-length, not line by line",
-    )
-    lr: float | None = setting(
-        None, "finetune", "rate of AdamW; of itself 5e-5, or 5e-4 where a teacher is", "RATE", gt=0
+        0.0,
+        "finetune",
+        "For translation: share of each label that is spread over all tokens",
+        "SHARE",
+        panel=DATA,
+        ge=0,
+        lt=1,
     )
     schedule: str = setting(
         "linear",
         "finetune",
-        "course of the rate after warm-up: linear, cosine or constant",
+        "Learning rate after warm-up: linear, cosine or constant",
         "NAME",
+        panel=OPTIMIZER,
         choices=("linear", "cosine", "constant"),
     )
-    warmup: float = setting(0.1, "finetune", "steps of warm-up, below 1 a share of all", "N", ge=0)
-    decay: float = setting(0.01, "finetune", "weight decay", "RATE", "weight-decay", ge=0)
-    clip: float = setting(1.0, "finetune", "largest norm of the gradient; 0 for any", "NORM", ge=0)
-    dropout: float | None = setting(
-        None, "finetune", "every dropout of the model; of itself its config's", "SHARE", ge=0, lt=1
+    warmup: float = setting(
+        0.1,
+        "finetune",
+        "Steps of warm-up; below 1 a share of all steps",
+        "N",
+        panel=OPTIMIZER,
+        ge=0,
     )
-    train: str | None = setting(
+    decay: float = setting(
+        0.01, "finetune", "Weight decay", "RATE", "weight-decay", panel=OPTIMIZER, ge=0
+    )
+    clip: float = setting(
+        1.0,
+        "finetune",
+        "Largest norm of the gradient; 0 for no limit",
+        "NORM",
+        panel=OPTIMIZER,
+        ge=0,
+    )
+    dropout: float | None = setting(
         None,
         "finetune",
-        "what moves: all, or factors (of itself so where a teacher is)",
-        "WHAT",
-        choices=("all", "factors"),
+        "Dropout of every layer",
+        "SHARE",
+        panel=OPTIMIZER,
+        ge=0,
+        lt=1,
+        otherwise="that of the model's config",
     )
     precision: str = setting(
         "no",
         "finetune",
-        "mixed precision: no or bf16",
+        "Mixed precision: no or bf16",
         "NAME",
+        panel=OPTIMIZER,
         choices=("no", "bf16"),
     )
-    checkpointing: bool = setting(
-        False, "finetune", "recompute activations in the backward pass: less memory"
-    )
-    evaluate_every: int | None = setting(
-        None, "finetune", "steps between evaluations; of itself an epoch", "N", ge=1
-    )
-    keep_best: bool = setting(
-        False, "finetune", "end with the best model seen, chosen on 10 % of train set aside"
-    )
-    patience: int | None = setting(
-        None, "finetune", "stop after so many evaluations without a better one", "N", ge=1
-    )
-    save_every: int = setting(100, "finetune", "steps between saved states", "N", ge=1)
-    resume: bool = setting(False, "finetune", "go on where a killed run was saved")
-    tracker: str | None = setting(
-        None, "finetune", "also log to tensorboard, beside --out", "NAME", choices=("tensorboard",)
-    )
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """A new model of random weights, instead of a MODEL; keys of its config.json by
-    `--set config.KEY=VALUE`."""
-
-    from_config: str | None = setting(
-        None,
+    accumulate: int = setting(
+        1,
         "finetune",
-        "train new weights instead: of a family (its model_type), or of a config.json",
-        "FAMILY|PATH",
-    )
-    tokenizer: str | None = setting(
-        None, "finetune", "of the new model; of itself trained on the data", "PATH|ID"
-    )
-    tokens: str = setting(
-        "bpe", "finetune", "of a trained tokenizer: bpe or word", "KIND", choices=("bpe", "word")
-    )
-    vocabulary: int = setting(
-        8000, "finetune", "of a trained tokenizer, at most", "V", "vocab-size", ge=300
-    )
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """A teacher whose hidden states, and outputs, the model is to give."""
-
-    teacher: str | None = setting(
-        None, "finetune", "the model to learn from, such as the one before compression", "MODEL"
-    )
-    temperature: float = setting(2.0, "finetune", "of the outputs of both", "T", gt=0)
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """Distillation of the dense model into the compressed one, right after compressing."""
-
-    steps: int | None = setting(
-        None,
-        "compress",
-        "then teach it by the dense model, so many steps",
-        "STEPS",
-        "recover",
+        "Micro-batches that each batch is split into; more need less memory",
+        "N",
+        panel=OPTIMIZER,
         ge=1,
     )
-    data: str | None = setting(
-        None, "compress", "texts or sentence pairs to teach on; its dev pairs score", "PATH", "data"
+    checkpointing: bool = setting(
+        False,
+        "finetune",
+        "Recompute activations in the backward pass: slower, with less memory",
+        panel=OPTIMIZER,
     )
-    lr: float | None = setting(
+    evaluate_every: int | None = setting(
         None,
-        "compress",
-        "rate of the teaching; of itself 5e-4 for factors, 1e-3 for all",
-        "RATE",
-        "recover-lr",
-        gt=0,
+        "finetune",
+        "Steps between evaluations",
+        "N",
+        panel=SAVING,
+        ge=1,
+        otherwise="those of an epoch",
     )
-    train: str | None = setting(
+    keep_best: bool = setting(
+        False,
+        "finetune",
+        "Write the best model that was evaluated, chosen on a tenth of the training examples that "
+        "is set aside",
+        panel=SAVING,
+    )
+    patience: int | None = setting(
         None,
-        "compress",
-        "what it moves: factors, or all (of itself so where attention is converted)",
-        "WHAT",
-        "recover-train",
-        choices=("all", "factors"),
+        "finetune",
+        "Stop after this many evaluations without a better one",
+        "N",
+        panel=SAVING,
+        ge=1,
     )
-    batch: int = setting(32, "compress", "texts of a step", "N", "recover-batch", ge=1)
+    save_every: int = setting(
+        100, "finetune", "Steps between saved states for --resume", "N", panel=SAVING, ge=1
+    )
+    resume: bool = setting(
+        False, "finetune", "Continue a run that was stopped from its last saved state", panel=SAVING
+    )
+    tracker: str | None = setting(
+        None,
+        "finetune",
+        "Also write logs for tensorboard, beside --out",
+        "NAME",
+        panel=SAVING,
+        choices=("tensorboard",),
+    )

@@ -1,4 +1,4 @@
-"""One value of a recipe against its rule in the schema; every refusal is one sentence."""
+"""Checks one value of a recipe by its rules in the schema; every refusal is one sentence."""
 
 import re
 from dataclasses import is_dataclass
@@ -12,14 +12,16 @@ from tlmtool.recipe.setting import settings_of
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a line of text"}
 BOUNDS = {"ge": "of at least {}", "gt": "above {}", "lt": "below {}", "le": "at most {}"}
-LARGEST_INTEGER = 2**63 - 1
+LARGEST_INTEGER = 2**63 - 1  # what torch can hold
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
-    """`raw` (a flag's text or a YAML value) as the schema wants it; raises Usage naming `name`."""
-    optional = type(None) in get_args(kind)
-    if optional:
+    """`raw`, the text of a flag or a YAML value, as the type `kind` of a field of the schema.
+
+    Raises Usage, which calls the value `name`.
+    """
+    if type(None) in get_args(kind):
         kind = next(each for each in get_args(kind) if each is not type(None))
         if raw is None:
             return None
@@ -41,7 +43,7 @@ def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
     )
 
 
-def _sections(schema: type, name: str, raw: Any) -> tuple[Any, ...]:
+def _sections(schema: Any, name: str, raw: Any) -> tuple[Any, ...]:
     """A list of small sections, such as compression.overrides."""
     if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
         raise Usage(f"{name} must be a list of sections, got {show(raw)}")
@@ -52,16 +54,13 @@ def _sections(schema: type, name: str, raw: Any) -> tuple[Any, ...]:
         for key in given:
             if key not in known:
                 raise Usage(f"unknown key {show(key)} in {here}; known are {', '.join(known)}")
-        made.append(
-            schema(
-                **{
-                    key: convert(known[key].kind, known[key].rules, f"{here}.{key}", value)
-                    for key, value in given.items()
-                }
-            )
-        )
-        if not made[-1].sites:
-            raise Usage(f"{here} needs sites, the glob that it holds for")
+        fields = {
+            key: convert(known[key].kind, known[key].rules, f"{here}.{key}", value)
+            for key, value in given.items()
+        }
+        if not fields.get("sites"):
+            raise Usage(f"{here} needs sites, a pattern of the names of its layers")
+        made.append(schema(**fields))
     return tuple(made)
 
 
@@ -69,38 +68,46 @@ def _sections(schema: type, name: str, raw: Any) -> tuple[Any, ...]:
 def _adapter(kind: type, bounds: tuple[tuple[str, Any], ...]) -> Any:
     from pydantic import Field, TypeAdapter
 
-    return TypeAdapter(Annotated[kind, Field(**dict(bounds))])
+    constrained: Any = Annotated[kind, Field(**dict(bounds))]
+    return TypeAdapter(constrained)
 
 
 def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
     """An int, float, bool or str within its bounds, pattern or choices."""
-    from pydantic import ValidationError
-
-    bounds = {key: rules[key] for key in (*BOUNDS, "pattern") if key in rules}
-    if kind is float:
-        bounds["allow_inf_nan"] = False
-    elif kind is str:
-        bounds["min_length"] = 1
+    choices = rules.get("choices", ())
+    choices = list(choices() if callable(choices) else choices)
     try:
-        wrong = isinstance(raw, bool) and kind is not bool
-        wrong = wrong or (isinstance(raw, str) and bool(UNPRINTABLE.search(raw)))
-        given = number(raw.strip(" ")) if isinstance(raw, str) and kind in (int, float) else raw
-        value = None if wrong else _adapter(kind, tuple(bounds.items())).validate_python(given)
-    except (ValidationError, ValueError):
-        wrong, value = True, None
-    choices = rules.get("choices")
-    choices = list(choices() if callable(choices) else choices or ())
-    if kind is int and not wrong and value > LARGEST_INTEGER:
-        raise Usage(f"{name} is too large: at most 2**63 - 1 is possible")
-    if not wrong and (not choices or value in choices):
-        return value
+        value = _typed(kind, rules, raw)
+    except ValueError:  # pydantic's own, too
+        pass
+    else:
+        if kind is int and value > LARGEST_INTEGER:
+            raise Usage(f"{name} is too large: at most 2**63 - 1 is possible")
+        if not choices or value in choices:
+            return value
     near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""
     raise Usage(f"{name} must be {_rule(kind, rules, choices)}, got {show(raw)}{hint}")
 
 
+def _typed(kind: type, rules: dict[str, Any], raw: Any) -> Any:
+    """The value that `raw` is; raises ValueError for another type, or one that breaks a bound."""
+    if isinstance(raw, bool) and kind is not bool:
+        raise ValueError("true and false are no numbers and no text")
+    if isinstance(raw, str) and UNPRINTABLE.search(raw):
+        raise ValueError("text must be printable")
+    bounds = {key: rules[key] for key in (*BOUNDS, "pattern") if key in rules}
+    if kind is float:
+        bounds["allow_inf_nan"] = False
+    elif kind is str:
+        bounds["min_length"] = 1
+    given = number(raw.strip(" ")) if isinstance(raw, str) and kind in (int, float) else raw
+    return _adapter(kind, tuple(bounds.items())).validate_python(given)
+
+
 def _rule(kind: type, rules: dict[str, Any], choices: list[str]) -> str:
+    """What a value must be, in words."""
     if choices:
-        return " or ".join([", ".join(choices[:-1]), choices[-1]][len(choices) == 1 :])
+        return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
     within = [words.format(rules[key]) for key, words in BOUNDS.items() if key in rules]
     return rules.get("what") or f"{WORDS[kind]} {' and '.join(within)}".strip()

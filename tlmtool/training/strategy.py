@@ -61,7 +61,7 @@ def select(run: Any, n: int) -> list[Expansion]:
 def form_of(wanted: Strategy, out_features: int, in_features: int) -> Decomposition:
     """The exact form that a weight (O, I) is expanded to; raises Usage where its shape does not
     come within 8 % of the growth."""
-    if wanted.form == "svd":
+    if wanted.method == "svd":
         return SVD()
     form = expansion(out_features, in_features, wanted.growth, wanted.cores)
     made = form.parameters(out_features, in_features) / (out_features * in_features)

@@ -152,7 +152,7 @@ class Study:
         """Of one training; the arm alone says its strategy and form."""
         training = replace(training, evaluate_every=training.evaluate_every or NEVER, resume=False)
         form = "svd" if arm == "svd" else "mpo"
-        chosen = replace(self.recipe.strategy, name=STRATEGIES.get(arm, "none"), form=form)
+        chosen = replace(self.recipe.strategy, name=STRATEGIES.get(arm, "none"), method=form)
         return replace(self.recipe, seed=seed, training=training, strategy=chosen)
 
     def _kept(

@@ -1,0 +1,139 @@
+"""The schema of compressing: which layers become factors, which size, fitted on which text."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tlmtool.recipe.setting import setting
+
+ROOM = Path(__file__).parents[1] / "decompositions"
+
+
+@lru_cache
+def decompositions() -> dict[str, str]:
+    """{name: first line of its docstring}, read off the folder without importing it."""
+    found = {}
+    for file in sorted(ROOM.glob("[!_]*.py")):
+        if file.stem != "base":
+            with file.open(encoding="utf-8") as lines:
+                found[file.stem] = lines.readline().strip().strip('"')
+    return found
+
+
+def methods() -> list[str]:
+    """What `--method` takes."""
+    return ["auto", *decompositions()]
+
+
+@dataclass(frozen=True)
+class Override:
+    """What holds for the sites of one glob instead of the run's settings; later entries win."""
+
+    sites: str = setting("", "compress")
+    method: str | None = setting(None, "compress", choices=methods)
+    rank: int | None = setting(None, "compress", ge=1)
+    blocks: int | None = setting(None, "compress", ge=1)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Which sites are factorized, by which decomposition, to which budget (exactly one)."""
+
+    rank: int | None = setting(
+        None,
+        "compress",
+        "Budget: rank of the factors, the same for every layer; a lower rank is smaller and less "
+        "accurate",
+        "R",
+        ge=1,
+    )
+    keep: float | None = setting(
+        None,
+        "compress",
+        "Budget: share of the layers' parameters to keep, such as 0.5; tlm chooses the ranks",
+        "SHARE",
+        gt=0,
+        lt=1,
+    )
+    energy: float | None = setting(
+        None,
+        "compress",
+        "Budget: share of each layer's squared singular values to keep, such as 0.9",
+        "SHARE",
+        gt=0,
+        le=1,
+    )
+    sites: tuple[str, ...] = setting(
+        ("attention",),
+        "compress",
+        "Linear layers to compress, separated by commas: attention, ffn, embedding, all, or "
+        "patterns of names such as '*.query'",
+        "SITES",
+    )
+    ignore: tuple[str, ...] = setting(
+        (),
+        "compress",
+        "Layers to leave as they are: patterns of names, separated by commas",
+        "PATTERNS",
+        optional=True,
+    )
+    method: str | None = setting(
+        None,
+        "compress",
+        "Decomposition of the weights, see below; auto takes the most accurate one for each layer",
+        "NAME",
+        choices=methods,
+        otherwise="btd with --rank, otherwise auto",
+    )
+    blocks: int | None = setting(
+        None,
+        "compress",
+        "Number of block terms of btd, with --rank",
+        "P",
+        ge=1,
+        otherwise="the number of heads",
+    )
+    allocate: str = setting(
+        "greedy",
+        "compress",
+        "How --keep is divided: greedy keeps parameters where they lower the loss most, uniform "
+        "keeps the same share of every layer",
+        "HOW",
+        choices=("greedy", "uniform"),
+    )
+    fit: str = setting(
+        "sequential",
+        "compress",
+        "Inputs that a layer is fitted on: sequential takes those from the compressed layers "
+        "before it, once takes those of the original model",
+        "HOW",
+        choices=("sequential", "once"),
+    )
+    overrides: tuple[Override, ...] = setting(
+        (),
+        "compress",
+        "a list of sections with sites (a pattern) and its own method, rank or blocks",
+        flag=None,
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text whose activations weight the error; None is the text shipped with the package."""
+
+    text: str | None = setting(
+        None,
+        "compress",
+        "Text to run the model on; compression keeps what matters on it. A file with one text per "
+        "line, a data set, or none",
+        "SOURCE",
+        "calibration",
+        reads="data",
+        otherwise="the texts of --recover, otherwise a text that comes with tlm",
+    )
+    samples: int = setting(
+        1024, "compress", "Largest number of texts to use", "N", "calibration-samples", ge=1
+    )
+    max_length: int = setting(
+        128, "compress", "Tokens to use of each text; the rest is cut off", "N", ge=8
+    )

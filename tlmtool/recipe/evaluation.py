@@ -1,0 +1,49 @@
+"""The schema of evaluating: the task, its data, the models that are scored."""
+
+from dataclasses import dataclass
+
+from tlmtool.recipe.setting import setting
+from tlmtool.tasks.table import TASKS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is, and how much better or worse than a baseline."""
+
+    task: str | None = setting(
+        None,
+        "evaluate",
+        f"What to measure: {', '.join(TASKS)}",
+        "TASK",
+        choices=tuple(TASKS),
+    )
+    data: str | None = setting(
+        None,
+        "evaluate",
+        "A file with one text per line; for similarity a csv of sentence pairs; for other tasks as "
+        "finetune reads it",
+        "SOURCE",
+        reads="data",
+        otherwise="as in finetune; for features a text that comes with tlm",
+    )
+    baseline: str | None = setting(
+        None,
+        "evaluate",
+        "Second model to score; the difference gets a paired 95 % interval",
+        "MODEL",
+        reads="model",
+    )
+    against: str | None = setting(
+        None,
+        "evaluate",
+        "For the task features: the model whose features are taken as correct",
+        "MODEL",
+        reads="model",
+    )
+    batch: int = setting(32, "evaluate", "Texts per batch", "N", ge=1)
+    samples: int | None = setting(
+        None, "evaluate", "Largest number of examples to use", "N", ge=1, otherwise="all"
+    )
+    max_length: int = setting(
+        128, "evaluate", "Tokens to use of each text; the rest is cut off", "N", ge=8
+    )

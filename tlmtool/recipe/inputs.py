@@ -1,0 +1,39 @@
+"""The files and folders that a recipe names."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
+from pathlib import Path
+
+from tlmtool.files.places import Read
+from tlmtool.recipe.schema import Recipe
+from tlmtool.recipe.setting import Setting, settings_of
+
+
+def reads_of(recipe: Recipe) -> list[Read]:
+    """The files and folders of this machine that a run reads, and the recipe itself."""
+    found = [] if recipe.file is None else [("the recipe", Path(recipe.file))]
+    found += [(setting.name, place) for setting, place in _places(recipe)]
+    return [(name, place) for name, place in found if os.path.lexists(place)]
+
+
+def named_by(recipe: Recipe) -> dict[str, Path]:
+    """{path of a setting: file or folder} of what the verb of a recipe reads on this machine."""
+    return {
+        setting.path: place
+        for setting, place in _places(recipe)
+        if recipe.verb in setting.verbs and place.exists()
+    }
+
+
+def _places(recipe: Recipe) -> Iterator[tuple[Setting, Path]]:
+    for setting in settings_of(Recipe):
+        value = reduce(getattr, setting.path.split("."), recipe)
+        if not setting.reads or not isinstance(value, str | os.PathLike) or "\0" in str(value):
+            continue
+        if str(value):
+            with suppress(
+                RuntimeError
+            ):  # the home of an unknown user holds no file of this machine
+                yield setting, Path(value).expanduser()

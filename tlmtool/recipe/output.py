@@ -1,0 +1,38 @@
+"""The schema of a result: where it goes, and when the run counts as failed."""
+
+from dataclasses import dataclass
+
+from tlmtool.recipe.setting import setting
+from tlmtool.recipe.verbs import EVERY, VERBS, WRITES
+
+WRITING = " ".join(WRITES)
+PREDICTED = "compress overparam finetune"  # verbs with --dry-run; a merge is as cheap as its own
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and when the run counts as failed."""
+
+    out: str | None = setting(
+        None,
+        WRITING,
+        "Folder for the new checkpoint",
+        "DIR",
+        otherwise={verb: VERBS[verb].out for verb in WRITES},
+    )
+    overwrite: bool = setting(False, WRITING, "Replace the checkpoint that is in this folder")
+    dry_run: bool = setting(False, PREDICTED, "Predict size and cost, and write nothing")
+    max_shard_size: str = setting(
+        "5GB",
+        WRITING,
+        "Largest file of weights; more weights go into several files",
+        "SIZE",
+        pattern=r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$",
+        what="a size such as 5GB or 200MB",
+    )
+    fail_if: str | None = setting(
+        None,
+        EVERY,
+        "Exit with code 3 if this holds for the report, such as 'loss>3.2'",
+        "TEST",
+    )

@@ -1,0 +1,58 @@
+"""The verbs of `tlm`, one row each, in the order in which a newcomer meets them.
+
+A verb is a row here, a file in `commands/` with a function of its name, and its figures in
+`report/`.
+"""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A command that makes one report. `out`: the folder that it writes by default, in words; empty
+    where it writes no checkpoint."""
+
+    help: str
+    example: str
+    out: str = ""
+
+
+VERBS = {
+    "compress": Verb(
+        "Make a model smaller: replace its linear layers by products of small factors, its softmax "
+        "attention by a tensor kernel, or both.",
+        "tlm compress minilm --rank 8 --out out/m8",
+        "out/<model>-<budget>",
+    ),
+    "evaluate": Verb(
+        "Score a model, alone or against a second one.",
+        "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
+    ),
+    "profile": Verb(
+        "Measure what a model costs: parameters, FLOPs, bytes, memory and time; or measure "
+        "attention kernels alone.",
+        "tlm profile minilm --against out/m8 --seq-len 128,512",
+    ),
+    "merge": Verb(
+        "Multiply the factors of a compressed model out again: the result is a plain checkpoint "
+        "that loads without tlm.",
+        "tlm merge out/m8 --out out/m8-dense",
+        "out/<model>-dense",
+    ),
+    "finetune": Verb(
+        "Train a model on a task; with options to over-parameterize it meanwhile, to imitate a "
+        "teacher, or to compare strategies over several seeds.",
+        "tlm finetune minilm --task cola --data cola/ --strategy dynamic --N 6 --n 2",
+        "out/<model>-<task>",
+    ),
+    "overparam": Verb(
+        "Make a model larger for training: it computes the same function with more parameters.",
+        "tlm overparam minilm --growth 3 --out out/m3",
+        "out/<model>-growth<G>",
+    ),
+}
+RUN = Verb(
+    "Run the stages of a YAML file one after another; each can use what an earlier one wrote.",
+    "tlm run recipes/run-minilm-combined.yaml --out out/combined",
+)  # of no stage itself, so it is no row above
+EVERY = " ".join(VERBS)
+WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a checkpoint
