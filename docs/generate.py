@@ -76,9 +76,9 @@ def families() -> str:
 
 def metrics() -> str:
     """The metrics, each in words."""
-    from tlmtool.measuring.metrics import METRICS, described
+    from tlmtool.tasks.metrics import METRICS
 
-    rows = [(f"`{name}`", described((name,))) for name in METRICS]
+    rows = [(f"`{name}`", metric.words) for name, metric in METRICS.items()]
     return table(("metric", "what it is"), *rows)
 
 
