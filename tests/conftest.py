@@ -1,4 +1,4 @@
-"""Pico models, one for every row of the table of families, and a tokenizer of one token a word."""
+"""Pico models, one for each row of the table of families, and a tokenizer of one token a word."""
 
 import gc
 import logging
@@ -11,7 +11,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto import modeling_auto
 
+from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.report.report import Report
 
 torch.set_num_threads(1)  # the tests themselves run side by side
@@ -20,84 +22,64 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DEVICE = os.environ.get("TLM_TEST_DEVICE", "cuda")  # of the tests marked gpu; cpu checks the tests
 
 V, E, FFN, WIDTH = 99, 32, 48, 8
-_ENDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-_BERT = {
+# What configs call their sizes. A family whose config has other names needs them added here.
+SIZES = {
     "vocab_size": V,
-    "hidden_size": E,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": FFN,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
+    "embedding_size": 16,
+    "num_key_value_heads": 2,
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "word_embed_proj_dim"), E),
+    **dict.fromkeys(("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "n_inner"), FFN),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), FFN),
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer", "num_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_heads", "n_head", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("head_dim", "d_kv"), WIDTH),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
 }
-_LLAMA = {**_BERT, **_ENDS, "num_key_value_heads": 2, "head_dim": WIDTH}
-_BART = {
-    "vocab_size": V,
-    "d_model": E,
-    "max_position_embeddings": 64,
-    "decoder_start_token_id": 2,
-    "forced_eos_token_id": None,
-    **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
-    **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
-    **{f"{side}_ffn_dim": FFN for side in ("encoder", "decoder")},
-    **_ENDS,
-}
-_T5 = {
-    "vocab_size": V,
-    "d_model": E,
-    "d_kv": WIDTH,
-    "d_ff": FFN,
-    "num_layers": 2,
-    "num_heads": 4,
-    "decoder_start_token_id": 0,
-    "eos_token_id": 2,
-}
-CONFIGS = {
-    "bert": _BERT,
-    "roberta": {**_BERT, **_ENDS},
-    "distilbert": {
-        "vocab_size": V,
-        "dim": E,
-        "n_layers": 2,
-        "n_heads": 4,
-        "hidden_dim": FFN,
-        "max_position_embeddings": 64,
-        "pad_token_id": 1,
+TOKENS = {"pad_token_id": 1, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+ENDS = {"bos_token_id": 0, "eos_token_id": 2}  # of a family that generates, or has them
+MORE = {  # a family, or a second kind of one as `family-kind`: {key of its config: value}
+    "t5": {"pad_token_id": 0, "decoder_start_token_id": 0},
+    "t5-gated": {
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
     },
-    "electra": {**_BERT, "embedding_size": 16},
-    "gpt2": {
-        "vocab_size": V,
-        "n_embd": E,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 64,
-        "n_inner": FFN,
-        **_ENDS,
-    },
-    "opt": {
-        "vocab_size": V,
-        "hidden_size": E,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": FFN,
-        "max_position_embeddings": 64,
-        "word_embed_proj_dim": E,
-        **_ENDS,
-    },
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "t5": _T5,
-    "t5-gated": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
-    "bart": _BART,
-    "marian": _BART,
 }
-MASKED = ("bert", "roberta", "distilbert", "electra")
-SEQ2SEQ = ("t5", "t5-gated", "bart", "marian")
+
+
+def type_of(family: str) -> str:
+    """The model type of a family or of a second kind of one."""
+    return family if family in ARCHITECTURES else family.rpartition("-")[0]
+
+
+def models_of(head: str) -> dict:
+    """{model type: class} of the types that transformers has with a head."""
+    return getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES")
+
+
+def small(family: str) -> dict:
+    """Keys of the config of a pico model."""
+    plain = AutoConfig.for_model(type_of(family)).to_dict()
+    found = {key: value for key, value in (SIZES | TOKENS).items() if key in plain}
+    reads = type_of(family) in models_of("MASKED_LM") and not plain["is_encoder_decoder"]
+    found |= {key: value for key, value in ENDS.items() if plain.get(key) is not None or not reads}
+    return found | MORE.get(family, {})
+
+
+CONFIGS = {family: small(family) for family in {**ARCHITECTURES, **MORE}}
+SEQ2SEQ = tuple(f for f in CONFIGS if type_of(f) in models_of("SEQ_TO_SEQ_CAUSAL_LM"))
+MASKED = tuple(f for f in CONFIGS if f not in SEQ2SEQ and type_of(f) in models_of("MASKED_LM"))
 CAUSAL = tuple(f for f in CONFIGS if f not in MASKED + SEQ2SEQ)
 HEADS = ("base", "lm", "classification")
-CASES = [(f, h) for f in CONFIGS for h in HEADS if (f, h) != ("marian", "classification")]
+CASES = [
+    (family, head)
+    for family in CONFIGS
+    for head in HEADS
+    if head != "classification" or type_of(family) in models_of("SEQUENCE_CLASSIFICATION")
+]
 
 
 def auto(family: str, head: str) -> type:
@@ -110,7 +92,7 @@ def auto(family: str, head: str) -> type:
 def pico(family: str, head: str = "base", seed: int = 0, **more) -> PreTrainedModel:
     """A model of 2 layers of width 32, random to its last bias, in evaluation mode."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family.removesuffix("-gated"), **{**CONFIGS[family], **more})
+    config = AutoConfig.for_model(type_of(family), **{**CONFIGS[family], **more})
     model = auto(family, head).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

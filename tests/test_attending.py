@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAUSAL, CONFIGS, WORDS, auto, inputs, output, pico, word_tokenizer
+from conftest import CAUSAL, CONFIGS, WORDS, auto, inputs, output, pico, type_of, word_tokenizer
 
 from tlmtool.attention.dimensionwise import START, DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
 from tlmtool.decompositions.svd import SVD
 from tlmtool.failure import Usage
-from tlmtool.models.attending import attend, attention_sites, converted
+from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.models.attending import ROTARY, attend, attention_sites
 from tlmtool.models.checkpoint import load
+from tlmtool.models.kernels import converted
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import factorize, plan_of, sites
 
@@ -26,9 +28,18 @@ KERNELS = {
     "own blocks": MultiLinear(w_o="decay", terms=2, blocks=2, rank=6),
     "full": MultiLinear(w_o="full", length=16),
 }
-TAKING = [family for family in CONFIGS if not family.startswith("t5")]
-ROTARY = ("llama", "mistral", "qwen2", "qwen3")
-CASES = [(f, k) for f in TAKING for k in KERNELS if not (f in ROTARY and k == "own blocks")]
+TAKING = [family for family in CONFIGS if not ARCHITECTURES[type_of(family)].refuses]
+
+
+def rotary(family: str) -> bool:
+    """Whether its attention rotates q and k by position, and so keeps its heads."""
+    model = pico(family)
+    module = model.base_model.get_submodule(attention_sites(model)[0])
+    return ROTARY in module.forward.__code__.co_varnames
+
+
+TURNING = [family for family in TAKING if rotary(family)]
+CASES = [(f, k) for f in TAKING for k in KERNELS if not (f in TURNING and k == "own blocks")]
 DECODERS = [(f, k) for f, k in CASES if f in CAUSAL]
 
 

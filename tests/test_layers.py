@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 
 import tlmtool
+from tlmtool.models.architectures import ARCHITECTURES
 
 ROOT = Path(tlmtool.__file__).parent
 ROOMS = re.findall(r"^    (\w+) {2,}\w", tlmtool.__doc__, re.M)  # from the top to the ground
 MATHS = ("decompositions", "attention")
 FREE = {"__init__", "__main__"}  # the front doors
-FAMILIES = (
-    r"\b(bert|roberta|distilbert|electra|gpt2|opt|llama|mistral|qwen2|qwen3|t5|bart|marian)\b"
-)
+FAMILIES = rf"\b({'|'.join(map(re.escape, ARCHITECTURES))})\b"
 
 
 @cache
