@@ -14,6 +14,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto import modeling_auto
 
 from tlmtool.models.architectures import ARCHITECTURES
+from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.quality import Quality
 from tlmtool.report.report import Report
 
 torch.set_num_threads(1)  # the tests themselves run side by side
@@ -178,12 +180,19 @@ def frozen():
     gc.freeze()
 
 
+def ending(**more) -> Ending:
+    """The end of a report that is made up."""
+    common = {"warnings": (), "seconds": {}, "seed": 0, "versions": {}, "recipe": {}}
+    return Ending(**common | more)
+
+
 @pytest.fixture
 def commands(monkeypatch):
     """Stands in for commands.performing; `answer` may be set to an exception or a function."""
     module = types.ModuleType("tlmtool.commands.performing")
     module.recipes = []
-    module.answer = lambda recipe: Report(recipe.verb, {"quality": {"name": "loss", "after": 3.31}})
+    quality = Quality(name="loss", what="loss", before=3.0, after=3.31, texts=9)
+    module.answer = lambda recipe: Report(recipe.verb, [quality])
 
     def command(recipe):
         module.recipes.append(recipe)

@@ -34,7 +34,7 @@ def told(capsys, *args, code: int = 0) -> dict:
     out, err = capsys.readouterr()
     assert err == "" or code
     found = json.loads(out)
-    assert found["schema_version"] == 1 and found["verb"] == args[0]
+    assert found["schema_version"] == 2 and found["verb"] == args[0]
     return found
 
 

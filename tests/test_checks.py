@@ -7,12 +7,14 @@ import pytest
 from conftest import pico, sentences, word_tokenizer
 
 from tlmtool.cli import run
-from tlmtool.models import checkpoint
+from tlmtool.failure import Usage
+from tlmtool.models.folder import Folder
 from tlmtool.recipe.sources import from_mapping
 from tlmtool.recipe.verbs import VERBS
 from tlmtool.report import checks
-from tlmtool.report.report import Report, _leaves
-from tlmtool.tasks.table import LABELLED, TASKS
+from tlmtool.report.asked import SECONDS
+from tlmtool.report.layout import leaves
+from tlmtool.report.report import Report
 
 SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
 RUNS = {  # {name: (words, what a report may leave out)}
@@ -30,7 +32,7 @@ RUNS = {  # {name: (words, what a report may leave out)}
     "cola": ("evaluate {class} --task cola --data {cola}", ""),
     "mrpc": ("evaluate {class} --task mrpc --data {mrpc}", ""),
     "finetune": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
-                 "--out {out}", "scores.before.score training.processes"),
+                 "--out {out}", "scores.before.score scores.before.matthews training.processes"),
     "language": ("finetune {gpt2} --task clm --data {texts} --steps 1 --out {out}",
                  "training.processes"),
     "finetune dry": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
@@ -74,18 +76,18 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
     capsys.readouterr()
     assert run([*words.format(**places, out=tmp_path / "out").split(), "--json", "-q"]) == 0
     report = json.loads(capsys.readouterr().out)
-    made, recipe = Report(report["verb"], report), flat(report["recipe"])
-    known, leaves = checks.figures(made.verb, recipe), dict(_leaves(report))
+    made, recipe = Report.read(report), flat(report["recipe"])
+    known, there = checks.figures(made.verb, recipe), dict(leaves(report))
     for path in known:
         if not ("#" in path or "*" in path or path.startswith("seconds.")):
-            assert path in leaves or path in absent.split(), path
-    named = made._named(leaves)
+            assert path in there or path in absent.split(), path
+    named = made.named()
     for short, path in checks.shortcuts(made.verb, recipe).items():
-        assert named.get(short) == path or path not in leaves or path == "quality.after"
-    form = r"recipe\.|schema_version|decomposition|shape|attention\.layers\.\d+\.attention| "
-    for path, value in leaves.items():  # and the other way round: all but the forms of what is made
-        if isinstance(value, float) or (type(value) is int and not re.search(form, path)):
-            assert re.search(form, path) or checks.find(path, made.verb, known, {}) == path
+        assert named.get(short) == path or path not in there or path == "quality.after"
+    open_ = r"recipe\.|schema_version|decomposition|shape|attention\.layers\.\d+\.attention| "
+    for path, value in there.items():  # and the other way round, but for settings of what is made
+        if isinstance(value, float) or (type(value) is int and not re.search(open_, path)):
+            assert re.search(open_, path) or checks.find(path, made.verb, known, {}) == path
 
 
 @pytest.mark.parametrize(
@@ -104,9 +106,9 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
         ("finetune m --task cola --fail-if matthew<1", "did you mean matthews?"),
         ("finetune m --task cola --fail-if parity.relative>1", "no figure 'parity.relative'"),
         ("finetune m --task cola --seeds 2 --fail-if score<1", "no figure 'score'"),
-        ("profile m --fail-if models.1.bytes>3", "no figure 'models.1.bytes'"),
+        ("profile m --fail-if models.1.weight_bytes>3", "no figure 'models.1.weight_bytes'"),
         ("profile m --fail-if models.0.runs.1.flops>3", "no figure"),
-        ("profile --attention softmax --fail-if models.0.bytes>3", "no figure"),
+        ("profile --attention softmax --fail-if models.0.weight_bytes>3", "no figure"),
         ("evaluate m --task cola --fail-if loss>3", "no figure 'loss'"),
         ("evaluate m --task mlm --fail-if baseline.difference>3", "no figure"),
     ],
@@ -115,7 +117,7 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
 def test_an_unknown_figure_is_refused_before_anything_is_read(
     capsys, monkeypatch, words, says, way
 ):
-    monkeypatch.setattr(checkpoint, "resolve", lambda *_, **__: pytest.fail("was resolved"))
+    monkeypatch.setattr(Folder, "of", lambda *_, **__: pytest.fail("was resolved"))
     words, test = words.split(" --fail-if ")
     assert run([*words.split(), *way.format(test).split()]) == 2
     out, err = capsys.readouterr()
@@ -123,7 +125,7 @@ def test_an_unknown_figure_is_refused_before_anything_is_read(
 
 
 def test_a_pipeline_refuses_it_before_its_first_stage(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(checkpoint, "resolve", lambda *_, **__: pytest.fail("was resolved"))
+    monkeypatch.setattr(Folder, "of", lambda *_, **__: pytest.fail("was resolved"))
     first = {"name": "a", "verb": "overparam", "model": "m", "overparam": {"growth": 2}}
     second = {"name": "b", "verb": "merge", "output": {"fail_if": "loss>3"}}
     (tmp_path / "p.yaml").write_text(json.dumps({"stages": [first, second]}))
@@ -152,13 +154,17 @@ def test_a_figure_that_this_model_cannot_have_is_refused_before_the_work(
     assert [each.name for each in tmp_path.iterdir()] == ["bare"]
 
 
-def test_the_names_of_tasks_and_metrics_are_those_of_their_tables():
-    known = {name: TASKS[name].metrics for name in LABELLED}
-    assert {name: checks.METRICS[name] for name in known} == known
-    assert set(checks.METRICS) == set(LABELLED)
-    for name in checks.SCORES:
-        assert checks.SCORES[name] == (TASKS[name].names, TASKS[name].beside)
-    assert set(checks.SECONDS) == set(VERBS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_names_its_stages(verb):
+    assert set(SECONDS) == set(VERBS)
+    assert f"seconds.{SECONDS[verb].split()[0]}" in checks.figures(verb, {})
+
+
+@pytest.mark.parametrize("key", ["bytes.after", "bytes", "models.0.bytes", "after.bytes"])
+@pytest.mark.parametrize("verb", ["compress", "profile"])
+def test_a_figure_that_has_another_name_now_is_told(verb, key):
+    with pytest.raises(Usage, match=r"instead of bytes say file_bytes \(.*weight_bytes \("):
+        checks.check_figure(key, verb, {"compression.rank": 8})
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -61,7 +61,7 @@ def test_a_command_gets_its_recipe_and_prints_its_report(commands, capsys):
 def test_json_is_the_only_thing_on_stdout(commands, capsys, extra):
     assert run(["merge", "m", "--json", *extra]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["schema_version"] == 1
+    assert json.loads(out)["schema_version"] == 2
     assert ("half way" in err) == (extra != ["-q"])
 
 
@@ -137,8 +137,11 @@ def test_a_failed_check_exits_3_after_the_report(commands, capsys):
 def test_a_reader_that_leaves_is_not_a_traceback(tmp_path):
     code = (
         "import sys, types; from tlmtool.report.report import Report\n"
+        "from tlmtool.report.parts.ending import Ending\n"
+        "more = {'seconds': {}, 'seed': 0, 'versions': {}, 'recipe': {}}\n"
+        "long = Ending(warnings=('x' * 99,) * 9999, **more)\n"
         "commands = types.ModuleType('tlmtool.commands.performing')\n"
-        "commands.perform = lambda recipe: Report('merge', {'warnings': ['x' * 99] * 9999})\n"
+        "commands.perform = lambda recipe: Report('merge', [long])\n"
         "sys.modules[commands.__name__] = commands\n"
         "from tlmtool.cli import run; sys.exit(run(['merge', 'm'] + sys.argv[1:]))"
     )

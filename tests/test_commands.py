@@ -50,7 +50,7 @@ def test_parameters_bytes_and_sites_are_those_of_the_files(made):
         key: (f / "model.safetensors").stat().st_size
         for key, f in (("before", made.dense), ("after", made.out))
     }
-    assert report["bytes"] == size
+    assert report["file_bytes"] == size
     assert {s["site"]: s["decomposition"] for s in report["sites"]} == {
         site: json.loads(json.dumps(d.to_dict())) for site, d in plan_of(small).items()
     }

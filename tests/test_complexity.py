@@ -18,6 +18,8 @@ from tlmtool.measuring import complexity as measuring
 from tlmtool.measuring.complexity import Case, Softmax, complexity, exponent
 from tlmtool.measuring.passes import one_pass, peak
 from tlmtool.report import plots
+from tlmtool.report.building import built
+from tlmtool.report.parts.complexity import Complexity
 from tlmtool.report.report import Report
 from tlmtool.report.views import views
 
@@ -124,7 +126,7 @@ def test_each_kernel_has_a_run_at_each_length_and_its_exponents():
 def test_the_report_has_a_table_of_each_quantity(capsys):
     args = ("--attention", "softmax,dimensionwise", "--seq-len", "8,16", *SMALL)
     report = told(capsys, *args)
-    shown = views(report)
+    shown = views(Report.read(report))
     assert [view.header for view in shown] == [["", "softmax", "dimensionwise"]] * 3
     for view in shown:
         assert [row[0] for row in view.rows][:3] == ["N = 8", "N = 16", "exponent in N"]
@@ -136,7 +138,7 @@ def test_the_report_has_a_table_of_each_quantity(capsys):
     assert "forward, both ways, batch 1, 2 heads of width 4, float32, cpu with 1 thread" in out
     assert "N = 16: softmax " in err and "USDT" not in err
     one = told(capsys, "--attention", "softmax", *SMALL)  # one length
-    assert [row[0] for view in views(one) for row in view.rows] == ["N = 128"] * 3
+    assert [row[0] for view in views(Report.read(one)) for row in view.rows] == ["N = 128"] * 3
     assert one["complexity"]["kernels"]["softmax"]["exponents"]["time"] is None
 
 
@@ -162,12 +164,10 @@ def test_choices_reach_the_kernels_that_have_them(capsys):
     flags = ("--f", "scale", "--w-o", "full", "--attention-length", 16, "--causal", "--backward")
     names = "softmax,multilinear,dimensionwise"
     found = told(capsys, "--attention", names, "--seq-len", "8,16", *flags, *SMALL)["complexity"]
-    forms = {name: each["form"] for name, each in found["kernels"].items()}
-    assert (
-        forms["softmax"]["by"] == "scaled_dot_product_attention"
-        and forms["dimensionwise"]["f"] == "scale"
-    )
-    assert (forms["multilinear"]["w_o"], forms["multilinear"]["length"]) == ("full", 16)
+    used = {name: each["attention"] for name, each in found["kernels"].items()}
+    assert used["softmax"]["by"] == "scaled_dot_product_attention"
+    assert used["dimensionwise"]["f"] == "scale"
+    assert (used["multilinear"]["w_o"], used["multilinear"]["length"]) == ("full", 16)
     assert found["causal"] and found["backward"]
 
 
@@ -204,7 +204,7 @@ def test_a_picture_is_drawn_and_nothing_else_is_left(tmp_path, capsys, name, sta
 
 
 def test_a_picture_shows_each_kernel_with_its_exponent(tmp_path):
-    found = complexity(KERNELS, [8, 32], CASE, 1)
+    found = built(Complexity, complexity(KERNELS, [8, 32], CASE, 1))
     plots.complexity(found, tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     for name in KERNELS:
@@ -219,13 +219,14 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     found = complexity({"softmax": Softmax()}, [8, 16], CASE, 1)
     for each in found["kernels"]["softmax"]["runs"]:
         each["peak_memory_bytes"] = None  # a device that does not tell
+    found = built(Complexity, found)
     plots.complexity(found, tmp_path / "a.png")
-    titles = [view.title for view in views(Report("profile", {"complexity": found}).data)]
+    titles = [view.title for view in views(Report("profile", [found]))]
     assert titles == ["FLOPs (counted)", "time (measured, median)"]
 
 
 def test_a_killed_write_leaves_nothing(tmp_path, monkeypatch):
-    found = complexity({"softmax": Softmax()}, [8], CASE, 1)
+    found = built(Complexity, complexity({"softmax": Softmax()}, [8], CASE, 1))
     (tmp_path / "a.png").write_bytes(b"old")
 
     def fail(*_):

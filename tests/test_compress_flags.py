@@ -183,7 +183,7 @@ def test_shards(room, tmp_path, compress, capsys):
     report = told(capsys, *given, "--out", tmp_path / "out")
     files = [*dense.glob("*.safetensors")]
     assert len(files) > 2 and report["model"]["sha256"].keys() == {f.name for f in files}
-    assert report["bytes"]["before"] == sum(f.stat().st_size for f in files)
+    assert report["file_bytes"]["before"] == sum(f.stat().st_size for f in files)
     assert len([*(tmp_path / "out").glob("*.safetensors")]) > 2
     compress("--rank", 2, out="whole")
     assert same_weights(tmp_path / "out", tmp_path / "whole")
@@ -211,7 +211,7 @@ def test_profile_has_a_column_for_each_model(room, tmp_path, compress, capsys):
     given = ("profile", room / "dense", "--against", tmp_path / "out", "--batch", 2)
     report = told(capsys, *given, "--seq-len", "8,16", "--latency", "--runs", 2)
     for name, entry in zip((room / "dense", tmp_path / "out"), report["models"], strict=True):
-        assert entry["id"] == str(name) and entry["bytes"] == 4 * entry["parameters"]
+        assert entry["id"] == str(name) and entry["weight_bytes"] == 4 * entry["parameters"]
         assert sum(entry["by_role"].values()) == entry["parameters"]
         assert entry["parameters"] == checkpoint.load(name).num_parameters()
         assert [(r["seq_len"], r["batch"]) for r in entry["runs"]] == [(8, 2), (16, 2)]

@@ -9,10 +9,17 @@ from rich.console import Console
 
 from tlmtool.failure import CheckFailed, Usage
 from tlmtool.report.figures import figure, human
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.parity import Parity
 from tlmtool.report.report import Report
 
+TIMES = ("min", "max", "cpu")
+ROLES = ("query", "key", "value", "output")
+SIZES = {"before": 884_736, "after": 283_104}
+LOSS = {"name": "loss", "what": "mean NLL", "before": 3.0, "after": 3.31, "texts": 60}
 
-def site(layer: int, role: str, **more: object) -> dict:
+
+def site(layer: int, role: str) -> dict:
     return {
         "site": f"encoder.layer.{layer}.attention.self.{role}",
         "role": role,
@@ -24,71 +31,76 @@ def site(layer: int, role: str, **more: object) -> dict:
         "output_error": 0.2 + layer / 100,
         "svd_weight_error": 0.5,
         "svd_output_error": 0.4,
-    } | more
+    }
 
 
 def compressed(layers: int = 6, **more: object) -> Report:
-    roles = ("query", "key", "value", "output")
-    return Report(
-        "compress",
-        {
-            "model": {
-                "id": "minilm",
-                "type": "bert",
-                "class": "BertModel",
-                "license": "apache-2.0",
-                "out": "out/m8",
-                "sha256": {"model.safetensors": "ab" * 32},
-            },
-            "parameters": {
-                "before": 22_713_216,
-                "after": 20_306_304,
-                "sites_before": 3_538_944,
-                "sites_after": 1_132_416,
-                "keep": 0.32,
-                "by_role": {
-                    role: {"sites": layers, "before": 884_736, "after": 283_104} for role in roles
-                },
-            },
-            "flops": {"note": "forward, batch 1 x 128 tokens", "before": 2.87e9, "after": 2.26e9},
-            "bytes": {"before": 90_900_000, "after": 81_300_000},
-            "quality": {
-                "what": "relative error of the last hidden state on 60 held-out texts",
-                "name": "feature_error",
-                "before": 0.0,
-                "after": 0.2134,
-            },
-            "calibration": {"source": "the shipped text", "texts": 240, "tokens": 5120},
-            "sites": [site(layer, role) for layer in range(layers) for role in roles],
-            "warnings": ["rank 1 keeps 4.0 % of encoder.layer.0.attention.self.query"],
-            "seconds": {"calibrate": 3.2, "decompose": 1.1, "total": 6.04},
-            "recipe": {"verb": "compress", "model": "minilm", "compression": {"rank": 8}},
-        }
-        | more,
-    )
+    data = {
+        "verb": "compress",
+        "model": {
+            "id": "minilm",
+            "type": "bert",
+            "class": "BertModel",
+            "license": "apache-2.0",
+            "out": "out/m8",
+            "sha256": {"model.safetensors": "ab" * 32},
+        },
+        "parameters": {
+            "before": 22_713_216,
+            "after": 20_306_304,
+            "sites_before": 3_538_944,
+            "sites_after": 1_132_416,
+            "keep": 0.32,
+            "by_role": {role: {"sites": layers, **SIZES} for role in ROLES},
+        },
+        "flops": {
+            "note": "forward, 1 x 128 tokens",
+            "before": 2_870_000_000,
+            "after": 2_260_000_000,
+        },
+        "weight_bytes": {"before": 90_900_000, "after": 81_300_000},
+        "file_bytes": {"before": 90_900_000, "after": 81_300_000},
+        "quality": {
+            "what": "relative error of the last hidden state on 60 held-out texts",
+            "name": "feature_error",
+            "before": 0.0,
+            "after": 0.2134,
+            "texts": 60,
+        },
+        "calibration": {"source": "the shipped text", "texts": 240, "tokens": 5120},
+        "sites": [site(layer, role) for layer in range(layers) for role in ROLES],
+        "left_dense": [],
+        "warnings": ["rank 1 keeps 4.0 % of encoder.layer.0.attention.self.query"],
+        "seconds": {"measure": 3.2, "fit": 1.1, "save": 6.04},
+        "seed": 0,
+        "versions": {},
+        "recipe": {"verb": "compress", "model": "minilm", "compression": {"rank": 8}},
+    }
+    return Report.read(data | more)
 
 
 def profiled() -> Report:
-    def model(name: str, factor: float) -> dict:
+    def model(name: str, part: int) -> dict:
         return {
             "id": name,
-            "parameters": int(20e6 * factor),
-            "by_role": {"query": int(1e6 * factor), "other": int(19e6 * factor)},
-            "bytes": int(80e6 * factor),
+            "parameters": 20_000_000 // part,
+            "by_role": {"query": 1_000_000 // part, "other": 19_000_000 // part},
+            "weight_bytes": 80_000_000 // part,
             "runs": [
                 {
                     "seq_len": n,
                     "batch": 1,
-                    "flops": n * 1e7 * factor,
-                    "by_part": {"query": n * 1e6 * factor, "attention scores": n * 9e6 * factor},
-                    "latency_ms": {"median": 12.34 * factor, "min": 1, "max": 20, "runs": 7},
+                    "flops": n * 10_000_000 // part,
+                    "by_part": {"query": n * 10**6 // part, "attention scores": n * 10**7 // part},
+                    "latency_ms": {"median": 12.34 / part, **dict.fromkeys(TIMES, 1), "runs": 7},
                     "peak_memory_bytes": None,
                 }
                 for n in (128, 512)
             ],
         }
 
-    return Report("profile", {"models": [model("minilm", 1), model("out/m8", 0.5)]})
+    data = {"verb": "profile", "models": [model("minilm", 1), model("out/m8", 2)]}
+    return Report.read(data)
 
 
 def evaluated() -> Report:
@@ -97,7 +109,8 @@ def evaluated() -> Report:
     baseline |= {"interval": [-0.0301, -0.0159], "level": 0.95, "resamples": 2000}
     baseline |= {"method": "2,000 paired resamples"}
     data = {"task": "similarity", "metric": "spearman", "better": "higher", "what": "Spearman of x"}
-    return Report("evaluate", data | {"models": [model], "baseline": baseline})
+    data |= {"verb": "evaluate", "max_length": 128}
+    return Report.read(data | {"models": [model], "baseline": baseline})
 
 
 def printed(report: Report, **more: object) -> str:
@@ -129,10 +142,10 @@ def test_figure_shows_small_errors():
 
 
 def test_json_is_one_object_with_its_version_first():
-    report = compressed(quality={"name": "loss", "before": float("nan"), "after": 1.0})
+    report = compressed(quality=LOSS | {"before": float("nan"), "after": 1.0})
     data = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert list(data)[:2] == ["schema_version", "verb"]
-    assert (data["schema_version"], data["verb"]) == (1, "compress")
+    assert (data["schema_version"], data["verb"]) == (2, "compress")
     assert data["quality"]["before"] is None
 
 
@@ -176,12 +189,10 @@ def test_predicted_figures_are_marked_in_every_table():
 
 
 def test_missing_parts_are_left_out():
-    assert printed(Report("merge", {})).strip() == "tlm merge"
-    text = printed(
-        Report("merge", {"parity": {"max_abs": 3e-7, "relative": 1e-8, "tolerance": 1e-5}})
-    )
+    assert printed(Report("merge")).strip() == "tlm merge"
+    text = printed(Report("merge", [Parity(max_abs=3e-7, relative=1e-8, tolerance=1e-5)]))
     assert "3.0e-07" in text and "cost" not in text
-    dense = [{"site": f"layer.{i}.q", "reason": "a form would be larger"} for i in range(3)]
+    dense = [{"site": f"layer.{i}.q", "reason": "its factors would be larger"} for i in range(3)]
     text = printed(compressed(sites=[], left_dense=dense))
     assert "layer.0.q and 2 more" in text
 
@@ -219,11 +230,11 @@ def test_card_front_matter_and_loading():
 def test_card_loads_with_the_class_of_its_head():
     model = {"id": "gpt2", "class": "GPT2LMHeadModel"}
     assert "AutoModelForCausalLM.from_pretrained" in compressed(model=model).card("x")
-    assert "import tlmtool" not in Report("merge", {"model": model}).card("x")
+    assert "import tlmtool" not in Report("merge", [Model(id="gpt2")]).card("x")
 
 
 def test_check_fails_when_true():
-    report = compressed(quality={"name": "loss", "before": 3.0, "after": 3.31})
+    report = compressed(quality=LOSS)
     with pytest.raises(CheckFailed, match=r"loss is 3\.31"):
         report.check("loss>3.2")
     report.check("loss>3.4")
@@ -233,7 +244,7 @@ def test_check_fails_when_true():
     with pytest.raises(CheckFailed):
         evaluated().check("spearman<0.85")
     with pytest.raises(CheckFailed, match="not a number"):
-        compressed(quality={"name": "loss", "after": float("nan")}).check("loss>3.2")
+        compressed(quality=LOSS | {"after": float("nan")}).check("loss>3.2")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import sys
 import warnings
 
 import pytest
-from conftest import pico, word_tokenizer
+from conftest import ending, pico, word_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from tlmtool.cli import run
 from tlmtool.data.batching import encode, encode_targets, packed
 from tlmtool.failure import NotLoadable
+from tlmtool.report.parts.ending import Note
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.sites import Site, Sites
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
@@ -33,15 +36,16 @@ def shown(capsys):
 
 
 def hostile():
-    """A report with such characters in every place that takes text."""
-    sites = [{"site": OBEYED, "role": OBEYED, "decomposition": {"name": OBEYED}}]
-    return {
-        "model": {"id": OBEYED, "class": OBEYED, "out": OBEYED, "sha256": {OBEYED: OBEYED}},
-        "warnings": [OBEYED, "[red]\ud800"],
-        "note": OBEYED,
-        "sites": sites,
-        "versions": {OBEYED: OBEYED},
-    }
+    """Parts of a report with such characters in every place that takes text."""
+    figures = {"shape": (1, 1), "parameters": 1, "keep": 1.0}
+    figures |= {"weight_error": 0.0, "svd_weight_error": 0.0}
+    site = Site(site=OBEYED, role=OBEYED, decomposition={"name": OBEYED}, **figures)
+    return [
+        Model(id=OBEYED, class_=OBEYED, out=OBEYED, sha256={OBEYED: OBEYED}),
+        Sites(sites=(site,), left_dense=()),
+        Note(note=OBEYED),
+        ending(warnings=(OBEYED, "[red]\ud800"), versions={OBEYED: OBEYED}),
+    ]
 
 
 @pytest.mark.parametrize("flags", [[], ["-v"], ["--json"]])
@@ -90,7 +94,7 @@ def test_bars_on_a_terminal_show_names_as_they_are(monkeypatch, capsys):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(text=st.text(max_size=20) | st.text(OBEYED, max_size=8))
 def test_json_holds_what_it_held(text):
-    report = Report("merge", {"note": text, "model": {"id": text}})
+    report = Report("profile", [Note(note=text), Model(id=text)])
     assert json.loads(report.to_json())["note"] == text
     assert ALLOWED.fullmatch(report.to_json()) and ALLOWED.fullmatch(report.card(text))
 
@@ -135,7 +139,7 @@ def test_a_full_stderr_changes_no_result(commands, streams, capfd):
         assert run(["merge", "m", "--json"]) == 0
         assert run(["merge"]) == 2
         full.write("more")
-    assert json.loads(capfd.readouterr().out)["schema_version"] == 1
+    assert json.loads(capfd.readouterr().out)["schema_version"] == 2
 
 
 # ---- the environment

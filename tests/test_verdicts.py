@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tlmtool.report.building import built
+from tlmtool.report.layout import Document
+from tlmtool.report.parts.study import Study
 from tlmtool.report.views import views
 from tlmtool.training import verdicts
 
@@ -95,10 +98,12 @@ def test_without_spread_nothing_is_called_different(first, second, says):
 
 def test_the_report_says_what_its_intervals_and_verdicts_are():
     scores = {arm: row.tolist() for arm, row in zip(ARMS, studies(1, 5)[0], strict=True)}
-    result = {"metric": "matthews", "better": "higher", "steps": 9}
+    result = {"metric": "matthews", "better": "higher", "steps": 9, "score": 0.5, "lr": 1e-3}
+    result |= {"of": "x", "warnings": []}
     arms = [{"arm": arm, **verdicts.spread(each)} for arm, each in scores.items()]
     study = {"arms": arms, "pairs": verdicts.compared(scores), "results": [result], "lr": 1e-3}
-    table = next(view for view in views({"study": study}) if view.title == "differences")
+    report = Document("finetune", [built(Study, study | {"rates": []})])
+    table = next(view for view in views(report) if view.title == "differences")
     assert len(table.rows) == 15 and "p (Holm)" in table.header
     assert "Holm's correction over 15 pairs" in table.note
     assert "95 % for that pair alone" in table.note

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 from tlmtool.commands.converting import converted, longest_of, predicted
@@ -22,7 +23,13 @@ from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe.building import Recipe
+from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.calibration import Allocation, Calibration
+from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.quality import Quality as Measured
+from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
 
 QUALITY = re.compile(r"loss|feature_error|(quality|calibration)\..*")  # what a text measures
@@ -36,29 +43,28 @@ def compress(recipe: Recipe) -> Report:
     with Run(recipe) as run:
         empty = run.empty(folder)
         costs, tokenizer = Costs(empty, longest_of(recipe)), _tokenizer(recipe, folder)
-        texts, held, found = calibration_of(recipe) if tokenizer else ([], [], {})
+        texts, held, found = calibration_of(recipe) if tokenizer else ([], [], Calibration())
         _check(recipe, empty, tokenizer, bool(texts))
         if recipe.output.dry_run:
             return _predicted(run, folder, empty, costs, tokenizer, texts, found)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
-            data = {"model": provenance(recipe, folder, model, out)}
+            source, parts = provenance(recipe, folder, model, out), list[Part]()
             quality = _quality(run, model, tokenizer, held)
             recovery = _recovery(run, model, tokenizer)
             warnings = _cut(recipe, model, tokenizer, texts, recovery)
             if recipe.attention.kind:
-                model, found_too = converted(run, model, tokenizer, texts, quality, warnings)
-                data |= found_too
+                model, layers = converted(run, model, tokenizer, texts, quality, warnings)
+                parts.append(layers)
             outcome = _compressed(run, model, tokenizer, texts)
             if recovery:
                 with run.stage("recover"):
-                    data["recovery"] = recovery.run(model)
-            outcome.warnings[:0] = warnings
-            data |= costs.and_after(model, _chosen(outcome) or None) | _notes(outcome, found)
+                    parts.append(recovery.run(model))
+            after = costs.and_after(model, _chosen(outcome) or None)
+            parts = [source, *after, *_notes(outcome, found), *parts]
             if quality:
-                data["quality"] = _again(run, quality, model)
-        data["peak_memory_bytes"] = memory.bytes
-        return run.save(model, folder, out, data)
+                parts.append(_again(run, quality, model))
+        return run.save(model, folder, out, parts, warnings + outcome.warnings, memory.bytes)
 
 
 def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
@@ -91,21 +97,21 @@ def _predicted(
     costs: Costs,
     tokenizer: Any,
     texts: list[str],
-    found: dict[str, Any],
+    found: Calibration,
 ) -> Report:
     """The costs without the work: a rank needs no weights, other budgets need their spectra."""
     recipe, warnings = run.recipe, []
-    data = {"model": provenance(recipe, folder, empty, None), "predicted": True}
+    source, parts = provenance(recipe, folder, empty, None), list[Part]()
     if recipe.attention.kind:
-        data |= predicted(recipe, empty, warnings)
+        parts = predicted(recipe, empty, warnings)
     if recipe.compression.rank is not None or not _budget(recipe):
-        outcome, found = _compressed(run, empty, None, []), {}
+        outcome, found = _compressed(run, empty, None, []), Calibration()
     else:
         outcome = _compressed(run, run.load(folder), tokenizer, texts)
     factorize(empty, outcome.plan)
-    outcome.warnings[:0] = warnings
     after = costs.and_after(empty, _chosen(outcome) or None)
-    return run.report(data | after | _notes(outcome, found))
+    parts = [source, *after, *_notes(outcome, found), *(parts or [Predicted(predicted=True)])]
+    return run.report(parts, warnings + outcome.warnings)
 
 
 def _budget(recipe: Recipe) -> str:
@@ -170,15 +176,14 @@ def _chosen(outcome: Outcome) -> list[str]:
     return [*outcome.plan, *outcome.left_dense]
 
 
-def _notes(outcome: Outcome, calibration: dict[str, Any]) -> dict[str, Any]:
+def _notes(outcome: Outcome, calibration: Calibration) -> list[Part]:
     """The parts of a report that a compression tells itself."""
-    return {
-        "calibration": calibration | ({"tokens": outcome.tokens} if outcome.tokens else {}),
-        "allocation": {"loss": outcome.loss} if outcome.loss else {},
-        "sites": outcome.sites,
-        "left_dense": [{"site": s, "reason": why} for s, why in outcome.left_dense.items()],
-        "warnings": outcome.warnings,
-    }
+    left = (LeftDense(site=site, reason=why) for site, why in outcome.left_dense.items())
+    return [
+        replace(calibration, tokens=outcome.tokens or None),
+        Allocation(loss=outcome.loss),
+        Sites(sites=tuple(built(Site, e) for e in outcome.sites), left_dense=tuple(left)),
+    ]
 
 
 def _quality(run: Run, model: Any, tokenizer: Any, held: list[str]) -> Quality | None:
@@ -189,7 +194,7 @@ def _quality(run: Run, model: Any, tokenizer: Any, held: list[str]) -> Quality |
         return Quality(model, tokenizer, held, length, run.recipe.seed, bar)
 
 
-def _again(run: Run, quality: Quality, model: Any) -> dict[str, Any]:
+def _again(run: Run, quality: Quality, model: Any) -> Measured:
     with run.stage("measure"):
         quality.progress = run.bars.of("measuring after")
         return quality.compared(model)

@@ -21,6 +21,10 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.attending import attend
 from tlmtool.models.modeling import adopt
 from tlmtool.recipe.building import Recipe
+from tlmtool.report.building import built
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.attention import Attention as Converted
+from tlmtool.report.parts.ending import Predicted
 
 
 def converted(
@@ -30,7 +34,7 @@ def converted(
     texts: list[str],
     quality: Quality | None,
     warnings: list[str],
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Converted]:
     """(the model, or a copy where layers are chosen by loss, its attention converted; the part
     `attention` of a report). What was not done as asked is added to the warnings."""
     recipe, wanted = run.recipe, run.recipe.attention
@@ -61,12 +65,12 @@ def converted(
         raise refused(error, wanted) from None
     adopt(model)
     with run.stage("measure"):
-        found["quality"] = quality.compared(model)["after"]
-    return model, {"attention": found}
+        found["quality"] = quality.compared(model).after
+    return model, built(Converted, found)
 
 
-def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> dict[str, Any]:
-    """Convert a model on the meta device; the part `attention` of a report."""
+def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> list[Part]:
+    """Convert a model on the meta device; what a report says of it."""
     wanted = recipe.attention
     form, paths = _asked(recipe, empty, warnings)
     try:
@@ -74,13 +78,15 @@ def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> dict[str, Any]
     except ValueError as error:
         raise refused(error, wanted) from None
     layers = [{"site": p, "attention": form.to_dict()} for p in paths]
+    found = built(Converted, {"layers": layers})
     if wanted.max_loss_increase is None:
-        return {"attention": {"layers": layers}}
+        return [Predicted(predicted=True), found]
     warnings.append(
         f"--max-loss-increase {wanted.max_loss_increase:g} may convert fewer than these "
         f"{len(paths)} layers: only the run itself measures how many"
     )
-    return {"attention": {"layers": layers}, "predicted_if": f"if all {len(paths)} layers take it"}
+    condition = f"if all {len(paths)} layers take it"
+    return [Predicted(predicted=True, predicted_if=condition), found]
 
 
 def longest_of(recipe: Recipe) -> int | None:
@@ -102,7 +108,7 @@ def _increase(quality: Quality) -> Any:
 
     def measure(model: Any) -> float:
         found = quality.compared(model)
-        before, after = found["before"], found["after"]
+        before, after = found.before, found.after
         return (after - before) / before if before else after
 
     return measure

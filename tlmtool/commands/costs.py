@@ -1,6 +1,7 @@
 """Parameters, FLOPs and bytes of a model before and after a change."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable
@@ -9,8 +10,21 @@ from tlmtool.measuring.inputs import named
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.surgery import plan_of, sites
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.costs import Flops, Parameters, RoleSize, WeightBytes
 
 LENGTH = 128  # tokens of the forward pass whose FLOPs a report counts
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a model has. `sites`: {site: (role, its parameters)}; `length`: tokens of the pass."""
+
+    total: int
+    bytes: int
+    sites: dict[str, tuple[str, int]]
+    flops: int
+    length: int
 
 
 class Costs:
@@ -30,7 +44,7 @@ class Costs:
             name, first = named(model), (str(error).splitlines() or [type(error).__name__])[0]
             raise NotLoadable(f"{name} cannot run with its config.json: {first}") from error
 
-    def _counted(self, model: Any) -> dict[str, Any]:
+    def _counted(self, model: Any) -> _Counted:
         base, held = model.base_model, plan_of(model)
         parameters = {}
         for site, role in sites(model).items():
@@ -38,34 +52,35 @@ class Costs:
             size = held[site].parameters(o, i) if site in held else o * i
             parameters[site] = (role, size)
         length = min(self.longest, position_limit(model) or LENGTH)
-        flops = forward_flops(model, length, 1, sites(model))
-        return {
-            "total": count_parameters(model),
-            "bytes": count_bytes(model),
-            "sites": parameters,
-            "flops": flops["total"],
-            "length": length,
-        }
+        flops = forward_flops(model, length, 1, sites(model))["total"]
+        return _Counted(count_parameters(model), count_bytes(model), parameters, flops, length)
 
-    def and_after(self, model: Any, chosen: Iterable[str] | None = None) -> dict[str, Any]:
-        """The parts `parameters` and `flops` of a report; of `chosen` sites the share kept."""
+    def and_after(
+        self, model: Any, chosen: Iterable[str] | None = None, note: str = ""
+    ) -> list[Part]:
+        """Parameters, FLOPs and bytes before and after; of `chosen` sites also the share kept.
+
+        `note`: what is to be added to the note on FLOPs."""
         before, after = self.before, self._counted(model)
-        parameters: dict[str, Any] = {"before": before["total"], "after": after["total"]}
-        if chosen is not None:
-            by_role: dict[str, dict[str, int]] = {}
-            for site in chosen:
-                role, size = before["sites"][site]
-                part = by_role.setdefault(role, {"sites": 0, "before": 0, "after": 0})
-                part["sites"] += 1
-                part["before"] += size
-                part["after"] += after["sites"][site][1]
-            held, left = (sum(p[k] for p in by_role.values()) for k in ("before", "after"))
-            share = "growth" if left > held else "keep"
-            parameters |= {"sites_before": held, "sites_after": left, share: left / held}
-            parameters["by_role"] = by_role
-        flops = {"note": f"one forward pass of {before['length']} tokens; {CONVENTION}"}
-        return {
-            "parameters": parameters,
-            "flops": flops | {"before": before["flops"], "after": after["flops"]},
-            "bytes": {"before": before["bytes"], "after": after["bytes"]},
-        }
+        told = f"one forward pass of {before.length} tokens; {CONVENTION}{note}"
+        more = {} if chosen is None else _of_sites(before, after, chosen)
+        return [
+            Parameters(before=before.total, after=after.total, **more),
+            Flops(note=told, before=before.flops, after=after.flops),
+            WeightBytes(before=before.bytes, after=after.bytes),
+        ]
+
+
+def _of_sites(before: _Counted, after: _Counted, chosen: Iterable[str]) -> dict[str, Any]:
+    """What the part `parameters` says of the chosen sites."""
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for site in chosen:
+        role, size = before.sites[site]
+        sizes.setdefault(role, []).append((size, after.sites[site][1]))
+    by_role = {}
+    for role, each in sizes.items():
+        held, left = (sum(size) for size in zip(*each, strict=True))
+        by_role[role] = RoleSize(sites=len(each), before=held, after=left)
+    held, left = (sum(getattr(e, end) for e in by_role.values()) for end in ("before", "after"))
+    share = {"growth" if left > held else "keep": left / held}
+    return {"sites_before": held, "sites_after": left, "by_role": by_role} | share

@@ -13,6 +13,10 @@ from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.rules import TRANSLATION
+from tlmtool.report.building import built
+from tlmtool.report.parts.ending import Source
+from tlmtool.report.parts.evaluation import Evaluation
+from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 
 
@@ -56,8 +60,8 @@ def evaluate(recipe: Recipe) -> Report:
         told = found.pop("warnings")
         for each in (model, *others.values()):
             told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
-        data = {"model": {"id": recipe.model}, "data": source, "warnings": told}
-        return run.report(data | found)
+        parts = [Model(id=recipe.model), built(Evaluation, found), Source(data=source)]
+        return run.report(parts, told)
 
 
 def _read(

@@ -16,8 +16,14 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
+from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.kept import read_report
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.costs import Parameters
+from tlmtool.report.parts.ending import Ending, Inputs, Predicted, Source
+from tlmtool.report.parts.expansions import Expansions, Selection, Selections
+from tlmtool.report.parts.training import Scores, Training
 from tlmtool.report.progress import log
 from tlmtool.report.report import Report
 from tlmtool.training import finetune as training
@@ -68,15 +74,14 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         if not job.tuned and checked_figure(recipe.output.fail_if).startswith("scores.before"):
             raise Usage(f"the head of {recipe.model} is new, so that it has no scores before")
-        data = {"model": provenance(recipe, folder, job.model, out), "data": job.source}
-        data["inputs"] = inputs
+        source = provenance(recipe, folder, job.model, out)
         if "model" not in inputs:  # it is from the Hub, or drawn
-            store.identity["input"] = " ".join(s[:12] for s in data["model"]["sha256"].values())
+            store.identity["input"] = " ".join(s[:12] for s in (source.sha256 or {}).values())
         job.objective.progress = run.bars.of("scoring")
-        before, scores = count_parameters(job.model), {}
+        size, before = count_parameters(job.model), None
         if job.tuned:
             with run.stage("evaluate"):
-                scores["before"] = job.dev(job.model)
+                before = job.dev(job.model)
         with run.stage("train"):
             shown = (
                 {"tick": _bar(run), "tell": run.bars.line} if accelerator.is_main_process else {}
@@ -85,19 +90,15 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
             accelerator.end_training()
         parity = training.finish(recipe, job.model, outcome.expansions)
         with run.stage("evaluate"):
-            scores["after"] = job.dev(job.model)
-        name, better = job.final
-        data["scores"] = scores | {"name": name, "better": better}
-        data["training"] = _trained(recipe, job, outcome)
-        data["selections"] = outcome.selections
-        data["expansions"] = training.expansions_of(job, outcome)
-        data |= {"parity": parity} if outcome.expansions else {}
-        data["warnings"] = training.warnings_of(recipe, job, outcome)
-        data["parameters"] = {"before": before, "after": count_parameters(job.model)}
-    data["peak_memory_bytes"] = memory.bytes
+            after = job.dev(job.model)
+        parts = [source, *_trained(recipe, job, outcome, before, after)]
+        parts.append(Parameters(before=size, after=count_parameters(job.model)))
+        parts += [parity] if outcome.expansions else []
+        parts += [Source(data=job.source), Inputs(inputs=inputs)]
+        told = training.warnings_of(recipe, job, outcome)
     if not accelerator.is_main_process:
-        return run.report(data)
-    report = run.save(job.model, folder, out, data)
+        return run.report(parts, told, memory.bytes)
+    report = run.save(job.model, folder, out, parts, told, memory.bytes)
     store.remove()
     return report
 
@@ -106,9 +107,10 @@ def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:
     """The cost of the training without the training."""
     with Run(recipe) as run:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
-        model = provenance(recipe, folder, job.model, None)
-        data = {"model": model, "data": job.source, "predicted": True}
-        return run.report(data | training.forecast(recipe, job))
+        model, source = provenance(recipe, folder, job.model, None), Source(data=job.source)
+        return run.report(
+            [model, Predicted(predicted=True), *training.forecast(recipe, job), source]
+        )
 
 
 def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) -> Report | None:
@@ -119,16 +121,17 @@ def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) ->
     if not recipe.training.resume or recipe.output.overwrite or not file.exists():
         return None
     found = read_report(file, "finetune")
-    made = _same(found.data["recipe"])
+    ending, read = found.part(Ending), found.part(Inputs)
+    made = _same(ending.recipe if ending else {})
     key = next((k for k in sorted({*made, *identity}) if made.get(k) != identity.get(k)), None)
     if key:
         raise Usage(
             f"{out} holds a finished run with {key} {made.get(key)!r}, not {identity.get(key)!r}: "
             "give another --out, or --overwrite"
         )
-    if found.data.get("inputs") != inputs:
+    if read is None or read.inputs != inputs:
         raise Usage(
-            f"{changed(found.data.get('inputs'), inputs)} is not the file that the finished run in "
+            f"{changed(read and read.inputs, inputs)} is not the file that the finished run in "
             f"{out} read: give another --out, or --overwrite"
         )
     if speaks():
@@ -182,13 +185,19 @@ def _bar(run: Run) -> Callable[[int, int, float], None]:
     return lambda step, of, loss: run.bars("training", step, of, f"loss {loss:.4f}")
 
 
-def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
-    """The part `training` of a report."""
-    used = recipe.training
+def _trained(
+    recipe: Recipe,
+    job: jobs.Job,
+    outcome: Outcome,
+    before: dict[str, Any] | None,
+    after: dict[str, Any],
+) -> list[Part]:
+    """The scores before and after, the course of the training, and what it expanded."""
+    used, (name, better) = recipe.training, job.final
     history = list(outcome.history)
     if outcome.told < outcome.steps:  # what was learned since, and not watched any more
         history.append({"step": outcome.steps, "loss": outcome.loss(outcome.told)})
-    return {
+    course = {
         "task": used.task or "distillation",
         "steps": outcome.steps,
         "batch": used.batch,
@@ -200,3 +209,9 @@ def _trained(recipe: Recipe, job: jobs.Job, outcome: Outcome) -> dict[str, Any]:
         "chosen_step": outcome.best.get("step") if used.keep_best else None,
         **job.notes,
     }
+    return [
+        built(Scores, {"before": before, "after": after, "name": name, "better": better}),
+        built(Training, course),
+        Selections(selections=tuple(built(Selection, each) for each in outcome.selections)),
+        Expansions(expansions=training.expansions_of(job, outcome)),
+    ]

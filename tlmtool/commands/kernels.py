@@ -1,7 +1,6 @@
 """The part of profile that measures attention kernels alone: which, in what shape, its report."""
 
 from dataclasses import fields, replace
-from typing import Any
 
 import torch
 
@@ -18,12 +17,17 @@ from tlmtool.recipe.attention import Attending, flag
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.profiling import SOFTMAX
 from tlmtool.report import plots
+from tlmtool.report.building import built
+from tlmtool.report.parts.complexity import Complexity
+from tlmtool.report.parts.ending import Note
+from tlmtool.report.parts.model import Model
+from tlmtool.report.report import Report
 
 HEADS, WIDTH = 8, 64  # where nothing is said
 
 
-def measured(run: Run) -> dict[str, Any]:
-    """The report's data: what each kernel costs at each length; draws `--plot`."""
+def measured(run: Run) -> Report:
+    """What each kernel costs at each length; draws `--plot`."""
     recipe, wanted = run.recipe, run.recipe.profiling
     kernels = kernels_of(wanted.attention, recipe.attention)
     file = None if wanted.plot is None else plots.ready(wanted.plot)
@@ -32,13 +36,13 @@ def measured(run: Run) -> dict[str, Any]:
     check(kernels, wanted.seq_len, case)
     with run.stage("profile"):
         bars = run.bars.of("profiling"), run.bars.line
-        found = complexity(kernels, wanted.seq_len, case, wanted.runs, *bars)
+        costs = complexity(kernels, wanted.seq_len, case, wanted.runs, *bars)
+        found = built(Complexity, costs)
     if file is not None:
         with run.stage("plot"):
             plots.complexity(found, file)
-    model = {"id": recipe.model} if recipe.model else {}
-    model |= {"out": str(file)} if file else {}
-    return {"model": model, "complexity": found, "note": NOTE, "warnings": waiting(found)}
+    model = Model(id=recipe.model, out=None if file is None else str(file))
+    return run.report([model, found, Note(note=NOTE)], waiting(costs))
 
 
 def kernels_of(names: tuple[str, ...], wanted: Attending) -> dict[str, Attention]:

@@ -1,5 +1,6 @@
 """The verb merge: Recipe -> Report."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,20 +38,20 @@ def merge(recipe: Recipe) -> Report:
         if checked_figure(recipe.output.fail_if).endswith("rounding") and not rounded:
             raise Usage(f"{recipe.model} is merged in float32, where nothing is rounded to check")
         model = run.load(folder, "auto")
-        data = {"model": provenance(recipe, folder, model, out)}
+        source = provenance(recipe, folder, model, out)
         costs, dtypes = Costs(model), _dtypes(model, recipe.dtype)
         with run.stage("merge"):
             before = probe(model.float(), recipe.seed)
             after = probe(merge_model(model), recipe.seed)
-            data["parity"] = found = parity(after, before)
+            found = parity(after, before)
         check(found, f"the merged model differs from {recipe.model}", model)
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(dtypes[name])
         if rounded:
-            found["rounding"] = parity(probe(model, recipe.seed), after)["relative"]
-        data |= costs.and_after(model)
-    data["peak_memory_bytes"] = memory.bytes
-    return run.save(model, folder, out, data)
+            rounding = parity(probe(model, recipe.seed), after).relative
+            found = replace(found, rounding=rounding)
+        parts = [source, *costs.and_after(model), found]
+    return run.save(model, folder, out, parts, peak=memory.bytes)
 
 
 def _dtypes(model: Any, wanted: str) -> dict[str, torch.dtype]:

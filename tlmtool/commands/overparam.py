@@ -1,5 +1,6 @@
 """The verb overparam: Recipe -> Report."""
 
+from dataclasses import replace
 from typing import Any
 
 from tlmtool.commands.costs import Costs
@@ -14,9 +15,12 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.figures import human
+from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.step import Expanded, Larger, Step
 from tlmtool.report.report import Report
 from tlmtool.training.growth import expansions, predicted, records
 
+REBUILT = ", each W rebuilt from its cores; tlm merge brings back the first"
 UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
@@ -31,55 +35,50 @@ def overparam(recipe: Recipe) -> Report:
         plan = expansions(
             empty, wanted.sites, wanted.growth, _number(wanted.to_params), wanted.cores
         )
-        data: dict[str, Any] = {"step": predicted(empty, plan)}
+        step = predicted(empty, plan)
         if recipe.output.dry_run:
-            costs = Costs(empty)
-            data |= {"model": provenance(recipe, folder, empty, None), "predicted": True}
-            data["expanded"] = records(empty, plan)
+            costs, source = Costs(empty), provenance(recipe, folder, empty, None)
+            larger = records(empty, plan)
             factorize(empty, plan)
-            return run.report(data | _costs(costs, empty, plan))
-        run.bars.line(_told(data["step"]))
+            after = costs.and_after(empty, plan, REBUILT)
+            return run.report(
+                [source, Predicted(predicted=True), *after, step, Expanded(expanded=larger)]
+            )
+        run.bars.line(_told(step))
         model = run.load(folder)
-        data["model"] = provenance(recipe, folder, model, out)
+        source = provenance(recipe, folder, model, out)
         costs, before = Costs(model), probe(model, recipe.seed)
         with run.stage("expand"):
-            data["expanded"] = _expanded(model, plan)
+            larger = _expanded(model, plan)
         adopt(model)
-        found = data["parity"] = parity(probe(model, recipe.seed), before)
+        found = parity(probe(model, recipe.seed), before)
         check(found, f"the larger model differs from {recipe.model}", model)
-        data |= _costs(costs, model, plan)
-    data["peak_memory_bytes"] = memory.bytes
-    return run.save(model, folder, out, data)
+        after = costs.and_after(model, plan, REBUILT)
+    parts = [source, *after, found, step, Expanded(expanded=larger)]
+    return run.save(model, folder, out, parts, peak=memory.bytes)
 
 
-def _costs(costs: Costs, model: Any, plan: Plan) -> dict[str, Any]:
-    found = costs.and_after(model, plan)
-    found["flops"]["note"] += ", each W rebuilt from its cores; tlm merge brings back the first"
-    return found
-
-
-def _told(step: dict[str, Any]) -> str:
+def _told(step: Step) -> str:
     """What training will cost, in one line."""
-    parameters, moments, flops = (
-        step[key]["after"] for key in ("parameters", "optimizer_bytes", "step_flops")
-    )
+    flops = step.step_flops
     return (
-        f"predicted: {human(parameters)} parameters, {human(moments, 'B')} of moments of AdamW, "
-        f"{human(flops, 'FLOPs')} a training step, {flops / step['step_flops']['before']:.2f} "
+        f"predicted: {human(step.parameters.after)} parameters, "
+        f"{human(step.optimizer_bytes.after, 'B')} of moments of AdamW, "
+        f"{human(flops.after, 'FLOPs')} a training step, {flops.after / flops.before:.2f} "
         "times those of the dense model"
     )
 
 
-def _expanded(model: Any, plan: Plan) -> list[dict[str, Any]]:
-    """Factorize; of each site its form, its growth, and the largest |dW|."""
-    found = records(model, plan)
-    for entry in found:
-        site = entry["site"]
+def _expanded(model: Any, plan: Plan) -> tuple[Larger, ...]:
+    """Factorize; of each site its decomposition, its growth, and the largest |dW|."""
+    found = []
+    for entry in records(model, plan):
+        site = entry.site
         before = dense_weight(model.base_model.get_submodule(site)).clone()
         factorize(model, {site: plan[site]})
         off = dense_weight(model.base_model.get_submodule(site)) - before
-        entry["max_abs"] = float(off.abs().max())
-    return found
+        found.append(replace(entry, max_abs=float(off.abs().max())))
+    return tuple(found)
 
 
 def _number(text: str | None) -> int | None:

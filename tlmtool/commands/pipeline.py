@@ -25,6 +25,8 @@ from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.stages import Stage, stages_of
 from tlmtool.recipe.verbs import WRITES
 from tlmtool.report.kept import read_report
+from tlmtool.report.parts.stages import Stage as Done
+from tlmtool.report.parts.stages import Stages
 from tlmtool.report.report import Report
 from tlmtool.training.state import Store
 
@@ -223,5 +225,5 @@ def _done(stage: Stage) -> Report:
 
 def summary(done: list[tuple[Stage, Report]]) -> Report:
     """The report of a pipeline: those of its stages."""
-    stages = [{"name": "", **report.data} | {"name": stage.name} for stage, report in done]
-    return Report("run", {"stages": stages})
+    stages = tuple(Done(name=stage.name, report=report) for stage, report in done)
+    return Report("run", [Stages(stages=stages)])

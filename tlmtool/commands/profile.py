@@ -7,6 +7,10 @@ from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
+from tlmtool.report.building import built
+from tlmtool.report.parts.ending import Note
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.profiled import Profile
 from tlmtool.report.report import Report
 
 
@@ -16,7 +20,7 @@ def profile(recipe: Recipe) -> Report:
     wanted = recipe.profiling
     with Run(recipe) as run:
         if wanted.attention:
-            return run.report(measured(run))
+            return measured(run)
         folders = [Folder.of(recipe.model, recipe.revision)]
         if wanted.against:
             same = wanted.against == recipe.model
@@ -33,4 +37,5 @@ def profile(recipe: Recipe) -> Report:
             run.bars("profiling", 0, 1)
             lengths = list(wanted.seq_len)
             found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
-        return run.report({"model": {"id": recipe.model}} | found)
+        note = Note(note=found.pop("note"))
+        return run.report([Model(id=recipe.model), built(Profile, found), note])

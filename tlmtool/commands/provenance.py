@@ -10,42 +10,42 @@ from tlmtool.models.architectures import ALIASES
 from tlmtool.models.finding import MINILM
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
+from tlmtool.report.parts.calibration import Calibration
+from tlmtool.report.parts.model import Model
 
 
-def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> dict[str, Any]:
+def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> Model:
     """The part `model` of a report: which files, of what type, and what they were made from."""
     config, front = folder.config, folder.front
-    common = {
-        "type": config["model_type"],
-        "class": type(model).__name__,
-        "out": None if out is None else str(out),
-    }
+    common = {"class_": type(model).__name__, "out": None if out is None else str(out)}
     if recipe.model is None:
         files = [folder.path / name for name in ("config.json", "tokenizer.json")]
         sums = {f.name: sha256(f) for f in files if f.exists()}
-        common |= {"type": model.config.model_type, "sha256": sums}
-        return {"id": f"a new {folder.name}", "new": True} | common
+        drawn = {"id": f"a new {folder.name}", "new": True, "type": model.config.model_type}
+        return Model(**drawn, **common, sha256=sums)
     base = front.get("base_model") if config.get("tlm") else None
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.path.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
     named = MINILM if recipe.model == "minilm" else named
-    return {
-        "id": recipe.model,
-        "sha256": dict(folder.sums),
-        "base_model": base if isinstance(base, str) else named,
-        "license": front.get("license"),
+    said = front.get("license")
+    return Model(
+        id=recipe.model,
+        sha256=dict(folder.sums),
+        base_model=base if isinstance(base, str) else named,
+        license=None if said is None else str(said),
+        type=config["model_type"],
         **common,
-    }
+    )
 
 
-def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]]:
+def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
     """(texts to calibrate on, held-out texts, the part `calibration` of a report).
 
     Where nothing is said, what a recovery is taught on calibrates too."""
     wanted, taught = recipe.calibration, recipe.recovery.data
     shipped = held_out(tasks.texts(None, None, recipe.seed))
     if wanted.text == "none":
-        return [], shipped[1], {"source": "none: the weights alone decide"}
+        return [], shipped[1], Calibration(source="none: the weights alone decide")
     if wanted.text is None and taught:
         from tlmtool.training.distilling import lesson
 
@@ -54,5 +54,6 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], dict[str, Any]
         rest, held = held_out(tasks.texts(wanted.text, None, recipe.seed))
     used = tasks.choose(rest, wanted.samples, recipe.seed)
     source = wanted.text or taught or "the text that comes with tlm"
-    few = {} if held else {"measured_on": "the text that comes with tlm"}  # none could be spared
-    return used, held or shipped[1], {"source": source, "texts": len(used), **few}
+    other = None if held else "the text that comes with tlm"  # none could be spared
+    found = Calibration(source=source, texts=len(used), measured_on=other)
+    return used, held or shipped[1], found

@@ -4,7 +4,7 @@ import importlib
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +22,9 @@ from tlmtool.models.saving import save
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.costs import FileBytes, Parameters, WeightBytes
+from tlmtool.report.parts.ending import Ending, Files
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
@@ -69,20 +72,35 @@ class Run(AbstractContextManager):
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def report(self, data: dict[str, Any]) -> Report:
-        """The report of `data`, with what every report ends with."""
+    def report(
+        self, parts: Iterable[Part], warnings: Iterable[str] = (), peak: int | None = None
+    ) -> Report:
+        """The report of these parts, with what every report ends with. `peak`: bytes of memory."""
         names = ("torch", "transformers", "safetensors")
         versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
         versions |= {name: importlib.import_module(name).__version__ for name in names}
-        common = {"seconds": dict(self.seconds), "seed": self.recipe.seed, "versions": versions}
-        if self.warnings:
-            if not log.isEnabledFor(logging.INFO):  # -q: no table will show them
-                for text in self.warnings:
-                    log.warning("warning: %s", text)
-            common["warnings"] = [*self.warnings, *(data.get("warnings") or [])]
-        return Report(self.recipe.verb, data | common | {"recipe": recipes.to_dict(self.recipe)})
+        if not log.isEnabledFor(logging.INFO):  # -q: no table will show them
+            for text in self.warnings:
+                log.warning("warning: %s", text)
+        ending = Ending(
+            warnings=(*self.warnings, *warnings),
+            peak_memory_bytes=peak,
+            seconds=dict(self.seconds),
+            seed=self.recipe.seed,
+            versions=versions,
+            recipe=recipes.to_dict(self.recipe),
+        )
+        return Report(self.recipe.verb, [*parts, ending])
 
-    def save(self, model: Any, source: Folder, out: Path, data: dict[str, Any]) -> Report:
+    def save(
+        self,
+        model: Any,
+        source: Folder,
+        out: Path,
+        parts: Iterable[Part],
+        warnings: Iterable[str] = (),
+        peak: int | None = None,
+    ) -> Report:
         """Write the checkpoint with its report, card and recipe; the report."""
         made: list[Report] = []
         for text in source.beside[1]:
@@ -91,11 +109,11 @@ class Run(AbstractContextManager):
 
         def texts(folder: Path) -> dict[str, str]:
             self.seconds["save"] = time.perf_counter() - started
-            before = source.weight_bytes if self.recipe.model else None
-            data["bytes"] = {"before": before, "after": Folder(folder).weight_bytes}
+            before = source.file_bytes if self.recipe.model else None
             files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-            data["files"] = sorted(files | WRITTEN)  # those that --overwrite may replace
-            made.append(self.report(data))
+            size = FileBytes(before=before, after=Folder(folder).file_bytes)
+            written = Files(files=tuple(sorted(files | WRITTEN)))
+            made.append(self.report([*_beside(parts, size), written], warnings, peak))
             return {
                 "report.json": made[0].to_json() + "\n",
                 "README.md": made[0].card(out.name),
@@ -112,6 +130,14 @@ class Run(AbstractContextManager):
             texts=texts,
         )
         return made[0]
+
+
+def _beside(parts: Iterable[Part], size: FileBytes) -> list[Part]:
+    """The parts with the size of the files after the other sizes, where its row is to stand."""
+    found = list(parts)
+    sizes = [i for i, part in enumerate(found) if isinstance(part, Parameters | WeightBytes)]
+    found.insert(max(sizes, default=len(found)) + 1, size)
+    return found
 
 
 def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:

@@ -19,6 +19,8 @@ from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.report.figures import human
+from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 from tlmtool.training.study import Study
 
@@ -42,15 +44,15 @@ def studied(
     out = path_of(given)
     if not recipe.output.dry_run:
         _check_folder(recipe, out, identity)
-    model = {"id": recipe.model or f"a new {folder.name}"}
+    name = recipe.model or f"a new {folder.name}"
     with Run(recipe) as run:
         study = Study(recipe, out, loader(run), tokenizer, folder, run.bars.line, bar(run))
         cost = study.cost()
         if recipe.output.dry_run:
-            return run.report({"model": model, "predicted": True, "cost": cost})
+            return run.report([Model(id=name), Predicted(predicted=True), cost])
         run.bars.line(
-            f"predicted: {cost['runs']} trainings of {cost['steps']:,} steps, "
-            f"{human(cost['flops'], 'FLOPs')} (training steps alone; selections and evaluations "
+            f"predicted: {cost.runs} trainings of {cost.steps:,} steps, "
+            f"{human(cost.flops, 'FLOPs')} (training steps alone; selections and evaluations "
             "not counted)"
         )
         if recipe.output.overwrite or not (out / NAME).exists():
@@ -58,9 +60,8 @@ def studied(
                 (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         with run.stage("study"):
             found = study.run(sha256(out / NAME)[:16])
-    told = [f"{r['arm']}: {each}" for r in found["results"] for each in r.get("warnings", [])]
-    data = {"model": model | {"out": str(out)}, "study": found, "warnings": [*dict.fromkeys(told)]}
-    report = run.report(data)
+    told = dict.fromkeys(f"{r.arm}: {each}" for r in found.results for each in r.warnings)
+    report = run.report([Model(id=name, out=str(out)), found], told)
     write_whole(out / "report.json", report.to_json() + "\n")
     return report
 

@@ -17,6 +17,8 @@ from tlmtool.measuring.outputs import (
     position_limit,
     relative_error,
 )
+from tlmtool.report.parts.parity import Parity
+from tlmtool.report.parts.quality import Quality as Measured
 from tlmtool.tasks.table import TASKS
 
 TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized model in float32
@@ -55,26 +57,26 @@ class Quality:
         loss = language_loss(model, self.tokenizer, self.texts, seed=self.seed, **settings)
         return loss.mean
 
-    def compared(self, model: nn.Module) -> dict[str, Any]:
-        """{"what", "name", "before", "after", "texts"} of the model as it is now."""
+    def compared(self, model: nn.Module) -> Measured:
+        """The quality of the model before, and as it is now."""
         after = self._measured(model)
         if self.objective is None:
             error = relative_error(after, self.before)
-            return {
-                "name": "feature_error",
-                "what": f"no language-model head, so: {TASKS['features'].what}, "
+            return Measured(
+                name="feature_error",
+                what=f"no language-model head, so: {TASKS['features'].what}, "
                 f"against the model before, on {len(self.texts)} held-out texts",
-                "before": 0.0,
-                "after": error,
-                "texts": len(self.texts),
-            }
-        return {
-            "name": "loss",
-            "what": f"{described(self.objective)}, on {len(self.texts)} held-out texts",
-            "before": self.before,
-            "after": after,
-            "texts": len(self.texts),
-        }
+                before=0.0,
+                after=error,
+                texts=len(self.texts),
+            )
+        return Measured(
+            name="loss",
+            what=f"{described(self.objective)}, on {len(self.texts)} held-out texts",
+            before=self.before,
+            after=after,
+            texts=len(self.texts),
+        )
 
 
 @torch.no_grad()
@@ -85,26 +87,23 @@ def probe(model: nn.Module, seed: int = 0) -> Tensor:
         return outputs_of(model, model, inputs)[0].double().cpu()
 
 
-def parity(after: Tensor, before: Tensor) -> dict[str, float]:
-    """{"max_abs", "relative", "tolerance"}: largest difference, and over the largest output."""
+def parity(after: Tensor, before: Tensor) -> Parity:
+    """How far the outputs of a model are from those before, by themselves and relative."""
     largest = float((after - before).abs().max())
-    return {
-        "max_abs": largest,
-        "relative": largest / max(float(before.abs().max()), 1e-300),
-        "tolerance": TOLERANCE,
-    }
+    relative = largest / max(float(before.abs().max()), 1e-300)
+    return Parity(max_abs=largest, relative=relative, tolerance=TOLERANCE)
 
 
-def check(found: dict[str, float], differs: str, model: nn.Module) -> None:
+def check(found: Parity, differs: str, model: nn.Module) -> None:
     """Raises CheckFailed for a parity above its tolerance, of a model of float32 or finer, and for
     one that is no number. `differs`: "the merged model differs from the trained one"."""
-    if not isfinite(found["relative"]):
+    if not isfinite(found.relative):
         raise CheckFailed(
             f"whether {differs} cannot be told: outputs hold NaN or infinity, so nothing was "
             "written"
         )
-    if found["relative"] > found["tolerance"] and model.dtype.itemsize >= 4:
+    if found.relative > found.tolerance and model.dtype.itemsize >= 4:
         raise CheckFailed(
-            f"{differs} by {found['relative']:.1e} of its largest output, more than "
-            f"{found['tolerance']:g}: nothing was written"
+            f"{differs} by {found.relative:.1e} of its largest output, more than "
+            f"{found.tolerance:g}: nothing was written"
         )

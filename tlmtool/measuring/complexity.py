@@ -153,7 +153,7 @@ def complexity(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """What each kernel costs at each length, {"kernels": {name: {"form", "runs": [{"seq_len",
+    """What each kernel costs at each length, {"kernels": {name: {"attention", "runs": [{"seq_len",
     "flops", "latency_ms", "peak_memory_bytes"}], "exponents": {"flops", "time", "processor_time",
     "memory"}}}, ...}; processor time on a CPU only.
 
@@ -165,7 +165,7 @@ def complexity(
     passes = 1 + WARM_UP + runs
     tick = counted(progress, len(lengths) * len(kernels) * passes)
     found = {
-        name: {"form": kernel.to_dict(), "exponents": {}, "runs": []}
+        name: {"attention": kernel.to_dict(), "exponents": {}, "runs": []}
         for name, kernel in kernels.items()
     }
     for n in lengths:
@@ -195,7 +195,7 @@ def _exponents(runs: list[dict[str, Any]], on_cpu: bool) -> dict[str, float | No
         "memory": [run["peak_memory_bytes"] for run in runs],
     }
     ns = [run["seq_len"] for run in runs]
-    return {key: exponent(ns, ys) for key, ys in values.items() if ys is not None}
+    return {key: None if ys is None else exponent(ns, ys) for key, ys in values.items()}
 
 
 def waiting(found: Mapping[str, Any]) -> list[str]:

@@ -115,8 +115,8 @@ def profile(
 ) -> dict[str, Any]:
     """Cost of each (id, model, roles), side by side.
 
-    {"models": [{"id", "parameters", "by_role", "bytes", "runs": [{"seq_len", "batch", "flops",
-    "by_part", "latency_ms", "peak_memory_bytes"}]}], "note"}; latency is None unless asked for.
+    {"models": [the fields of `report.parts.profiled.Profiled`], "note"}; latency is None unless it
+    is asked for.
     """
     if batch < 1:
         raise Usage(f"batch is {batch}; at least 1 is needed")
@@ -131,7 +131,7 @@ def profile(
             "id": name,
             "parameters": count_parameters(model),
             "by_role": parameters_by_role(model, roles),
-            "bytes": count_bytes(model),
+            "weight_bytes": count_bytes(model),
             "runs": [],
         }
         for name, model, roles in models

@@ -93,7 +93,7 @@ class Folder(os.PathLike[str]):
         return self._headers[0] if self.tensors else []
 
     @property
-    def weight_bytes(self) -> int:
+    def file_bytes(self) -> int:
         """Bytes of the files of weights."""
         return sum(file.stat().st_size for file in self.weight_files)
 

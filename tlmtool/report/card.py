@@ -1,13 +1,18 @@
 """The model card (README.md) of a checkpoint that a command has written."""
 
-from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 from tlmtool.files.notation import written
 from tlmtool.report.figures import TEXT_COLUMNS, View, human
+from tlmtool.report.layout import Document
+from tlmtool.report.parts.attention import Attention
+from tlmtool.report.parts.costs import Parameters
+from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.sites import Sites
+from tlmtool.report.parts.training import Training
 from tlmtool.report.printable import printable
-from tlmtool.report.views import views
+from tlmtool.report.views import facts, views, warnings
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
     "ForMaskedLM": "AutoModelForMaskedLM",
@@ -19,54 +24,60 @@ AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
 }
 
 
-def card(
-    data: Mapping[str, Any], model_id: str, methods: list[str], facts: list[tuple[str, str]]
-) -> str:
-    """Front matter and Markdown for a report's data, the names of its methods and its facts."""
-    model, recipe = data.get("model") or {}, data.get("recipe")
-    base = None if model.get("new") else model.get("base_model") or model.get("id")
-    kind = str(model.get("class") or "")
+def card(report: Document, model_id: str) -> str:
+    """Front matter and Markdown of a report."""
+    model, ending, methods = report.part(Model) or Model(), report.part(Ending), _methods(report)
+    base = None if model.new else model.base_model or model.id
     front = {
         "base_model": base,
         "library_name": "transformers",
-        "license": model.get("license"),
+        "license": model.license,
         "tags": ["tlm", *methods],
     }
     front = {key: value for key, value in front.items() if value}
-    parts = [f"---\n{written(front)}---\n", f"# {model_id}\n"]
-    parts += [_introduction(data, methods), _loading(model_id, kind, data["verb"] == "merge")]
-    for view in views(data):
+    parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
+    parts.append(_loading(model_id, model.class_ or "", report.verb == "merge"))
+    for view in views(report):
         parts.append(f"## {view.title.capitalize()}\n\n{_markdown(view)}")
-    made = [f"* {label}: {text}" for label, text in facts]
-    made += [f"* warning: {each}" for each in data.get("warnings") or []]
+    made = [f"* {label}: {text}" for label, text in facts(report)]
+    made += [f"* warning: {each}" for each in warnings(report)]
     if made:
         parts.append("## How it was made\n\n" + "\n".join(made) + "\n")
     if cited := [f"* {name}: {text}" for name, text in _references(methods).items()]:
         parts.append("## References\n\n" + "\n".join(cited) + "\n")
-    if recipe:
-        text = recipe if isinstance(recipe, str) else written(recipe)
-        parts.append(f"## Recipe\n\n```yaml\n{text.strip()}\n```\n")
+    if ending and ending.recipe:
+        parts.append(f"## Recipe\n\n```yaml\n{written(ending.recipe).strip()}\n```\n")
     return printable("\n".join(parts))
 
 
-def _introduction(data: Mapping[str, Any], methods: list[str]) -> str:
-    model, parameters = data.get("model") or {}, data.get("parameters") or {}
-    name = f"`{model.get('base_model') or model.get('id', 'a model')}`"
-    name = str(model["id"]).capitalize() if model.get("new") else name
-    before, after = human(parameters.get("before")), human(parameters.get("after"))
-    instead = "" if before == after else f" instead of {before}"
-    sizes = f" {after} parameters{instead}." if before and after else ""
-    if data["verb"] == "merge":
+def _introduction(report: Document) -> str:
+    """What the model is and how large, in a sentence or two."""
+    model, parameters = report.part(Model) or Model(), report.part(Parameters)
+    name = f"`{model.base_model or model.id or 'a model'}`"
+    name = str(model.id).capitalize() if model.new else name
+    sizes = ""
+    if parameters:
+        before, after = human(parameters.before), human(parameters.after)
+        sizes = f" {after} parameters{'' if before == after else f' instead of {before}'}."
+    if report.verb == "merge":
         return f"{name} with its factors multiplied out, a plain checkpoint again.{sizes}\n"
     done = []
-    if sites := len(data.get("sites") or []):
-        done.append(f"with {sites} of its linear layers held as factors ({', '.join(methods)})")
-    if layers := (data.get("attention") or {}).get("layers"):
-        kinds = sorted({each["attention"]["name"] for each in layers})
-        done.append(f"with {' and '.join(kinds)} attention in {len(layers)} layers")
-    if task := (data.get("training") or {}).get("task"):
+    if (sites := report.part(Sites)) and sites.sites:
+        methods = ", ".join(_methods(report))
+        done.append(f"with {len(sites.sites)} of its linear layers held as factors ({methods})")
+    if attention := report.part(Attention):
+        kinds = sorted({each.attention["name"] for each in attention.layers})
+        done.append(f"with {' and '.join(kinds)} attention in {len(attention.layers)} layers")
+    if training := report.part(Training):
+        task = training.task
         done.append(f"trained by {task}" if task == "distillation" else f"trained on task {task}")
-    return f"{name} {', '.join(done)}, made by `tlm {data['verb']}`.{sizes}\n"
+    return f"{name} {', '.join(done)}, made by `tlm {report.verb}`.{sizes}\n"
+
+
+def _methods(report: Document) -> list[str]:
+    """Names of the decompositions used."""
+    sites = report.part(Sites)
+    return sorted({str(e.decomposition["name"]) for e in (sites.sites if sites else ())})
 
 
 def _references(names: list[str]) -> dict[str, str]:

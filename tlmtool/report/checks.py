@@ -1,40 +1,33 @@
 """What `--fail-if` can name: the figures of each verb's report, known before anything is loaded.
 
-A figure is a dotted path in the report, or its last part where that says which; `#` stands for a
-place in a list whose length the run finds, `*` for a name of the model's (a role, a metric).
+A figure is a dotted path in the report, or its last part where that says which. In the paths that
+are known, `#` stands for a place in a list whose length only the run finds, and `*` for a name
+that only the model has, such as a role. All of them are read off the layout of the parts.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from tlmtool.failure import Usage, show
 from tlmtool.files.numbers import number
+from tlmtool.report.asked import Asked
+from tlmtool.report.layout import kinds, name_of
 
 COMPARISON = re.compile(r"\s*([\w.\-]+)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*")
-ENDS = ("before", "after")
-METRICS = {  # of the labelled tasks, whose mean is the score
-    **dict.fromkeys(("cola", "grammar"), ("matthews",)),
-    **dict.fromkeys(("sst2", "rte", "qnli", "mnli", "classification"), ("accuracy",)),
-    **dict.fromkeys(("mrpc", "qqp"), ("accuracy", "f1")),
-    **dict.fromkeys(("stsb", "regression"), ("pearson", "spearman")),
-}
-SCORES = {  # of the other tasks of evaluate: names of the score, and what comes beside it
-    "mlm": (("nll", "loss"), ("perplexity", "tokens", "blocks")),
-    "clm": (("nll", "loss"), ("perplexity", "tokens", "blocks")),
-    "similarity": (("spearman",), ()),
-    "features": (("relative_error",), ()),
-    "translation": (("BLEU",), ("loss", "perplexity", "beams")),
-}
-SECONDS = {
-    "compress": "load measure plan fit convert recover save",
-    "merge": "load merge save",
-    "overparam": "load expand save",
-    "finetune": "load train evaluate study save",
-    "profile": "load profile plot",
-    "evaluate": "load evaluate",
+USUAL = (  # those that are checked most, which the help and a refusal name first
+    *("parameters.keep", "parameters.growth", "parameters.after", "flops.after"),
+    *("file_bytes.after", "parity.relative", "recovery.recovered", "training.last_loss"),
+    *("models.0.parameters", "models.0.runs.0.flops", "models.0.runs.0.latency_ms.median"),
+    *("step.step_flops.after", "cost.flops", "study.pairs.#.p_holm", "models.0.score"),
+    *("baseline.difference", "peak_memory_bytes"),
+)
+RENAMED = {  # a part of a path in reports of schema 1: what it is called now
+    "bytes": "file_bytes (the files of weights on disk) or weight_bytes (the weights in memory)",
 }
 
 
@@ -60,19 +53,16 @@ def find(key: str, verb: str, paths: Iterable[str], named: Mapping[str, str]) ->
     last = {path.rpartition(".")[2]: None for path in paths if not _listed(path)}
     near = get_close_matches(key, [*named, *last, *paths], 1, 0.5)
     hint = f"did you mean {near[0]}?" if near and not {*"#*"} & {*near[0]} else ""
-    some = f"it has {', '.join(brief(verb, paths, named))}"
+    if old := next((part for part in key.split(".") if part in RENAMED), None):
+        hint = f"instead of {old} say {RENAMED[old]}"
+    some = f"it has {', '.join(brief(paths, named))}"
     raise Usage(f"the report of tlm {verb} has no figure {show(key)}; {hint or some}")
 
 
-def brief(verb: str, paths: Iterable[str], named: Mapping[str, str]) -> list[str]:
+def brief(paths: Iterable[str], named: Mapping[str, str]) -> list[str]:
     """Some figures that are checked most, short names first."""
-    paths = list(paths)
-    usual = ("parameters.keep", "parameters.growth", "parameters.after", "flops.after")
-    usual += ("bytes.after", "parity.relative", "recovery.recovered", "training.last_loss")
-    usual += ("models.0.parameters", "models.0.runs.0.flops", "models.0.runs.0.latency_ms.median")
-    usual += ("step.step_flops.after", "cost.flops", "study.pairs.#.p_holm", "models.0.score")
-    usual += ("baseline.difference", "peak_memory_bytes")
-    return [*named, *(path for path in usual if path in paths)]
+    paths = set(paths)
+    return [*named, *(path for path in USUAL if path in paths)]
 
 
 def helped(verb: str) -> str:
@@ -83,153 +73,50 @@ def helped(verb: str) -> str:
         "profile": {"profiling.latency": True},
     }
     values = given.get(verb, {})
-    return ", ".join(brief(verb, figures(verb, values), shortcuts(verb, values))[:9])
+    return ", ".join(brief(figures(verb, values), shortcuts(verb, values))[:9])
 
 
 def shortcuts(verb: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """{short name: path} of a report."""
-    if verb == "compress" and not values.get("output.dry_run"):
-        return dict.fromkeys(("loss", "feature_error"), "quality.after")
-    if verb == "evaluate" and (task := values.get("evaluation.task")):
-        names, beside = SCORES.get(task, ((), ()))
-        several = METRICS.get(task, ())
-        names = (*names, "_and_".join(several)) if several else names
-        beside = (*beside, *several) if len(several) > 1 else beside
-        found = {name: "models.0.score" for name in ("score", *names)}
-        return found | {name: f"models.0.{name}" for name in (*beside, "n")}
-    trains = verb == "finetune" and not values.get("output.dry_run")
-    if trains and values.get("study.seeds") is None:
-        task = values.get("training.task")
-        several = METRICS.get(task, ())
-        beside = (*several, *(SCORES["translation"][1] if task == "translation" else ()))
-        found = {"score": "scores.after.score"} | {n: f"scores.after.{n}" for n in beside}
-        return found | ({"BLEU": "scores.after.score"} if task == "translation" else {})
-    return {}
+    """{short name: path} of the figures that a report will have."""
+    asked, found = Asked(verb, values), dict[str, str]()
+    for kind in kinds():
+        if kind.expected(asked):
+            found |= kind.nicknames(asked)
+    return found
 
 
 def figures(verb: str, values: Mapping[str, Any]) -> list[str]:
     """Paths of the figures that a report may have."""
-    dry = bool(values.get("output.dry_run"))
-    found = [f"seconds.{name}" for name in SECONDS[verb].split()] + ["seed"]
-    if verb not in ("profile", "evaluate") and not dry and values.get("study.seeds") is None:
-        found.append("peak_memory_bytes")
-    return [*_OF[verb](values, dry), *found]
+    asked = Asked(verb, values)
+    expected = (kind for kind in kinds() if kind.expected(asked))
+    return [path for kind in expected for path in _figures(kind, kind.key, asked)]
 
 
-def _ended(*parts: str) -> list[str]:
-    return [f"{part}.{end}" for part in parts for end in ENDS]
+def _figures(kind: Any, path: str, asked: Asked, field: Mapping[str, Any] = {}) -> Iterator[str]:
+    """Paths of the numbers in what a type holds. `field`: what its entry says of it."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        inner = tuple(each for each in inner if each is not NoneType)
+        yield from _figures(inner[0], path, asked, field)
+    elif kind in (int, float):
+        yield path
+    elif is_dataclass(kind):
+        for each in fields(kind):
+            if asked.holds(each.metadata["when"]):
+                here = path if each.metadata["spread"] else _joined(path, name_of(each))
+                yield from _figures(each.type, here, asked, each.metadata)
+    elif origin is tuple:
+        some = range(getattr(asked, field["count"])) if field["count"] else "#"
+        places = some if inner[-1] is Ellipsis else range(len(inner))
+        for place in places:
+            yield from _figures(inner[0], _joined(path, str(place)), asked, field)
+    elif origin is dict:
+        for name in getattr(asked, field["names"]) if field["names"] else "*":
+            yield from _figures(inner[1], _joined(path, name), asked, field)
 
 
-def _costs(change: str | None) -> list[str]:
-    """Of what a verb makes; `change`: of the sites, keep or growth."""
-    found = _ended("parameters", "flops", "bytes")
-    if change:
-        found += [f"parameters.{name}" for name in (change, "sites_before", "sites_after")]
-        found += [f"parameters.by_role.*.{name}" for name in ("sites", *ENDS)]
-    return found
-
-
-def _parity() -> list[str]:
-    return [f"parity.{name}" for name in ("max_abs", "relative", "tolerance")]
-
-
-def _compress(values: Mapping[str, Any], dry: bool) -> list[str]:
-    budget = any(values.get(f"compression.{name}") for name in ("rank", "keep", "energy"))
-    found, weighed = _costs("keep" if budget else None), values.get("calibration.text") != "none"
-    found += ["calibration.texts", "calibration.tokens"] if weighed else []
-    if values.get("attention.kind"):
-        found += ["attention.layers.#.output_error", "attention.alone.#.*"]
-        found += _ended("attention.layers.#.parameters") + ([] if dry else ["attention.quality"])
-    if dry:
-        return found
-    if budget:
-        outputs = ("output_error", "svd_output_error", "best_output_error") if weighed else ()
-        of = ("weight_error", "svd_weight_error", *outputs, "keep", "parameters")
-        found += [f"sites.#.{name}" for name in of]
-    if values.get("recovery.steps"):
-        of = ("dense", "compressed", "recovered", "steps", "lr", "sentences")
-        found += [f"recovery.{name}" for name in of]
-    return [*found, *_ended("quality"), "quality.texts"]
-
-
-def _merge(values: Mapping[str, Any], dry: bool) -> list[str]:
-    return [*_costs(None), *_parity(), "parity.rounding"]
-
-
-def _step() -> list[str]:
-    return _ended("step.parameters", "step.optimizer_bytes", "step.step_flops")
-
-
-def _overparam(values: Mapping[str, Any], dry: bool) -> list[str]:
-    found = [*_costs("growth"), *_step(), "expanded.#.growth"]
-    return found if dry else [*found, *_parity(), "expanded.#.max_abs"]
-
-
-def _finetune(values: Mapping[str, Any], dry: bool) -> list[str]:
-    if values.get("study.seeds") is not None:
-        if dry:
-            return ["cost.flops", "cost.runs", "cost.steps"] + [
-                f"cost.rows.#.{name}" for name in ("runs", "step_flops", "flops")
-            ]
-        of = ("difference", "p", "p_holm", "interval.#")
-        found = [f"study.pairs.#.{name}" for name in of] + ["study.lr"]
-        found += [f"study.arms.#.{name}" for name in ("mean", "deviation", "scores.#")]
-        return found + [f"study.{part}.#.*" for part in ("results", "rates")]
-    if dry:
-        return [*_step(), "step.steps", "expanded.#.growth"]
-    of = ("steps", "batch", "lr", "last_loss", "chosen_step", "examples", "dev", "max_length")
-    found = [*_ended("parameters", "bytes"), *(f"training.{name}" for name in (*of, "processes"))]
-    found += ["training.history.#.*"] + [f"scores.{end}.*" for end in ENDS]
-    found += [f"scores.{end}.score" for end in ENDS]
-    if values.get("strategy.name") in (None, "none"):
-        return found
-    of = ("growth", "step_ratio", "max_abs", "first_update.*")
-    found += [*_parity(), *(f"expansions.#.{name}" for name in of)]
-    return [*found, "selections.#.step", "selections.#.scores.*"]
-
-
-def _profile(values: Mapping[str, Any], dry: bool) -> list[str]:
-    lengths = len(values.get("profiling.seq_len") or (128,))
-    runs = [f"runs.{place}" for place in range(lengths)]
-    latency = [f"latency_ms.{name}" for name in ("median", "min", "max", "cpu", "runs")]
-    if kernels := values.get("profiling.attention"):
-        of = ("flops", "time", "processor_time", "memory")
-        found = [f"complexity.kernels.{k}.exponents.{name}" for k in kernels for name in of]
-        of = ("seq_len", "flops", "peak_memory_bytes", *latency)
-        found += [
-            f"complexity.kernels.{k}.{run}.{name}" for k in kernels for run in runs for name in of
-        ]
-        of = ("heads", "width", "features", "batch", "threads", "runs")
-        return found + [f"complexity.{name}" for name in of]
-    found = []
-    for place in range(2 if values.get("profiling.against") else 1):
-        of = ["seq_len", "batch", "flops", "by_part.*", "peak_memory_bytes"]
-        of += latency if values.get("profiling.latency") else []
-        here = ["parameters", "bytes", "by_role.*", *(f"{r}.{name}" for r in runs for name in of)]
-        found += [f"models.{place}.{name}" for name in here]
-    return found
-
-
-def _evaluate(values: Mapping[str, Any], dry: bool) -> list[str]:
-    task = values.get("evaluation.task")
-    beside = SCORES.get(task, ((), ()))[1]
-    several = METRICS.get(task, ())
-    of = ("score", "n", *beside, *(several if len(several) > 1 else ()))
-    found = ["max_length", *(f"models.0.{name}" for name in of)]
-    if values.get("evaluation.baseline") is not None:
-        more = ("difference", "level", "resamples", "interval.0", "interval.1")
-        found += [f"baseline.{name}" for name in (*of, *more)]
-    return found
-
-
-_OF = {
-    "compress": _compress,
-    "merge": _merge,
-    "overparam": _overparam,
-    "finetune": _finetune,
-    "profile": _profile,
-    "evaluate": _evaluate,
-}
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _listed(path: str) -> bool:

@@ -7,30 +7,30 @@ from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.files.kept import Kept, read
-from tlmtool.report.report import SCHEMA_VERSION, Report
+from tlmtool.report.layout import SCHEMA_VERSION
+from tlmtool.report.parts.stages import Stage, Stages
+from tlmtool.report.report import Report
 
 
 class _Report(Kept):
     schema_version: int
     verb: str
-    model: dict[str, Any] | None = None
-    quality: dict[str, Any] | None = None
     recipe: dict[str, Any]
-    warnings: list[str] | None = None
 
 
 def read_report(file: Path, verb: str) -> Report:
-    """The report of a result that is done, which can be shown and checked as a new one can.
+    """The report of a result that is done. It can be shown and checked as a new one can.
 
-    Raises NotLoadable for one that others wrote, or changed so that it cannot."""
+    Raises NotLoadable for a report of another version or verb, and for one that was changed so
+    that it is not a report any more."""
     told = (f"is no report of tlm {verb}", "remove its folder, or --overwrite replaces it")
     data = read(file, _Report, *told)
     if data["verb"] != verb or data["schema_version"] != SCHEMA_VERSION:
         raise NotLoadable(f"{file} {': '.join(told)}")
-    found = Report(verb, data)
-    try:  # there are many parts, and every view reads others: what none can show is none
+    try:  # a part may have the right types and still not be one that can be shown
+        found = Report.read(data)
         _show(found)
-        _show(Report("run", {"stages": [data | {"name": "x"}]}))
+        _show(Report("run", [Stages(stages=(Stage(name="x", report=found),))]))
     except Exception as error:
         raise NotLoadable(f"{file} {': '.join(told)}") from error
     return found

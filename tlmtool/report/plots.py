@@ -1,7 +1,6 @@
 """Pictures of reports, by matplotlib (the extra `plots`), written whole or not at all."""
 
 import os
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from tlmtool.failure import MissingDependency, Usage
 from tlmtool.files.claims import claim
 from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
-from tlmtool.report.views_complexity import QUANTITIES, called, forms, power
+from tlmtool.report.parts.complexity import QUANTITIES, Complexity, power
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MARKERS = "os^Dvp"
@@ -40,7 +39,7 @@ def ready(name: str) -> Path:
     return file
 
 
-def complexity(found: Mapping[str, Any], file: Path) -> None:
+def complexity(found: Complexity, file: Path) -> None:
     """Draws the part `complexity` of a report: FLOPs, time and memory against N, both axes in
     logarithms, and the power law fitted to each kernel."""
     from matplotlib.figure import Figure
@@ -51,39 +50,42 @@ def complexity(found: Mapping[str, Any], file: Path) -> None:
         _panel(axes, found, key)
     fits = "markers: what was counted or measured; lines, and exponents in the legend: power laws"
     fits += " fitted to all lengths"
-    known = any(p is not None for e in found["kernels"].values() for p in e["exponents"].values())
+    exponents = [vars(each.exponents).values() for each in found.kernels.values()]
+    known = any(p is not None for each in exponents for p in each)
     caption = (
-        f"{called(found)}; time: median of {found['runs']} runs in turns",
+        f"{found.called()}; time: median of {found.runs} runs in turns",
         fits if known else "",
         _processor(found),
-        forms(found),
+        found.described(),
     )
     figure.supxlabel("\n".join(filter(None, caption)), fontsize=9, color="#444444")
     _write(figure, file)
 
 
-def _processor(found: Mapping[str, Any]) -> str:
+def _processor(found: Complexity) -> str:
     """The exponents that waiting for other work does not move, where there are such."""
-    each = {name: one["exponents"].get("processor_time") for name, one in found["kernels"].items()}
+    each = {name: one.exponents.processor_time for name, one in found.kernels.items()}
     fitted = [f"{name} {_mathematical(p)}" for name, p in each.items() if p is not None]
     return f"time, by processor time instead of the clock: {', '.join(fitted)}" if fitted else ""
 
 
-def _panel(axes: Any, found: Mapping[str, Any], key: str) -> None:
+def _panel(axes: Any, found: Complexity, key: str) -> None:
     from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator
 
     quantity, (unit, scale) = QUANTITIES[key], UNITS[key]
     lengths: set[int] = set()
     values: list[float] = []
-    for place, (name, each) in enumerate(found["kernels"].items()):
-        runs = [(r["seq_len"], scale * quantity.of(r)) for r in each["runs"] if quantity.of(r)]
+    for place, (name, each) in enumerate(found.kernels.items()):
+        runs = [(r.seq_len, scale * y) for r in each.runs if (y := quantity.of(r))]
+        exponent = getattr(each.exponents, key)
         if not runs:
             continue
-        style = {"color": COLOURS[place % 6], "marker": MARKERS[place % 6], "markersize": 7}
-        label = f"{name}  {_mathematical(each['exponents'].get(key))}".strip()
+        colour = COLOURS[place % 6]
+        style = {"color": colour, "marker": MARKERS[place % 6], "markersize": 7}
+        label = f"{name}  {_mathematical(exponent)}".strip()
         ns, ys = zip(*runs, strict=True)
         axes.plot(ns, ys, linestyle="none", label=label, **style)
-        _fitted(axes, ns, ys, each["exponents"].get(key), style["color"])
+        _fitted(axes, ns, ys, exponent, colour)
         lengths.update(ns)
         values += ys
     axes.set(xscale="log", yscale="log", xlabel="length N (tokens)", title=quantity.title)

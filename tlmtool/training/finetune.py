@@ -23,6 +23,9 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.modeling import merge as merge_model
 from tlmtool.models.surgery import Plan, factorized, sites
 from tlmtool.recipe.schema import Recipe
+from tlmtool.report.parts.expansions import Expansion as Expanding
+from tlmtool.report.parts.parity import Parity
+from tlmtool.report.parts.step import Expanded, Step
 from tlmtool.training import memory, sharding
 from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
 from tlmtool.training.growth import linears, predicted, records
@@ -104,7 +107,7 @@ def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> tuple[dict[st
     return roles, {site: form_of(wanted, *shape(base.get_submodule(site))) for site in roles}
 
 
-def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> dict[str, Any]:
+def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> tuple[Step, Expanded]:
     """What `run` will cost, without running it: its steps, and one step once all is expanded.
     `held`: what is expanded already, where that is known."""
     used, plan, counts = recipe.training, {}, Counter()
@@ -119,8 +122,9 @@ def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> dict[str
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
     length = ceil(fmean(lengths) / job.objective.sequences)
     step = predicted(job.model, plan, used.batch, length, job.objective.share)
-    step["note"] += f"; {steps:,} steps; mean length of {len(lengths):,} examples"
-    return {"step": step | {"steps": steps}, "expanded": records(job.model, plan)}
+    note = f"{step.note}; {steps:,} steps; mean length of {len(lengths):,} examples"
+    larger = Expanded(expanded=records(job.model, plan))
+    return replace(step, note=note, steps=steps), larger
 
 
 def run(
@@ -163,7 +167,7 @@ def run(
     return outcome
 
 
-def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> dict[str, float]:
+def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> Parity:
     """Cores multiplied out, or kept as factors; how far the outputs are from those in training."""
     before = probe(model, recipe.seed)
     if recipe.strategy.no_merge:
@@ -204,18 +208,18 @@ def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     return found
 
 
-def expansions_of(job: Job, outcome: Outcome) -> list[dict[str, Any]]:
-    """The part `expansions` of a report: one expanded matrix each."""
+def expansions_of(job: Job, outcome: Outcome) -> tuple[Expanding, ...]:
+    """What a report says of each expanded matrix."""
     roles = sites(job.model)
-    return [
-        {
-            "site": each.site,
-            "role": roles[each.site],
-            "decomposition": each.decomposition.to_dict(),
-            "growth": sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
-            "step_ratio": each.ratio,
-            "max_abs": each.error,
-            "first_update": each.moves,
-        }
+    return tuple(
+        Expanding(
+            site=each.site,
+            role=roles[each.site],
+            decomposition=each.decomposition.to_dict(),
+            growth=sum(core.numel() for core in each.cores.values()) / each.weight.numel(),
+            step_ratio=each.ratio,
+            max_abs=each.error,
+            first_update=each.moves,
+        )
         for each in outcome.expansions
-    ]
+    )

@@ -14,6 +14,8 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize, sites
+from tlmtool.report.parts._pieces import Ends
+from tlmtool.report.parts.step import Larger, Step
 
 CLOSE = 0.08  # of the growth: candidates as near as this compete by cost; others are padded
 PADDED = 9  # sizes tried for a weight whose own divisors do not serve
@@ -151,7 +153,7 @@ def overparam(
 
 def predicted(
     model: Any, plan: Plan, batch: int = 32, length: int = 128, share: float = 1.0
-) -> dict[str, Any]:
+) -> Step:
     """What training costs with and without a plan: parameters, AdamW's two float32 moments of
     each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
 
@@ -168,22 +170,23 @@ def predicted(
         rebuilt += 3 * form.rebuild_flops(o, i)
     given = f", {share:.0%} of which the head is given" if share < 1 else ""
     note = f"a step of {batch} x {length} tokens{given}, forward and backward; predicted"
-    return {
-        "note": note,
-        "parameters": {"before": parameters, "after": parameters + more},
-        "optimizer_bytes": {"before": 8 * parameters, "after": 8 * (parameters + more)},
-        "step_flops": {"before": flops, "after": flops + rebuilt},
-    }
+    return Step(
+        note=note,
+        parameters=Ends(before=parameters, after=parameters + more),
+        optimizer_bytes=Ends(before=8 * parameters, after=8 * (parameters + more)),
+        step_flops=Ends(before=flops, after=flops + rebuilt),
+    )
 
 
-def records(model: Any, plan: Plan) -> list[dict[str, Any]]:
-    """{"site", "role", "decomposition", "growth"} of each site of a plan of a dense model."""
+def records(model: Any, plan: Plan) -> tuple[Larger, ...]:
+    """Each site of a plan of a dense model, and how large it gets."""
     roles, found = sites(model), []
     for site, form in plan.items():
         o, i = shape(model.base_model.get_submodule(site))
-        entry = {"site": site, "role": roles[site], "decomposition": form.to_dict()}
-        found.append(entry | {"growth": form.parameters(o, i) / (o * i)})
-    return found
+        growth = form.parameters(o, i) / (o * i)
+        made = form.to_dict()
+        found.append(Larger(site=site, role=roles[site], decomposition=made, growth=growth))
+    return tuple(found)
 
 
 def _sizes(o: int, i: int) -> Iterable[tuple[int, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tlmtool.recipe.schema import Recipe, Training
+from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
 from tlmtool.training import finetune
 from tlmtool.training.distilling import Distilled, lesson, measure_of
@@ -36,7 +37,7 @@ class Recovery:
         """What the model is taught on."""
         return self.lesson.sentences
 
-    def run(self, model: nn.Module) -> dict[str, Any]:
+    def run(self, model: nn.Module) -> Recovered:
         """Train the model in place; the part `recovery` of a report."""
         name, better, score = self.measured
         length = self.recipe.training.max_length
@@ -58,17 +59,17 @@ class Recovery:
         model.to(dtype).eval()
         for parameter, kept in held.items():
             parameter.requires_grad_(kept)
-        return {
-            "metric": name,
-            "better": better,
-            "dense": self.dense,
-            "compressed": compressed,
-            "recovered": score(model),
-            "steps": outcome.steps,
-            "trained": self.recipe.training.train,
-            "lr": self.recipe.training.lr,
-            "sentences": len(self.lesson.sentences),
-            "scored_on": f"{len(self.lesson.pairs or self.lesson.held):,} "
-            + ("development pairs" if self.lesson.pairs else "texts held out"),
-            "data": self.lesson.source,
-        }
+        kind = "development pairs" if self.lesson.pairs else "texts held out"
+        return Recovered(
+            metric=name,
+            better=better,
+            dense=self.dense,
+            compressed=compressed,
+            recovered=score(model),
+            steps=outcome.steps,
+            trained=self.recipe.training.train or "factors",
+            lr=self.recipe.training.lr,
+            sentences=len(self.lesson.sentences),
+            scored_on=f"{len(self.lesson.pairs or self.lesson.held):,} {kind}",
+            data=self.lesson.source,
+        )

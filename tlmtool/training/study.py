@@ -16,6 +16,11 @@ from tlmtool.files.kept import Kept
 from tlmtool.files.writing import write_whole
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.schema import Recipe
+from tlmtool.report.building import built
+from tlmtool.report.layout import plain
+from tlmtool.report.parts.study import ArmCost, Cost
+from tlmtool.report.parts.study import Result as Trained
+from tlmtool.report.parts.study import Study as Compared
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
 from tlmtool.training.jobs import Job, prepare
@@ -71,9 +76,9 @@ class Study:
         self.first = recipe.seed
         self.accelerator = finetune.accelerator_of(recipe)
 
-    def cost(self) -> dict[str, Any]:
-        """{"runs", "steps", "flops", "rows", "note"}, predicted: what each arm costs once all that
-        it may expand is expanded. Raises whatever an arm would, before any is trained."""
+    def cost(self) -> Cost:
+        """What each arm is predicted to cost, once all that it may expand is expanded. Raises
+        whatever an arm would, before any is trained."""
         wanted, rows = self.recipe.study, []
         dense = self._recipe("dense", self.first, self.recipe.training)
         job = prepare(dense, self.load, self.tokenizer, self.source)
@@ -84,23 +89,23 @@ class Study:
             runs = {"rates (dense)": len(wanted.lr_grid)} | runs
         for name, count in runs.items():
             recipe = self._recipe(name, self.first, self.recipe.training)
-            step = finetune.forecast(recipe, job, held)["step"]
-            one = step["step_flops"]["after"]
-            rows.append({"arm": name, "runs": count, "step_flops": one})
-            rows[-1]["flops"] = count * step["steps"] * one
-        return {
-            "runs": sum(runs.values()),
-            "steps": step["steps"],
-            "flops": sum(row["flops"] for row in rows),
-            "rows": rows,
-            "note": f"each: {step['note']}; training steps alone, selections and evaluations not "
+            step, _ = finetune.forecast(recipe, job, held)
+            one = step.step_flops.after
+            flops = count * (step.steps or 0) * one
+            rows.append(ArmCost(arm=name, runs=count, step_flops=one, flops=flops))
+        return Cost(
+            runs=sum(runs.values()),
+            steps=step.steps or 0,
+            flops=sum(row.flops for row in rows),
+            rows=tuple(rows),
+            note=f"each: {step.note}; training steps alone, selections and evaluations not "
             "counted; as if all that an arm may expand were expanded from the first step on, and "
             "rates were tried on all of train, of which a tenth is set aside",
-        }
+        )
 
-    def run(self, mark: str) -> dict[str, Any]:
-        """{"lr", "rates", "results", "arms", "pairs"}. `mark`: of this study, kept with each of its
-        results, so that none of another is taken for one."""
+    def run(self, mark: str) -> Compared:
+        """How the arms compare. `mark`: the mark of this study. It is kept with each result, so
+        that a result of another study is not taken for one of this."""
         self.mark = mark
         wanted = self.recipe.study
         rates = [self._rate(lr) for lr in wanted.lr_grid] if len(wanted.lr_grid) > 1 else []
@@ -113,13 +118,14 @@ class Study:
             for arm in arms:
                 results.append(self._one(arm, seed))
         found = {arm: [r["score"] for r in results if r["arm"] == arm] for arm in wanted.arms}
-        return {
+        data = {
             "lr": self.lr,
             "rates": rates,
             "results": results,
             "arms": [{"arm": arm, **spread(scores)} for arm, scores in found.items()],
             "pairs": compared(found),
         }
+        return built(Compared, data)
 
     def _higher(self, results: list[Result]) -> bool:
         return all(result["better"] == "higher" for result in results)
@@ -186,6 +192,10 @@ class Study:
         wanted |= {"of": self.mark}
         if other := next((key for key in wanted if found.get(key) != wanted[key]), None):
             raise NotLoadable(f"{file} is no result of this study (by its key {other}): remove it")
+        try:
+            built(Trained, found)
+        except ValueError as error:
+            raise NotLoadable(f"{file} is no result of a study ({error}): remove it") from None
         return found
 
 
@@ -207,5 +217,5 @@ def _expanded(job: Job, outcome: Outcome) -> dict[str, Any]:
         return {}
     ratio = geometric_mean([each.ratio for each in found])
     kept = {"chosen": [each.site for each in found], "step_ratio": ratio}
-    made = finetune.expansions_of(job, outcome)
+    made = plain(finetune.expansions_of(job, outcome))
     return kept | {"selections": outcome.selections, "expansions": made}

@@ -1,0 +1,183 @@
+"""What a run was asked for: the questions that decide which figures its report will have.
+
+The parts of a report name these questions in `when`, `count` and `names`. The first line of each
+docstring is shown in docs/report.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tlmtool.tasks.table import TASKS, Task
+
+SECONDS = {  # the stages of each verb, whose seconds a report may have
+    "compress": "load measure plan fit convert recover save",
+    "merge": "load merge save",
+    "overparam": "load expand save",
+    "finetune": "load train evaluate study save",
+    "profile": "load profile plot",
+    "evaluate": "load evaluate",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A verb and the values of its recipe, {path: value}, before anything is run."""
+
+    verb: str
+    values: Mapping[str, Any]
+
+    def holds(self, questions: str) -> bool:
+        """Whether all of these questions, such as 'written budget', are answered with yes."""
+        return all(getattr(self, each) for each in questions.split())
+
+    @property
+    def written(self) -> bool:
+        """without `--dry-run`"""
+        return not self.values.get("output.dry_run")
+
+    @property
+    def predicted(self) -> bool:
+        """with `--dry-run`"""
+        return not self.written
+
+    @property
+    def single(self) -> bool:
+        """without `--seeds`"""
+        return self.values.get("study.seeds") is None
+
+    @property
+    def study(self) -> bool:
+        """with `--seeds`"""
+        return not self.single
+
+    @property
+    def budget(self) -> bool:
+        """with `--rank`, `--keep` or `--energy`"""
+        return any(self.values.get(f"compression.{name}") for name in ("rank", "keep", "energy"))
+
+    @property
+    def shrinks(self) -> bool:
+        """for `compress` with `--rank`, `--keep` or `--energy`"""
+        return self.verb == "compress" and self.budget
+
+    @property
+    def grows(self) -> bool:
+        """for `overparam`"""
+        return self.verb == "overparam"
+
+    @property
+    def sized(self) -> bool:
+        """for `overparam`, and of `compress` with `--rank`, `--keep` or `--energy`"""
+        return self.grows or self.shrinks
+
+    @property
+    def weighed(self) -> bool:
+        """without `--calibration none`"""
+        return self.values.get("calibration.text") != "none"
+
+    @property
+    def converts(self) -> bool:
+        """with `--attention`"""
+        return bool(self.values.get("attention.kind"))
+
+    @property
+    def recovers(self) -> bool:
+        """with `--recover`"""
+        return bool(self.values.get("recovery.steps"))
+
+    @property
+    def expands(self) -> bool:
+        """with `--strategy static` or `dynamic`"""
+        return self.values.get("strategy.name") not in (None, "none")
+
+    @property
+    def trains(self) -> bool:
+        """for `finetune`"""
+        return self.verb == "finetune"
+
+    @property
+    def merges(self) -> bool:
+        """for `merge`"""
+        return self.verb == "merge"
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """with `--attention`"""
+        return tuple(self.values.get("profiling.attention") or ())
+
+    @property
+    def whole(self) -> bool:
+        """without `--attention`"""
+        return not self.kernels
+
+    @property
+    def latency(self) -> bool:
+        """with `--latency`"""
+        return bool(self.kernels or self.values.get("profiling.latency"))
+
+    @property
+    def baseline(self) -> bool:
+        """with `--baseline`"""
+        return self.values.get("evaluation.baseline") is not None
+
+    @property
+    def models(self) -> int:
+        """How many models are profiled."""
+        return 2 if self.values.get("profiling.against") else 1
+
+    @property
+    def lengths(self) -> int:
+        """How many lengths are profiled."""
+        return len(self.values.get("profiling.seq_len") or (128,))
+
+    @property
+    def task(self) -> Task | None:
+        """The task of an evaluation or of a training."""
+        section = "training" if self.trains else "evaluation"
+        return TASKS.get(self.values.get(f"{section}.task") or "")
+
+    @property
+    def language(self) -> bool:
+        """for the tasks `mlm` and `clm`"""
+        return self.task is not None and self.task.kind == "language"
+
+    @property
+    def packed(self) -> bool:
+        """with `--pack`"""
+        return self.language and bool(self.values.get("training.pack"))
+
+    @property
+    def translates(self) -> bool:
+        """for the task `translation`"""
+        return self.task is not None and self.task.kind == "translation"
+
+    @property
+    def perplexed(self) -> bool:
+        """for the task `translation`, and in `evaluate` for `mlm` and `clm`"""
+        return self.translates or (self.language and not self.trains)
+
+    @property
+    def measured(self) -> bool:
+        """for a run that writes a checkpoint"""
+        return self.verb not in ("profile", "evaluate") and self.written and self.single
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that stand beside the score, under their own names."""
+        task = self.task
+        if task is None or not (task.labelled or self.translates):
+            return ()
+        shown = self.trains or (task.labelled and len(task.metrics) > 1)
+        return (*(task.metrics if shown else ()), *task.scored_beside)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The figures and metrics that stand beside the score."""
+        told = self.task is not None and (self.translates or not self.trains)
+        return (*self.metrics, *(self.task.beside if self.task and told else ()))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages whose seconds are told."""
+        return tuple(SECONDS.get(self.verb, "").split())

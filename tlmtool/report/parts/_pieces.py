@@ -1,0 +1,40 @@
+"""What several parts of a report hold: values before and after, scores, times."""
+
+from dataclasses import dataclass
+
+from tlmtool.report.layout import entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """A quantity before and after the change."""
+
+    before: int = entry("before the change")
+    after: int = entry("after the change")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The time of one pass, over several runs that take turns with those of other models."""
+
+    median: float = entry("median of the runs", "ms")
+    min: float = entry("the fastest run", "ms")
+    max: float = entry("the slowest run", "ms")
+    cpu: float = entry(
+        "median processor time of all threads; waiting for other programs does not count", "ms"
+    )
+    runs: int = entry("number of timed runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good a model is on a task."""
+
+    score: float = entry("the score; of several metrics, their mean")
+    metrics: dict[str, float] = entry(
+        "each metric of the score, under its own name", names="metrics", spread=True
+    )
+    loss: float | None = entry("mean loss of a token", "nats", when="translates")
+    perplexity: float | None = entry("e to the power of the loss", when="perplexed")
+    beams: int | None = entry("hypotheses that the search keeps", when="translates")
+    signature: str | None = entry("the settings of BLEU, as sacrebleu writes them", optional=True)

@@ -1,0 +1,92 @@
+"""The parts of a report of evaluate: the score of a model, and how a baseline compares."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tlmtool.report.asked import Asked
+from tlmtool.report.figures import View, figure, words
+from tlmtool.report.layout import Document, Part, entry
+from tlmtool.report.parts._pieces import Score
+from tlmtool.tasks.metrics import digits
+from tlmtool.tasks.table import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Score):
+    """A model and its score."""
+
+    id: str = entry("the model")
+    n: int = entry("number of examples")
+    tokens: int | None = entry("number of tokens of the loss", when="language")
+    blocks: int | None = entry("number of blocks of text, with `--pack`", when="packed")
+    pooled: str | None = entry("how hidden states become one vector", optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Scored):
+    """The model of `--baseline`, and how far the first model's score lies from its own."""
+
+    difference: float = entry("score of the first model, less that of this one")
+    interval: tuple[float, float] | None = entry("paired interval of the difference, or null")
+    level: float = entry("how often such an interval holds the true difference", "share")
+    method: str = entry("how the interval was made, or why there is none")
+    resamples: int | None = entry("how often the examples were drawn anew", optional=True)
+
+    def difference_in_words(self) -> str:
+        """'-0.0230 to minilm, 95 % interval [-0.0301, -0.0159] (2,000 paired resamples)'."""
+        interval = ""
+        if self.interval is not None:
+            low, high = self.interval
+            interval = f", {100 * self.level:g} % interval [{low:+.4f}, {high:+.4f}]"
+        return f"{self.difference:+.4f} to {self.id}{interval} ({self.method})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Part):
+    """A task, and the scores of the models on it."""
+
+    verbs: ClassVar = {"evaluate": ""}
+
+    task: str = entry("the task")
+    metric: str = entry("the metric of the score")
+    better: str = entry("whether `higher` or `lower` is better")
+    what: str = entry("what the metric is, in words")
+    max_length: int = entry("tokens of a text that are read at most", "tokens")
+    models: tuple[Scored, ...] = entry("the model that was evaluated", count="models")
+    baseline: Baseline | None = entry("the model to compare with", when="baseline")
+
+    @classmethod
+    def nicknames(cls, asked: Asked) -> dict[str, str]:
+        names = asked.task.names if asked.task else ()
+        found = dict.fromkeys(("score", *names), "models.0.score")
+        return found | {name: f"models.0.{name}" for name in (*asked.beside, "n")}
+
+    def named(self) -> dict[str, str]:
+        first = self.models[0]
+        names = ("loss", "perplexity", "tokens", "blocks", "beams")
+        there = [name for name in names if getattr(first, name) is not None]
+        found = {name: f"models.0.{name}" for name in ("n", *there, *first.metrics)}
+        row = TASKS.get(self.task)
+        return found | dict.fromkeys(("score", *(row.names if row else ())), "models.0.score")
+
+    def headline(self) -> tuple[str, float]:
+        return self.metric, self.models[0].score
+
+    def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
+        return [("difference", self.baseline.difference_in_words())] if self.baseline else []
+
+    def views(self, report: Document, full: bool) -> list[View]:
+        names = list(self.models[0].metrics)
+        rows = []
+        for each in [*self.models, *([self.baseline] if self.baseline else [])]:
+            values = {name: each.metrics.get(name) for name in names}
+            values |= {"loss": each.loss, "perplexity": each.perplexity}
+            cells = [figure(value, digits(name)) for name, value in values.items()]
+            mark = " (baseline)" if each is self.baseline else ""
+            score = figure(each.score, digits(self.metric))
+            rows.append([each.id + mark, score, *cells, str(each.beams or ""), f"{each.n:,}"])
+        metric = words(self.metric)
+        several = " and " in self.metric
+        header = ["model", "score" if several else metric, *names, "loss", "perplexity"]
+        title, note = f"task {self.task}", f"{metric}: {self.what}, {self.better} is better"
+        return [View(title, [*header, "beams", "examples"], rows, note)]

@@ -1,0 +1,29 @@
+"""The part `model` of a report: which model it is about, and where the result lies."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tlmtool.report.figures import View
+from tlmtool.report.layout import Document, Part, entry
+
+EVERY = dict.fromkeys(("compress", "merge", "overparam", "finetune", "profile", "evaluate"), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Part):
+    """The model that was read, and where the result lies. Shown as the title of a report."""
+
+    key: ClassVar[str] = "model"
+    verbs: ClassVar = EVERY
+
+    id: str | None = entry("the model as it was named in the command", optional=True)
+    sha256: dict[str, str] | None = entry("checksum of each file of weights", optional=True)
+    base_model: str | None = entry("the model that it was made from", optional=True)
+    license: str | None = entry("the license that its model card names", optional=True)
+    new: bool | None = entry("whether its weights were drawn at random", optional=True)
+    type: str | None = entry("`model_type` of its config.json", optional=True)
+    class_: str | None = entry("the class that it was loaded with", optional=True)
+    out: str | None = entry("the folder or file that was written", optional=True)
+
+    def views(self, report: Document, full: bool) -> list[View]:
+        return []
