@@ -82,10 +82,28 @@ def metrics() -> str:
     return table(("metric", "what it is"), *rows)
 
 
+def keys() -> str:
+    """Every key of a recipe, its flag, and the verbs that read it."""
+    from tlmtool.recipe.schema import Recipe
+    from tlmtool.recipe.setting import settings_of
+    from tlmtool.recipe.verbs import VERBS
+
+    rows = [
+        (
+            f"`{each.path}`",
+            f"`{each.name}`" if each.name != each.path else "only in a recipe file",
+            "all" if len(each.verbs) == len(VERBS) else ", ".join(each.verbs),
+        )
+        for each in settings_of(Recipe)
+    ]
+    return table(("key", "flag", "read by"), *rows)
+
+
 LISTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "families": families,
     "metrics": metrics,
+    "keys": keys,
 }
 
 

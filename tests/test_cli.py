@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -31,14 +32,49 @@ def test_help_imports_nothing_heavy(args):
     assert "tlm" in done.stdout and "\x1b" not in done.stdout
 
 
+def shown(capsys, *args) -> str:
+    """What is printed, without frames and line ends."""
+    assert run([*args]) == 0
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+
+
+@pytest.mark.parametrize("width", ["80", "100"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_shows_every_flag_and_an_example(verb, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    assert run([verb, "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert f"Example: tlm {verb} " in " ".join(shown.split())
-    for setting in settings(verb).values():
-        assert setting.flag is None or f"--{setting.flag} " in shown
+def test_help_hides_nothing(verb, width, capsys, monkeypatch):
+    """Every flag, its default and its key; what only a recipe file can say; an example."""
+    monkeypatch.setenv("COLUMNS", width)
+    said = shown(capsys, verb, "--help")
+    assert f"Example: {VERBS[verb].example}" in said and "docs/recipes.md" in said
+    for path, setting in settings(verb).items():
+        if path != "model":
+            assert f"--{setting.flag} " in said if setting.flag else path in said
+        assert " ".join(setting.help_for(verb).split()) in said
+    assert (f"(default: {VERBS[verb].out})" in said) == bool(VERBS[verb].out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_ordered_by_use(verb, capsys):
+    said = shown(capsys, verb, "--help")
+    first = next(each.panel for each in settings(verb).values() if each.flag)
+    panels = [first, "Output", "General", *({"Tensor attention"} & _panels(verb))]
+    places = [said.index(f" {panel} --") for panel in dict.fromkeys(panels)]
+    assert places == sorted(places)
+    assert places[-1] == max(said.index(f" {panel} --") for panel in _panels(verb))
+
+
+def _panels(verb) -> set[str]:
+    return {each.panel for each in settings(verb).values() if each.flag}
+
+
+def test_the_help_of_finetune_begins_with_task_data_and_rate():
+    named = [each.flag for each in settings("finetune").values() if each.panel == "Training"]
+    assert named[:3] == ["task", "data", "lr"]
+
+
+def test_help_names_all_verbs_and_run_in_their_order(capsys):
+    said = shown(capsys, "--help")
+    places = [said.index(f" {verb} ") for verb in (*VERBS, "run")]
+    assert places == sorted(places)
 
 
 def test_without_arguments_the_help(capsys):

@@ -49,7 +49,7 @@ class DimensionWise(Attention):
     kernels: int = choice(1, "number of kernels W of a head", "c", "kernels", ge=1)
     f: str = choice(
         "cosine",
-        "what is taken of Q^T K: cosine, scale, or softmax (encoders)",
+        "function of Q^T K, cosine, scale, or softmax (encoders only)",
         "NAME",
         "f",
         choices=("cosine", "scale", "softmax"),

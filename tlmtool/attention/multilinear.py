@@ -45,13 +45,13 @@ class MultiLinear(Attention):
 
     w_o: str = choice(
         "decay",
-        "output map: full (for one length), decay or conv",
+        "output map, full (for one length), decay or conv",
         "NAME",
         "w-o",
         choices=("full", "decay", "conv"),
     )
     core: str = choice(
-        "diagonal", "core: diagonal or full", "NAME", "core", choices=("diagonal", "full")
+        "diagonal", "core tensor, diagonal or full", "NAME", "core", choices=("diagonal", "full")
     )
     length: int | None = choice(None, "longest text, for w_o full", "N", ge=1)
     terms: int = choice(8, "decay rates of each side, for w_o decay", "S", "terms", ge=1)

@@ -42,8 +42,8 @@ class Compression:
     rank: int | None = setting(
         None,
         "compress",
-        "Budget: rank of the factors, the same for every layer; a lower rank is smaller and less "
-        "accurate",
+        "Budget (give one of three): rank of the factors, the same for every layer; a lower rank "
+        "is smaller and less accurate",
         "R",
         ge=1,
     )
@@ -96,8 +96,8 @@ class Compression:
     allocate: str = setting(
         "greedy",
         "compress",
-        "How --keep is divided: greedy keeps parameters where they lower the loss most, uniform "
-        "keeps the same share of every layer",
+        "How --keep is divided: greedy keeps parameters where they help most, uniform keeps the "
+        "same share of every layer",
         "HOW",
         choices=("greedy", "uniform"),
     )

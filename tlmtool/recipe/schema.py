@@ -35,8 +35,7 @@ class Recipe:
     model: str | None = setting(
         None,
         EVERY,
-        "A folder, an id of the Hugging Face Hub, or minilm, a small model that the extra demo of "
-        "the package installs",
+        "A folder, an id of the Hugging Face Hub, or minilm, a small model to try tlm on",
         "MODEL",
         None,
         reads="model",

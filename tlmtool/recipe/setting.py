@@ -63,7 +63,7 @@ class Setting(NamedTuple):
         words = self.otherwise if isinstance(self.otherwise, str) else self.otherwise[verb]
         if not words and self.default is not False:
             several = isinstance(self.default, tuple)
-            value = ",".join(map(str, self.default)) if several else self.default
+            value = ", ".join(map(str, self.default)) if several else self.default
             words = "" if value is None else str(value)
         return f"{self.help} (default: {words})" if words else self.help
 
