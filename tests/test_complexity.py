@@ -257,7 +257,7 @@ def test_without_matplotlib_nothing_is_measured(tmp_path, capsys, monkeypatch):
         ("", "profile needs a MODEL (a folder, a Hub id, or minilm), or --attention NAMES"),
         ("--attention softmx", "got 'softmx'; did you mean softmax?"),
         ("--attention dimension-wise", "did you mean dimensionwise?"),
-        ("--attention softmax,", "must be softmax, dimensionwise or multilinear, got ''"),
+        ("--attention softmax,", "must be softmax, dimensionwise"),
         ("m --causal", "--causal is for kernels alone"),
         ("m --plot a.png", "--plot is for kernels alone"),
         ("m --head-width 8", "--head-width is for kernels alone"),

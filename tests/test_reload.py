@@ -37,7 +37,7 @@ from transformers import (
     pipeline,
 )
 
-from tlmtool.decompositions import NAMES, Decomposition
+from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.cp import CP
 from tlmtool.decompositions.mpo import MPO
@@ -52,14 +52,16 @@ FAMILY = pytest.mark.parametrize("family", CONFIGS)
 
 
 def spec(name: str, split: tuple[int, int] | None) -> Decomposition:
-    """A small one of a decomposition."""
-    return {
+    """A small decomposition; of rank 2 where it is not listed."""
+    known = {
         "svd": SVD(4),
         "cp": CP(4, modes=split),
         "tucker": Tucker(3, modes=split),
         "btd": BTD(2, blocks=2, modes=split),
         "mpo": MPO(4),
-    }[name]
+    }
+    heads = {"modes": split} if named(name).takes_heads else {}
+    return known.get(name) or named(name)(2, **heads)
 
 
 def plan_for(model: PreTrainedModel, name: str, embedding: bool = False) -> Plan:
