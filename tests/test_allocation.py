@@ -1,4 +1,4 @@
-"""Budgets: never above what is asked, hardly below it, and spent where the loss falls."""
+"""Guards budgets: never above what is asked, hardly below it, and spent where the loss falls."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""What is measured on calibration text, against plain computations of the same."""
+"""Guards what is measured on calibration text, against plain computations of the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which layers are converted, by a budget of loss, and how a choice that cannot be is refused."""
+"""Guards which layers a budget of loss converts, and how choices that cannot be are refused."""
 
 import json
 

@@ -1,5 +1,5 @@
-"""Conversion of attention through the front door: checkpoints that are factorized or converted
-already, models without a bias, texts of other lengths than a kernel's, and what is refused."""
+"""Guards `compress --attention` on checkpoints that are factorized or converted already, on models
+without a bias, and on texts of other lengths than a kernel's; and what is refused."""
 
 import json
 from pathlib import Path
@@ -32,12 +32,12 @@ def texts(tmp_path_factory) -> Path:
     return file
 
 
-def folder(tmp_path: Path, family: str = "bert", head: str = "base", form=None, **more) -> Path:
-    """A checkpoint, with the attention's linears in a form."""
+def folder(tmp_path: Path, family: str = "bert", head: str = "base", held=None, **more) -> Path:
+    """A checkpoint, with the attention's linears held by a decomposition."""
     model, out = pico(family, head, **more), tmp_path / "model"
-    if form:
+    if held:
         roles = ("query", "key", "value", "qkv", "output")
-        factorize(model, {s: form for s, role in sites(model).items() if role in roles})
+        factorize(model, {s: held for s, role in sites(model).items() if role in roles})
         adopt(model)
     model.save_pretrained(out)
     word_tokenizer().save_pretrained(out)
@@ -57,7 +57,7 @@ def report(out: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("form", "kernel"),
+    ("held", "kernel"),
     [
         (SVD(rank=4), DIMENSIONWISE),
         (SVD(rank=4), TWO),
@@ -67,8 +67,8 @@ def report(out: Path) -> dict:
         (MPO(), OWN),
     ],
 )
-def test_a_factorized_checkpoint_takes_kernels(form, kernel, texts, tmp_path):
-    source, out = folder(tmp_path, form=form), tmp_path / "out"
+def test_a_factorized_checkpoint_takes_kernels(held, kernel, texts, tmp_path):
+    source, out = folder(tmp_path, held=held), tmp_path / "out"
     assert compress(source, texts, out, *kernel, "--layers", "1") == 0
     (layer,) = report(out)["attention"]["layers"]
     assert 0 < layer["output_error"] < 1
@@ -205,7 +205,7 @@ def test_a_layer_has_one_kernel(texts, tmp_path, capsys):
         "encoder.layer.0.attention.self"
     ]
     assert "left as it is: encoder.layer.1.attention.self" in found["warnings"][0]
-    kernels = {path: form.name for path, form in plan_of(load(out)).items()}
+    kernels = {path: kernel.name for path, kernel in plan_of(load(out)).items()}
     assert list(kernels.values()) == ["dimensionwise", "multilinear"]
     assert compress(out, texts, tmp_path / "none", *DIMENSIONWISE) == 2
     assert "no other takes a kernel" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_full_rank_reproduces_with_blocks_heads_and_units():
 
 
 def test_cp_is_exact_where_it_can_be():
-    """Documented exception: no closed form. A weight that is of CP rank 3 is found, though."""
+    """A documented exception: not exact in general. A weight that is of CP rank 3 is found."""
     found = CP(3, modes=(4, 6)).reconstruct(CP(3, modes=(4, 6)).decompose(weight(24, 15)))
     assert error(found, CP(3, modes=(4, 6))) <= 1e-3
     assert error(weight(1, 15), CP()) <= 1e-5 and error(weight(24, 1), CP(1, (1, 24))) <= 1e-5

@@ -1,4 +1,4 @@
-"""Dense and compressed model side by side: what is kept and measured is what full passes give."""
+"""Guards dense and compressed model side by side: what is measured is what full passes give."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The output map of a converted module: its bias, its re-load, ridge regression by the dual."""
+"""Guards the output map of a converted module: its bias, its re-load, the ridge regression."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import factorize
 
 
-def fitted(family: str, kernel, form=None, **more):
+def fitted(family: str, kernel, held=None, **more):
     """(model, site, its output projection, rows (T, E) of it and of the dense layer's)"""
     dense, model = (pico(family, "lm", **more) for _ in range(2))
     path = attention_sites(model)[0]
     site = projections(model, path)["output"]
-    if form:
+    if held:
         for each in (dense, model):
-            factorize(each, {site: form})
+            factorize(each, {site: held})
     batches = prepared(model, word_tokenizer(), sentences(60), 32, 512)
     (record,) = convert(model, {path: kernel}, batches)
     found = []
@@ -44,14 +44,14 @@ def fitted(family: str, kernel, form=None, **more):
     return model, record, bias_of(model.base_model.get_submodule(site)), *found
 
 
-@pytest.mark.parametrize("form", [None, SVD(rank=4), BTD(rank=3, blocks=4, modes=(4, 8))])
+@pytest.mark.parametrize("held", [None, SVD(rank=4), BTD(rank=3, blocks=4, modes=(4, 8))])
 @pytest.mark.parametrize("kernel", ["dimensionwise", "decay"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "opt", "llama", "llama with a bias"])
-def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(family, kernel, form, tmp_path):
+def test_a_bias_is_fitted_where_there_is_one_and_none_is_made(family, kernel, held, tmp_path):
     more = {"attention_bias": True} if "bias" in family else {}
-    form_of = {"dimensionwise": DimensionWise(), "decay": MultiLinear(terms=3)}
+    kernels = {"dimensionwise": DimensionWise(), "decay": MultiLinear(terms=3)}
     name = family.split()[0]
-    model, record, bias, ours, true = fitted(name, form_of[kernel], form, **more)
+    model, record, bias, ours, true = fitted(name, kernels[kernel], held, **more)
     wrong, scale = ours - true, true.abs().mean()
     if family == "llama":
         assert bias is None
@@ -144,10 +144,10 @@ def test_a_layer_that_gives_no_numbers_is_named(kernel, wrong):
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_features_of_full_are_what_its_map_maps(core, causal):
     torch.manual_seed(0)
-    form = MultiLinear(w_o="full", length=9, core=core)
-    tensors = {name: torch.randn_like(t) for name, t in form.initial(2, 4, 8).items()}
+    kernel = MultiLinear(w_o="full", length=9, core=core)
+    tensors = {name: torch.randn_like(t) for name, t in kernel.initial(2, 4, 8).items()}
     q, k, v = (torch.randn(1, 2, 7, 4) for _ in range(3))
     rows = torch.tensor([0, 3, 6])
-    x = form.features(q, k, v, tensors, rows, causal)
-    whole = form.naive(q, k, v, tensors, causal=causal)[0]
+    x = kernel.features(q, k, v, tensors, rows, causal)
+    whole = kernel.naive(q, k, v, tensors, causal=causal)[0]
     assert (x.flatten(1) @ tensors["out"].flatten(0, 1) - whole[rows]).abs().max() <= 1e-5

@@ -1,4 +1,4 @@
-"""Output metrics, block by block, against the same in one piece and against the Jacobian."""
+"""Guards output metrics, block by block: against one whole backward pass and the Jacobian."""
 
 from collections.abc import Callable
 

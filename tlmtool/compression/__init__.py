@@ -1,1 +1,1 @@
-"""What a compression needs to know before it swaps modules: input statistics, and ranks."""
+"""Compression: input statistics, ranks, the swap itself, and kernels for attention."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def loss(measured: bool, sensitive: bool) -> str:
-    """What `greedy` spends parameters to lower, in words."""
+    """What `greedy` lowers with the parameters that it spends, in words."""
     if not measured:
         return "squared error of each weight relative to its own norm (no calibration text)"
     if not sensitive:
@@ -19,7 +19,7 @@ def loss(measured: bool, sensitive: bool) -> str:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What a site loses at each rank: squared singular values, largest first, in the metric."""
+    """What a site loses at each rank: its squared singular values in the metric, largest first."""
 
     values: Tensor  # (min(O, I),) float64, relative to the energy of the output
     out_features: int
@@ -31,27 +31,27 @@ class Spectrum:
 
     @property
     def unit(self) -> int:
-        """Parameters of one more singular value."""
+        """How many parameters one more singular value takes."""
         return self.out_features + self.in_features
 
     @property
     def chunk(self) -> int:
-        """Singular values of a step: multiples of 8 run faster and cost nothing measurable."""
+        """Singular values in a step of `greedy`: multiples of 8 run faster and cost nothing."""
         return 8 if self.cut >= 96 else 1
 
     @property
     def cut(self) -> int:
-        """The rank from which two factors are no smaller than W."""
+        """The lowest rank at which two factors are no smaller than W."""
         return -(-self.dense // self.unit)
 
 
 def uniform(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
-    """{site: parameters}: the same share of each."""
+    """{site: parameters}: the same share of each site."""
     return {site: int(keep * s.dense) for site, s in spectra.items()}
 
 
 def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
-    """{site: parameters}: the fewest singular values that hold `energy` of the squared sum."""
+    """{site: parameters} of the fewest singular values that hold `energy` of their squared sum."""
     budgets = {}
     for site, s in spectra.items():
         held = s.values.cumsum(0) / s.values.sum().clamp_min(1e-300)
@@ -61,19 +61,23 @@ def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
 
 
 def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
-    """{site: parameters} of a total of `keep`: one chunk of singular values for each site, then
-    step by step what saves most loss per parameter: a chunk more, or making a site dense, its
-    error zero. The last chunks are cut to what is left, so that it ends below one value.
+    """{site: parameters}, with a total of `keep`, spent where the loss falls fastest.
+
+    Every site gets one chunk of singular values. Then each step takes what saves most loss per
+    parameter: one more chunk, or a site left dense, whose error is zero. The last chunks are cut to
+    what is left, so that less than one singular value remains.
     """
     left = keep * sum(s.dense for s in spectra.values())
-    even = int(left // sum(s.unit for s in spectra.values()))  # values that every site can have
+    even = int(
+        left // sum(s.unit for s in spectra.values())
+    )  # singular values that every site can have
     ranks = {site: min(s.chunk, even, s.cut - 1) for site, s in spectra.items()}
     budgets = {site: ranks[site] * s.unit for site, s in spectra.items()}
     saved = {site: [0.0, *s.values.cumsum(0).tolist()] for site, s in spectra.items()}
     left -= sum(budgets.values())
 
     def rated(site: str) -> tuple[float, str, int, int] | None:
-        """(- loss saved per parameter, site, rank, size) of the best step that fits now."""
+        """(- loss saved per parameter, site, rank, size) of the best step that fits, if any."""
         s, at = spectra[site], ranks[site]
         more = min((at // s.chunk + 1) * s.chunk, s.cut - 1, at + int(left // s.unit))
         steps = []
@@ -88,7 +92,7 @@ def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
     while queue:
         step = heappop(queue)
         _, site, rank, size = step
-        if rated(site) == step:  # else less is left than when it was rated
+        if rated(site) == step:  # otherwise less is left than when it was rated
             left -= size - budgets[site]
             ranks[site], budgets[site] = rank, size
         if following := rated(site):

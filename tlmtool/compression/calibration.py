@@ -1,4 +1,4 @@
-"""Input statistics of sites, measured on calibration text: what weighs the error of a weight."""
+"""Input statistics of sites, measured on calibration text. They weigh the error of a weight."""
 
 import tempfile
 from collections.abc import Callable, Hashable
@@ -15,19 +15,20 @@ from tlmtool.compression.walking import Stop, Walk, hooks
 from tlmtool.data.batching import Batch, batches
 from tlmtool.measuring.outputs import position_limit
 
-DAMPING = 0.01  # of the mean diagonal, added to a covariance before it serves as a metric
+DAMPING = 0.01  # share of the mean diagonal added to a covariance before it serves as a metric; a
+# larger one trusts the text less
 
 
 @dataclass
 class Moments:
-    """Sums over tokens of an input x (I,): count, mean, second moment; float64."""
+    """Moments over tokens of an input x (I,): count, mean and second moment, in float64."""
 
     count: int
     mean: Tensor  # (I,)
     second: Tensor  # (I, I)
 
     def covariance(self, centred: bool) -> Tensor:
-        """E[x x^T], less the mean's part where a bias can carry it. (I, I), a new tensor"""
+        """E[x x^T] (I, I), a new tensor; if `centred`, without the part of the mean."""
         return torch.addr(self.second, self.mean, self.mean, alpha=-float(centred))
 
     def energy(self, weight: Tensor) -> Tensor:
@@ -40,13 +41,16 @@ class Moments:
 
 
 def damp_(c: Tensor, share: float) -> Tensor:
-    """C plus `share` of its mean diagonal on the diagonal, in place; of 1e-12 where C is 0."""
+    """Add `share` of the mean diagonal of C to its diagonal, in place; of 1e-12 where C is zero."""
     c.diagonal().add_(share * c.diagonal().mean().clamp_min(1e-12))
     return c
 
 
 class Running:
-    """Means over tokens of x (T, I) and of products with y (T, J): fp32 products, fp64 sums."""
+    """Means over tokens of x (T, I) and of its products with y (T, J).
+
+    Products are computed in float32 and summed in float64.
+    """
 
     def __init__(self) -> None:
         self.count, self.sums = 0, {}
@@ -60,17 +64,17 @@ class Running:
                 self.sums[name] = term.double()
 
     def means(self) -> dict[str, Tensor]:
-        """Once, at the end: the sums themselves are divided, so that none is held twice."""
+        """The means. Call it once, at the end: the sums are divided in place to save memory."""
         return {name: total.div_(self.count) for name, total in self.sums.items()}
 
 
 def product(y: Tensor, x: Tensor) -> Tensor:
-    """sum_t y_t x_t^T (J, I), at least in float32."""
+    """sum_t y_t x_t^T (J, I), in at least float32."""
     return y.float().T @ x.float()
 
 
 def real(x: Tensor, batch: Batch) -> Tensor:
-    """x (B, N, I), or (B N, I) -> its rows at tokens that are not padding (T, I)."""
+    """x (B, N, I) or (B N, I) -> its rows at tokens that are not padding, (T, I)."""
     mask = batch.inputs["attention_mask"].to(x.device).bool()
     return x.detach().flatten(0, -2)[mask.flatten()]
 
@@ -78,14 +82,16 @@ def real(x: Tensor, batch: Batch) -> Tensor:
 def prepared(
     model: nn.Module, tokenizer: Any, texts: list[str], max_length: int, tokens: int
 ) -> list[Batch]:
-    """The calibration batches, tokenized once, of at most `tokens` tokens."""
+    """The calibration batches, tokenized once; each of at most `tokens` tokens with padding."""
     limit = min(max_length, position_limit(model) or max_length)
     return split(list(batches(tokenizer, texts, tokens, limit)), tokens)
 
 
 def input_moments(walk: Walk, groups: list[list[str]]) -> list[Moments]:
-    """Moments of the input of each group of sites, in the order of the run: one pass over the
-    batches, from where the walk stands to the last group."""
+    """Moments of the input of each group of sites; `groups` in the order in which the model runs.
+
+    It takes one pass over the batches, from where the walk stands to the last group.
+    """
     base, sums = walk.model.base_model, [Running() for _ in groups]
     current: list[Batch] = []
 
@@ -110,7 +116,7 @@ def input_moments(walk: Walk, groups: list[list[str]]) -> list[Moments]:
 
 
 def split(batches: list[Batch], tokens: int) -> list[Batch]:
-    """The same texts in smaller batches, of about `tokens` tokens with padding."""
+    """The same texts in smaller batches of about `tokens` tokens, padding included."""
     parts = []
     for batch in batches:
         length = batch.inputs["input_ids"].shape[1]
@@ -125,7 +131,7 @@ def split(batches: list[Batch], tokens: int) -> list[Batch]:
 
 
 def token_frequencies(batches: list[Batch], rows: int) -> Tensor:
-    """How often each row of an embedding is looked up (V,), float64, plus a half of one each."""
+    """How often each row of an embedding is looked up, (V,) float64; each has half a time more."""
     counts = torch.full((rows,), 0.5, dtype=torch.float64)
     for batch in batches:
         ids = batch.inputs["input_ids"][batch.inputs["attention_mask"].bool()]
@@ -134,7 +140,7 @@ def token_frequencies(batches: list[Batch], rows: int) -> Tensor:
 
 
 class Shelf:
-    """Keeps tensors under keys: in memory, or on disk once they outgrow `room` bytes."""
+    """Keeps tensors under keys, in memory; on disk once they take more than `room` bytes."""
 
     def __init__(self, room: float):
         self.room, self.kept = room, {}
@@ -151,7 +157,7 @@ class Shelf:
             self.kept[key] = values
 
     def get(self, key: Hashable, device: torch.device) -> list[Tensor]:
-        """Raises KeyError for a key that was never put."""
+        """The tensors of a key, on a device; raises KeyError for a key that was never put."""
         values = self.kept[key]
         if isinstance(values, Path):
             loaded = load_file(values)

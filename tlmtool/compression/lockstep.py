@@ -1,5 +1,6 @@
-"""Dense and compressed model side by side, block by block, so that each site is fitted to the
-inputs it will really get: what sequential calibration needs.
+"""Dense and compressed model side by side, block by block, for sequential calibration.
+
+Each site can then be fitted to the inputs that it will really get.
 """
 
 import torch
@@ -11,9 +12,11 @@ from tlmtool.data.batching import Batch
 
 
 class Fit(Moments):
-    """Moments of the inputs x that a group of sites gets in the compressed model, and what moves
-    the target: `shift` E[(x_dense - x) x^T] (I, I), or `gap` E[(y_dense - y) x^T] (O, I) of the
-    output y, to which the residual stream has been added; each with its mean.
+    """Moments of the inputs x that a group of sites gets in the compressed model, with a target.
+
+    The target differs from W by `shift` E[(x_dense - x) x^T] (I, I), or by `gap`
+    E[(y_dense - y) x^T] (O, I), where y is the output with the residual stream added. Each comes
+    with its mean.
     """
 
     def __init__(self, count: int, mean: Tensor, second: Tensor, **more: Tensor):
@@ -21,16 +24,16 @@ class Fit(Moments):
         self.more = more
 
     def release(self) -> None:
-        """Frees all but the mean."""
+        """Free all but the mean."""
         self.second, self.more = torch.empty(0), {}
 
     def target(
         self, weight: Tensor, bias: Tensor | None, ridge: float
     ) -> tuple[Tensor, Tensor | None]:
-        """The map (T (O, I), E[target]) that best gives the dense model's output from x.
+        """(T (O, I), E[target]): the map that best gives the dense model's output from x.
 
-        T = W + X (C + ridge mean(diag C) 1)^-1, X = W shift or gap: least squares, drawn towards
-        W. Without a bias nothing is centred and the mean is None.
+        T = W + X (C + ridge mean(diag C) 1)^-1 with X = W shift or gap: least squares, pulled
+        towards W. Without a bias nothing is centred, and the mean is None.
         """
         centred = bias is not None
         mean = weight @ self.mean + bias if centred else None
@@ -51,7 +54,7 @@ class Lockstep:
 
     def __init__(self, dense: nn.Module, model: nn.Module, batches: list[Batch]):
         self.pair = (Walk(dense, batches), Walk(model, batches))
-        self.same = True  # until the first swap both give the same
+        self.same = True  # until the first swap both give the same outputs
 
     def reach(self, stack: str, index: int) -> None:
         """Stand before a block of a stack in both models."""
@@ -63,8 +66,10 @@ class Lockstep:
             ours.reach(stack, index)
 
     def measure(self, sites: list[str], residual: bool) -> Fit:
-        """The moments of a group of sites that read one input, as the models stand now; with
-        `residual`, for one site, those of its output in the residual stream too."""
+        """The moments of a group of sites that read one input, as the models are now.
+
+        With `residual`, for a group of one site, also those of its output in the residual stream.
+        """
         running = Running()
         dense, ours = self.pair
         for place in range(len(ours.batches)):
@@ -80,8 +85,10 @@ class Lockstep:
 
 
 def _observe(walk: Walk, place: int, site: str, residual: bool) -> tuple[Tensor, Tensor | None]:
-    """Input x (T, I) of a site and its output (T, O) in the residual stream: the input of the
-    next norm, or where none follows the output alone."""
+    """The input x (T, I) of a site, and its output (T, O) in the residual stream.
+
+    The latter is the input of the next norm, or the output alone if no norm follows.
+    """
     got, batch, base = {}, walk.batches[place], walk.model.base_model
 
     def at_site(module: nn.Module, args: tuple) -> None:

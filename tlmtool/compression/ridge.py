@@ -1,4 +1,4 @@
-"""Ridge regression with more features than rows: through the Gram matrix of the rows, its dual."""
+"""Ridge regression with more features than rows, through its dual: the Gram matrix of the rows."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,23 @@ from torch import Tensor
 
 from tlmtool.compression.calibration import damp_
 
-ROWS = 4096
-NUMBERS = 1 << 26  # of features that are held at once: 256 MiB
-SHARES = (10.0, 1.0, 0.1, 0.01, 0.001)  # of the mean of the Gram matrix's diagonal
-HELD = 5  # of so many texts one is held out
+ROWS = 4096  # most rows of a fit: more of them take more time and memory
+NUMBERS = 1 << 26  # most numbers of all features, 256 MiB: fewer make fits of fewer rows
+SHARES = (
+    10.0,
+    1.0,
+    0.1,
+    0.01,
+    0.001,
+)  # dampings tried, as shares of the Gram matrix's mean diagonal
+HELD = 5  # one text out of so many is held out to choose the damping
 
 
 class Found(NamedTuple):
-    """The map (F, E) and, where rows were centred, the bias (E,); `error`: relative, on the rows
-    that were held out, the least that a share gives; None where there are none."""
+    """The map (F, E), and the bias (E,) if rows were centred.
+
+    `error` is relative, on the rows held out, the least that a share gives; None without such rows.
+    """
 
     map: Tensor
     bias: Tensor | None
@@ -23,15 +31,16 @@ class Found(NamedTuple):
 
 
 def most_rows(features: int) -> int:
-    """So many rows of so many features are held at once."""
+    """How many rows with so many features a fit may use."""
     return max(1, min(ROWS, NUMBERS // features))
 
 
 def dual(x: Tensor, y: Tensor, fitted: int, centred: bool) -> Found:
-    """y (T, E) as x (T, F) map + bias, from the first `fitted` rows; x and y are changed in place.
+    """y (T, E) as x (T, F) map + bias, from the first `fitted` rows; x and y change in place.
 
-    With K = X X^T of the centred rows, map = X^T (K + share mean(diag K) 1)^-1 Y: of the shares
-    the one that is best on the rows after these, so that its error there is a little too good."""
+    With K = X X^T of the centred rows, map = X^T (K + share mean(diag K) 1)^-1 Y. The share is the
+    one that is best on the remaining rows, so the error on these is slightly too good.
+    """
     means = x[:fitted].mean(0), y[:fitted].mean(0)
     if centred:
         x.sub_(means[0]), y.sub_(means[1])

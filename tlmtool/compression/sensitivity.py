@@ -1,4 +1,4 @@
-"""How much the last hidden state feels an error of each site: gradients, block by block."""
+"""How much an error of each site changes the last hidden state: gradients, block by block."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,24 +12,26 @@ from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, prod
 from tlmtool.compression.walking import Place, Walk, hooks, place_of
 from tlmtool.data.batching import Batch
 
-ROOM = 64 * 2**20  # bytes of block outputs that are held in memory; the rest goes to disk
+ROOM = 64 * 2**20  # bytes of block outputs kept in memory; the rest goes to disk
 
 
 def output_metrics(
     model: nn.Module, places: list[Place], batches: list[Batch], seed: int = 0
 ) -> Iterator[dict[str, Tensor]]:
-    """{site: G (O, O)}, a block at a time from the last to the first: how much the last hidden
-    state h feels an error of the site's output. A site that h does not depend on has none.
+    """{site: G (O, O)}, a block at a time, from the last to the first.
 
-    G = E[g g^T], g = d(v . h) / d output at each token, v standard normal: the Gauss-Newton matrix
-    of |h|^2, so that tr(G dW C dW^T) predicts the squared change of h. One backward pass; between
-    blocks only their outputs are kept.
+    G says how much an error of the site's output changes the last hidden state h. A site that h
+    does not depend on has none. G = E[g g^T] with g = d(v . h) / d output at each token and v
+    standard normal. This is the Gauss-Newton matrix of |h|^2: tr(G dW C dW^T) predicts the squared
+    change of h. It takes one backward pass, and keeps only the outputs of blocks between blocks.
     """
     with _frozen(model):
         yield from _Backward(model, places, batches, seed).blocks()
 
 
 class _Backward:
+    """The backward pass, cut at the outputs of blocks."""
+
     def __init__(self, model: nn.Module, places: list[Place], batches: list[Batch], seed: int):
         self.walk, self.seed = Walk(model, batches), seed
         self.sites: dict[tuple[str, int], list[str]] = defaultdict(list)  # of each block
@@ -41,6 +43,7 @@ class _Backward:
         self.aims: dict[str, list[Any]] = {}  # {stack: d(v . h) / d its output so far}
 
     def blocks(self) -> Iterator[dict[str, Tensor]]:
+        """{site: G} of each block, last to first; at the end that of sites outside of blocks."""
         walk = self.walk
         stacks = list(dict.fromkeys(stack for stack, _ in self.sites))
         for stack in stacks:
@@ -60,6 +63,7 @@ class _Backward:
         yield _means(self.outside)
 
     def _stand_before(self, stack: str, index: int) -> None:
+        """Move the walk back to a block, with the outputs that were kept."""
         walk = self.walk
         walk.at[stack] = index
         if index:
@@ -68,7 +72,7 @@ class _Backward:
             walk.outputs[stack] = [_with_hidden(y, hidden) for y, hidden in found]
 
     def _step(self, at: tuple[str, int] | None, sums: dict[str, Running]) -> None:
-        """Back through one block, or (None) through what follows the last, for all batches."""
+        """Back through the block at (stack, index); None: through what follows the last block."""
         walk, generator = self.walk, torch.Generator().manual_seed(self.seed)
         base, outputs = walk.model.base_model, []
         handles = [
@@ -106,7 +110,7 @@ class _Backward:
                         sums[name].add(len(g), g=product(g, g))
 
     def _leaves(self, place: int) -> dict[str, Tensor]:
-        """{stack: output of its last finished block, as a leaf of the graph}"""
+        """{stack: the output of its last finished block, as a leaf of the graph}."""
         leaves = {}
         for stack, done in self.walk.at.items():
             if done:
@@ -118,7 +122,7 @@ class _Backward:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No gradient of any parameter is computed, until the block ends."""
+    """Inside, no gradient of a parameter is computed."""
     flags = [p for p in model.parameters() if p.requires_grad]
     try:
         for p in flags:
@@ -142,7 +146,7 @@ def _noting(site: str, outputs: list[tuple[str, Tensor]]) -> Callable:
 
 
 def _hidden(output: Any) -> Tensor:
-    """The hidden state in what a block gives: all of it, or the first of several."""
+    """The hidden state in the output of a block: all of it, or the first of several tensors."""
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -151,7 +155,7 @@ def _with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 def _same(base: nn.Module, site: str) -> list[nn.Module]:
-    """The module of a site; of an embedding every table that shares its weight."""
+    """The module of a site; for an embedding every embedding that shares its weight."""
     module = base.get_submodule(site)
     if not isinstance(module, nn.Embedding):
         return [module]

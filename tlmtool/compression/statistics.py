@@ -1,4 +1,4 @@
-"""What calibration text says of the chosen sites of one model, a block at a time."""
+"""What calibration text says about the chosen sites of one model, a block at a time."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -15,15 +15,16 @@ from tlmtool.failure import Usage
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape
 
-ROOM = 32 * 2**20  # bytes of output metrics that are held in memory; the rest goes to disk
-TOKENS = 256  # in a batch of the backward pass
+ROOM = 32 * 2**20  # bytes of output metrics kept in memory; the rest goes to disk
+TOKENS = 256  # in a batch of the backward pass: more of them take more memory
 Progress = Callable[[str, int, int], None]
 
 
 class Statistics:
-    """Input moments and output metrics of sites, measured in the model as it is when this is made.
+    """Input moments and output metrics of sites, of the model as it is when this is made.
 
-    Without batches nothing is measured. With `sensitive` there are output metrics too.
+    Without batches nothing is measured; only with `sensitive` there are output metrics. Raises
+    Usage if a site reads nothing when the texts run through the model.
     """
 
     def __init__(
@@ -54,15 +55,16 @@ class Statistics:
         self.sensitive = sensitive and bool(batches)
 
     def bias(self, site: str) -> Tensor | None:
+        """The bias of a site in float64, if it has one."""
         bias = getattr(self.model.base_model.get_submodule(site), "bias", None)
         return None if bias is None else bias.detach().double()
 
     def metric(self, site: str, moments: Moments | None) -> Tensor | None:
-        """What weighs the error of a site; the mean's part is left to its bias."""
+        """The metric that weighs the error of a site; its bias carries the part of the mean."""
         return moments and moments.metric(self.bias(site) is not None)
 
     def moments(self, what: str) -> Iterator[tuple[list[str], Moments | None]]:
-        """(group, moments of its input in the dense model), or None without texts."""
+        """(group of sites, moments of its input in the dense model, or None without texts)."""
         walk, done = Walk(self.dense, self.batches), 0
         for (stack, index), places in groupby(self.places, key=lambda place: place[:2]):
             groups = [place.group for place in places]
@@ -78,7 +80,7 @@ class Statistics:
                 yield groups.pop(0), found.pop(0)
 
     def output_metric(self, site: str) -> Tensor | None:
-        """G (O, O), float32: how much the last hidden state feels an error of the site's output."""
+        """G (O, O), float32: how much an error of the output changes the last hidden state."""
         if not self.sensitive:
             return None
         if self._outputs is None:
@@ -97,13 +99,13 @@ class Statistics:
         return shelf
 
     def embedding_metric(self, site: str) -> Tensor | None:
-        """How often each row is looked up (V,)."""
+        """How often each row is looked up, (V,); None without texts."""
         if not self.batches:
             return None
         return token_frequencies(self.batches, shape(self.dense.base_model.get_submodule(site))[0])
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """The same model once more, sharing every tensor: stays dense while the first is swapped."""
+    """A copy that shares every tensor. It stays dense while modules of the first are swapped."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(t): t for t in tensors})

@@ -1,6 +1,4 @@
-"""Running a model block by block over calibration batches, so that what one block needs is all
-that is held at a time.
-"""
+"""Running a model block by block over calibration batches, holding only what one block needs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,20 +12,20 @@ from tlmtool.measuring.outputs import evaluating, last_hidden
 
 
 class Stop(Exception):
-    """Ends a forward pass that has shown what it was run for."""
+    """Ends a forward pass early, once it has shown what it was run for."""
 
 
 class Place(NamedTuple):
-    """Where in a model sites that read the very same input stand."""
+    """Where in a model a group of sites stands that all read the same input."""
 
-    stack: str  # path of the ModuleList that holds their block; "" outside of one
-    index: int  # of the block in it
+    stack: str  # path of the ModuleList that holds their block; "" outside of blocks
+    index: int  # of the block in the stack
     group: list[str]
 
 
 @contextmanager
 def hooks(*handles: Any) -> Iterator[None]:
-    """Hooks that are taken away again when the block ends."""
+    """Removes the hooks at the end."""
     try:
         yield
     finally:
@@ -36,20 +34,19 @@ def hooks(*handles: Any) -> Iterator[None]:
 
 
 class Walk:
-    """A model and batches: blocks that are done hand on what the last of them gave, instead of
-    running again.
-    """
+    """A model and batches. Blocks that are done do not run again: their last output is reused."""
 
     def __init__(self, model: nn.Module, batches: list[Batch]):
         self.model, self.batches = model, batches
         self.at: dict[str, int] = {}  # {stack: blocks that are done}
-        self.outputs: dict[str, list[Any]] = {}  # {stack: what the last of them gave each batch}
+        self.outputs: dict[str, list[Any]] = {}  # {stack: output of the last one for each batch}
 
     def blocks(self, stack: str) -> nn.ModuleList:
+        """The blocks of a stack."""
         return self.model.base_model.get_submodule(stack)
 
     def reach(self, stack: str, index: int) -> None:
-        """Stand before a block of a stack: those before it are done, and so are other stacks."""
+        """Stand before a block of a stack, with the blocks before it and other stacks done."""
         for other in self.at:
             while other != stack and self.at[other] < len(self.blocks(other)):
                 self.advance(other)
@@ -57,14 +54,14 @@ class Walk:
             self.advance(stack)
 
     def advance(self, stack: str) -> None:
-        """Run the next block of a stack and keep its output."""
+        """Run the next block of a stack and keep its outputs."""
         block = self.blocks(stack)[self.at[stack]]
         places = range(len(self.batches))
         self.outputs[stack] = [self.output(place, block) for place in places]
         self.at[stack] += 1
 
     def output(self, place: int, block: nn.Module, grad: bool = False) -> Any:
-        """What a block gives for a batch."""
+        """The output of a block for a batch."""
         kept: list[Any] = []
 
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
@@ -76,7 +73,7 @@ class Walk:
         return kept[0]
 
     def run(self, place: int, grad: bool = False) -> Tensor | None:
-        """The last hidden state (B, N, E) of a batch; None where a hook has stopped the pass."""
+        """The last hidden state (B, N, E) of a batch; None if a hook has stopped the pass."""
         calm = evaluating(self.model)
         with suppress(Stop), self._stubs(place), calm, torch.set_grad_enabled(grad):
             return last_hidden(self.model, self.batches[place])
@@ -84,6 +81,7 @@ class Walk:
 
     @contextmanager
     def _stubs(self, place: int) -> Iterator[None]:
+        """Inside, blocks that are done return their last output for a batch."""
         with ExitStack() as stack:
             for path, done in self.at.items():
                 for block in self.blocks(path)[:done]:
@@ -97,10 +95,12 @@ def _constant(output: Any) -> Callable:
 
 
 def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
-    """Sites by the input that they read, in the order in which the model runs them. All inputs
-    are held at once: a batch of one text will do."""
+    """Sites grouped by the input that they read, in the order in which the model runs them.
+
+    All inputs are held at once, so a batch of one text is best.
+    """
     seen: dict[int, list[str]] = {}
-    kept = []  # so that no id is used twice
+    kept = []  # so that no id is reused
     base = model.base_model
 
     def note(site: str) -> Callable:
@@ -117,7 +117,7 @@ def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
 
 
 def place_of(group: list[str]) -> Place:
-    """Where the first site of a group stands, read off its path."""
+    """Where a group stands, read off the path of its first site."""
     parts = group[0].split(".")
     at = next((k for k, part in enumerate(parts) if part.isdigit()), None)
     return Place("", 0, group) if at is None else Place(".".join(parts[:at]), int(parts[at]), group)
