@@ -56,14 +56,14 @@ SCORES = ("score", "held_out")
 WORDS, TRAIN, HELD, DRAWS = 6, 2400, 2000, {"screen": 21, "fresh": 22}
 
 
-class Run(Trainer):
+class VariedTrainer(Trainer):
     """A training with a variant's optimizer."""
 
-    def __init__(self, variant: Variant, *given: Any, **named: Any):
+    def __init__(self, variant: Variant, *given: Any, **more: Any):
         self.variant = variant
-        super().__init__(*given, **named)
+        super().__init__(*given, **more)
 
-    def _optimizer(self, steps: int) -> Varied:
+    def new_optimizer(self, steps: int) -> Varied:
         t = self.training
         warmup = int(t.warmup if t.warmup >= 1 else t.warmup * steps)
         given = (self.model, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
@@ -123,7 +123,7 @@ def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str
         objective = Labelled(job.model, tokenizer, objective.task, train, watched, used.max_length)
     objective.measure = partial(measured, objective, watched)
     every = replace(recipe, strategy=replace(recipe.strategy, name="dynamic"))
-    trainer = Run(
+    trainer = VariedTrainer(
         variant,
         *(job.model, objective, used, recipe.strategy),
         roles=finetune.competing(every, job.model, set())[0],
@@ -132,7 +132,7 @@ def run(recipe: Recipe, variant: Variant, read: str, tokenizer: Any) -> dict[str
         seed=recipe.seed,
     )
     started_at = {site: w.detach().clone() for site, w in trainer.weights.items()}
-    outcome = trainer.run()
+    outcome = trainer.train()
     ratios = [each.ratio for each in outcome.expansions]
     finetune.finish(recipe, job.model, outcome.expansions)
     half, end = outcome.history[0], outcome.history[-1]

@@ -174,7 +174,7 @@ class Varied(Optimizer):
         """Each expanded W merged and trained as dense again, its moments from zero."""
         for each in self.expansions:
             index, group = self.group_of(each)
-            each.weight.data.copy_(each.merged().T if each.turned else each.merged())
+            each.weight.data.copy_(each.product().T if each.turned else each.product())
             for core in group["params"]:
                 self.adam.state.pop(core, None)
             self._scale(index, group.pop("ratio"))

@@ -26,7 +26,7 @@ from tlmtool.measuring.counting import example_of, forward_flops
 from tlmtool.measuring.profiling import forward_latency
 from tlmtool.models.factorized import dense_weight, shape
 from tlmtool.models.surgery import sites
-from tlmtool.training.expansion import Expansion, merge
+from tlmtool.training.expansion import Expansion, multiply_out
 from tlmtool.training.growth import expansion
 from tlmtool.training.optimizing import Optimizer
 
@@ -155,7 +155,7 @@ def inference(setup: Setup) -> Iterator[Result]:
     """the forward pass of a merged model against the dense one"""
     _, model, made = trained(setup, 3.0, None, 1)
     dense = copy.deepcopy(model)
-    merge(model, made)
+    multiply_out(model, made)
     times = forward_latency({"merged": model, "dense": dense}, LENGTH, MICRO, 21)
     ours, theirs = times["merged"]["median"], times["dense"]["median"]
     case, of = f"{MICRO} x {LENGTH}", "merged / dense"

@@ -162,7 +162,7 @@ class Study:
             if step % 50 == 0:
                 print(f"  {name}: step {step} of {of}, loss {loss:.3f}", flush=True)
 
-        outcome = finetune.run(recipe, job, finetune.accelerator_of(recipe), tick=tick)
+        outcome = finetune.train(recipe, job, finetune.accelerator_of(recipe), tick=tick)
         steps = [b - a for a, b in pairwise(spent)]
         found = {
             "loss": job.dev(job.model)["score"],

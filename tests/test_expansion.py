@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.models.factorized import dense_weight, shape
 from tlmtool.models.surgery import factorized, sites
-from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
+from tlmtool.training.expansion import Expansion, keep_cores, lifted, multiply_out
 from tlmtool.training.growth import expansion
 from tlmtool.training.optimizing import Optimizer, direction, trainable
 
@@ -43,7 +43,7 @@ def test_expanding_changes_nothing_and_merging_is_its_inverse(family):
     made = [expand(model, site) for site in linears(model)]
     assert all(e.decomposition.shapes(*shape(model.base_model.get_submodule(e.site))) for e in made)
     assert (output(model) - before).abs().max() <= 1e-5 * before.abs().max()
-    merge(model, made)
+    multiply_out(model, made)
     assert (output(model) - before).abs().max() <= 1e-5 * before.abs().max()
     assert sum(p.numel() for p in model.parameters()) == count
 
@@ -98,7 +98,7 @@ def test_a_step_moves_every_core_and_w_is_never_stale(family, project, match):
         for each in made:
             assert min(each.moves.values()) > 0
             now = dense_weight(model.base_model.get_submodule(each.site))
-            assert (now - each.merged()).norm() <= 1e-6 * now.norm()
+            assert (now - each.product()).norm() <= 1e-6 * now.norm()
         backward(model, seed)
 
 
@@ -152,11 +152,11 @@ def test_decay_falls_once_on_w_and_not_on_each_core():
     backward(model)
     made = expand(model, site)
     adam.take(made, True, False)
-    before = made.merged()
+    before = made.product()
     adam.adam.zero_grad()
     made.weight.grad = torch.zeros_like(made.weight)  # nothing but the decay
     adam.step()
-    torch.testing.assert_close(made.merged(), before * (1 - 1e-2 * 0.5), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(made.product(), before * (1 - 1e-2 * 0.5), rtol=1e-4, atol=1e-6)
 
 
 def test_projected_squares_are_the_squared_jacobian():

@@ -279,7 +279,7 @@ def test_mixed_precision_saves_and_scores_the_float32_model(model, data, tmp_pat
         (["--N", "0"], 2, "at least 1"),
         (["--growth", "0.5"], 2, "above 1"),
         (["--task", "clm"], 4, "is a directory"),
-        (["--batch", "2", "--accumulate", "4"], 1, "no batch"),
+        (["--batch", "2", "--accumulate", "4"], 1, "too few for a batch"),
         (["--data", "no/such/folder"], 4, "does not exist"),
     ],
 )
@@ -549,7 +549,7 @@ def test_the_cap_of_a_strategy_and_what_did_not_fit_are_said(model, data, tmp_pa
     more = ("--steps", 6, "--strategy", "dynamic", "--N", 12, "--n", 1, "--every", 4)
     assert run(arguments(model, data, out, *more)) == 0
     said = " ".join(json.loads((out / "report.json").read_text())["warnings"])
-    assert "capped at 2, the layers" in said and "for 1 of 2 matrices of query" in said
+    assert "capped at 2, the layers" in said and "select 1 of 2 matrices of query" in said
 
 
 def test_a_command_from_python(model, data, tmp_path):

@@ -140,10 +140,13 @@ def test_a_recipe_keeps_the_keys_of_the_config(tmp_path):
         ),
         (["--from-config", "t5", "--attention", "dimensionwise"], "t5"),
         (["minilm", "--from-config", "bert"], "exclude each other"),
-        (["--from-config", "bert", "--set", "config.vocab_size=10"], "is not to be set"),
-        (["--from-config", "bert", "--set", "config.dtype=bfloat16"], "is not to be set"),
-        (["--from-config", "bert", "--set", "config.num_hidden_layers=0"], "cannot be so"),
-        (["--from-config", "bert", "--set", "config.hidden_act=foo"], "cannot be so"),
+        (["--from-config", "bert", "--set", "config.vocab_size=10"], "cannot be set"),
+        (["--from-config", "bert", "--set", "config.dtype=bfloat16"], "cannot be set"),
+        (
+            ["--from-config", "bert", "--set", "config.num_hidden_layers=0"],
+            "not take these values",
+        ),
+        (["--from-config", "bert", "--set", "config.hidden_act=foo"], "not take these values"),
         (["--from-config", "bert-base"], "a checkpoint with weights"),
         (
             ["--from-config", "bert", "--attention", "dimensionwise", "--layers", "0-99999999999"],

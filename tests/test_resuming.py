@@ -180,7 +180,7 @@ def test_a_study_goes_on_with_the_same_data_alone(model, data, tmp_path, capsys)
     shutil.copy(out / "dense-seed0.json", other)  # of another study
     capsys.readouterr()
     assert run([*words, "--resume"]) == 4
-    assert "no result of this study" in sentence(capsys)
+    assert "is of another study" in sentence(capsys)
 
 
 @pytest.fixture
@@ -308,13 +308,13 @@ def test_files_of_others_in_the_place_of_the_state_stay(name, model, data, tmp_p
         assert run([*words, *more]) == 2 and f"{file}, where" in sentence(capsys)
     torch.save({"weight": torch.ones(2)}, file)
     kept = file.read_bytes()
-    assert run([*words, "--overwrite"]) == 2 and "none that tlm wrote" in sentence(capsys)
+    assert run([*words, "--overwrite"]) == 2 and "was not written by tlm" in sentence(capsys)
     file.rename(tmp_path / "aside")
     assert run(words) == 0
     file.parent.mkdir()
     (tmp_path / "aside").rename(file)
     capsys.readouterr()
-    assert run([*words, "--resume"]) == 2 and "none that tlm wrote" in sentence(capsys)
+    assert run([*words, "--resume"]) == 2 and "was not written by tlm" in sentence(capsys)
     assert file.read_bytes() == kept
 
 

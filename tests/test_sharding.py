@@ -147,4 +147,4 @@ def test_layers_left_out_at_random_are_refused_where_each_process_leaves_out_oth
     job.model.config.decoder_layerdrop = 0.1
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     with pytest.raises(Usage, match="decoder_layerdrop of this model skips"):
-        finetune.run(recipe, job, two)
+        finetune.train(recipe, job, two)

@@ -57,7 +57,7 @@ def test_a_broken_identity_is_one_sentence(model, data, tmp_path, capsys, broken
     assert run(words_of(model, data, out, "--overwrite")) == 0
     (out / "dense-seed0.json").write_text("{}")
     assert run(words_of(model, data, out, "--resume")) == 4
-    assert "dense-seed0.json is no result of a study" in capsys.readouterr().err
+    assert "dense-seed0.json is not a result of a study" in capsys.readouterr().err
 
 
 def test_a_kill_in_mid_write_leaves_the_identity_whole(model, data, tmp_path):

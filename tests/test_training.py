@@ -17,7 +17,8 @@ from tlmtool.models.checkpoint import load
 from tlmtool.recipe.building import build
 from tlmtool.training import finetune
 from tlmtool.training.jobs import prepare
-from tlmtool.training.loop import Outcome, Trainer
+from tlmtool.training.loop import Trainer
+from tlmtool.training.outcome import Outcome
 
 model, data = test_finetune.model, test_finetune.data  # its fixtures
 
@@ -47,7 +48,7 @@ def untrained(monkeypatch):
     ("more", "says"),
     [
         (["--growth", 50, "--cores", 5], "growth 50 is above 5, the most of 5 cores"),
-        (["--growth", 1.02, "--cores", 200], "1.02 of 200 cores cannot be had of a matrix of"),
+        (["--growth", 1.02, "--cores", 200], "1.02 with 200 cores does not fit a matrix of"),
         (["--sites", "embedding"], "names embeddings.word_embeddings"),
         (["--sites", "attention,embedding"], "an embedding cannot be over-parameterized"),
         (["--sites", "all"], "an embedding cannot be over-parameterized"),

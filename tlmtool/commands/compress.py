@@ -59,7 +59,7 @@ def compress(recipe: Recipe) -> Report:
             outcome = _compressed(run, model, tokenizer, texts)
             if recovery:
                 with run.stage("recover"):
-                    parts.append(recovery.run(model))
+                    parts.append(recovery.recover(model))
             after = costs.and_after(model, _chosen(outcome) or None)
             parts = [source, *after, *_notes(outcome, found), *parts]
             if quality:

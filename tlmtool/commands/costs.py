@@ -6,7 +6,7 @@ from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.measuring.counting import CONVENTION, count_bytes, count_parameters, forward_flops
-from tlmtool.measuring.inputs import named
+from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.surgery import plan_of, sites
@@ -41,7 +41,7 @@ class Costs:
         except Failure:
             raise
         except Exception as error:  # whatever a family's own code says
-            name, first = named(model), (str(error).splitlines() or [type(error).__name__])[0]
+            name, first = name_of(model), (str(error).splitlines() or [type(error).__name__])[0]
             raise NotLoadable(f"{name} cannot run with its config.json: {first}") from error
 
     def _counted(self, model: Any) -> _Counted:

@@ -29,7 +29,8 @@ from tlmtool.report.report import Report
 from tlmtool.training import finetune as training
 from tlmtool.training import fresh, jobs
 from tlmtool.training.expansion import lifted
-from tlmtool.training.loop import Outcome
+from tlmtool.training.job import Job
+from tlmtool.training.outcome import Outcome
 from tlmtool.training.state import Store
 
 
@@ -40,7 +41,7 @@ def finetune(recipe: Recipe) -> Report:
     if not recipe.fresh.from_config:
         return _trained_from(recipe, Folder.of(recipe.model, recipe.revision))
     with TemporaryDirectory() as made:  # what is drawn needs no folder of weights
-        folder = Path(made) / fresh.name_of(recipe)
+        folder = Path(made) / fresh.model_name(recipe)
         fresh.write(recipe, folder)
         return _trained_from(recipe, Folder(folder))
 
@@ -86,7 +87,7 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
             shown = (
                 {"tick": _bar(run), "tell": run.bars.line} if accelerator.is_main_process else {}
             )
-            outcome = training.run(recipe, job, accelerator, store, **shown)
+            outcome = training.train(recipe, job, accelerator, store, **shown)
             accelerator.end_training()
         parity = training.finish(recipe, job.model, outcome.expansions)
         with run.stage("evaluate"):
@@ -187,7 +188,7 @@ def _bar(run: Run) -> Callable[[int, int, float], None]:
 
 def _trained(
     recipe: Recipe,
-    job: jobs.Job,
+    job: Job,
     outcome: Outcome,
     before: dict[str, Any] | None,
     after: dict[str, Any],
@@ -195,8 +196,8 @@ def _trained(
     """The scores before and after, the course of the training, and what it expanded."""
     used, (name, better) = recipe.training, job.final
     history = list(outcome.history)
-    if outcome.told < outcome.steps:  # what was learned since, and not watched any more
-        history.append({"step": outcome.steps, "loss": outcome.loss(outcome.told)})
+    if outcome.evaluated < outcome.steps:  # what was learned since, and not watched any more
+        history.append({"step": outcome.steps, "loss": outcome.loss(outcome.evaluated)})
     course = {
         "task": used.task or "distillation",
         "steps": outcome.steps,

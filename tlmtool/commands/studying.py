@@ -59,7 +59,7 @@ def studied(
             with whole_folder(out, lambda: _check_taken(recipe, out)) as new:
                 (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         with run.stage("study"):
-            found = study.run(sha256(out / NAME)[:16])
+            found = study.compare(sha256(out / NAME)[:16])
     told = dict.fromkeys(f"{r.arm}: {each}" for r in found.results for each in r.warnings)
     report = run.report([Model(id=name, out=str(out)), found], told)
     write_whole(out / "report.json", report.to_json() + "\n")

@@ -1,7 +1,7 @@
-"""A raw label, as a table holds it, becomes a figure or the id of a class; names of classes match.
+"""Raw labels of a table become figures or ids of classes, and names of classes are matched.
 
-A whole number is the same label however it is written: 1, 1.0, "1" or "1.0". Names match whatever
-their case, blanks, `_` and `-`; those of a head match by the usual words for one class, too.
+A whole number is the same label however it is written: 1, 1.0, "1" or "1.0". Case, blanks, `_` and
+`-` of names do not matter. Names of a head also match by other usual words for a class.
 """
 
 import math
@@ -13,8 +13,8 @@ from tlmtool.failure import NotLoadable, Usage
 from tlmtool.tasks.table import Task
 
 WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
-MOST = 10_000  # classes named by numbers: 0 to the largest, if that is below
-SAME = {  # {a word for a class: another, by which both are known}
+MOST = 10_000  # a label from here on is a name, and not the id of a class
+SAME = {  # {a word for a class: the word that it counts as}
     "ungrammatical": "unacceptable",
     "incorrect": "unacceptable",
     "notacceptable": "unacceptable",
@@ -39,20 +39,21 @@ SAME = {  # {a word for a class: another, by which both are known}
     "contradicts": "contradiction",
     "contradictory": "contradiction",
 }
-NUMBERED = re.compile(r"label[ _-]?\d+", re.ASCII | re.IGNORECASE)  # what transformers makes up
-Turn = Callable[[str, Any], int | float]
+NUMBERED = re.compile(r"label[ _-]?\d+", re.ASCII | re.IGNORECASE)  # default names of transformers
+Reader = Callable[[str, Any], int | float]
 
 
-def turn_of(task: Task) -> Turn:
-    """(where, raw label) -> id or figure; raises NotLoadable, with `where`, for others."""
+def reader_of(task: Task) -> Reader:
+    """A function (where, raw label) -> id or figure; it raises NotLoadable, with `where`, for
+    labels that are neither."""
     return _figure_of(task) if task.kind == "regression" else _id_of(task)
 
 
 def class_names(source: str, labels: Iterable[str]) -> tuple[str, ...]:
-    """The names of classes, by id, of the labels that there are: of whole numbers from 0 on each
-    up to the largest, so that the number is the id; of others the names in order.
+    """The names of classes by id, from all labels. Where these are whole numbers from 0 on, each
+    number up to the largest is a class, so that the number is the id. Others are sorted.
 
-    Raises NotLoadable where all are one."""
+    Raises NotLoadable where all labels are equal."""
     found = set(labels)
     numbers = {_whole(name) for name in found}
     names = sorted(found) if None in numbers else [str(number) for number in sorted(numbers)]
@@ -64,7 +65,7 @@ def class_names(source: str, labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def class_name(where: str, value: Any) -> str:
-    """A raw label as text; raises NotLoadable for a number that is not whole, a list and others."""
+    """A raw label as text. Raises NotLoadable for what is neither a text nor a whole number."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if not isinstance(value, str | int):
@@ -73,7 +74,7 @@ def class_name(where: str, value: Any) -> str:
 
 
 def names_of(config: dict[str, Any], count: int) -> tuple[str, ...]:
-    """The names of a head's classes by its config, `id2label` or else `label2id`."""
+    """The names of a head's classes in its config, by `id2label` or else by `label2id`."""
     kept = [config.get(key) for key in ("id2label", "label2id")]
     names, ids = (each if isinstance(each, dict) else {} for each in kept)
     given = {str(k): str(v) for k, v in names.items()}
@@ -84,27 +85,28 @@ def names_of(config: dict[str, Any], count: int) -> tuple[str, ...]:
 
 
 def outputs_in(config: dict[str, Any]) -> int:
-    """How many outputs the head of a checkpoint has, by its config.json."""
+    """The number of outputs of a checkpoint's head, by its config.json."""
     names = config.get("id2label")
     return (len(names) if isinstance(names, dict) else 0) or 2
 
 
 def classes_in(config: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the classes of the head that a checkpoint has, by its config.json; none where
-    it has no such head."""
+    """The names of the classes of a checkpoint's head, by its config.json; none without a head for
+    classes."""
     saved = str((config.get("architectures") or [""])[0])
     has = saved.endswith("ForSequenceClassification")
     return names_of(config, outputs_in(config)) if has else ()
 
 
 def numbered(names: Iterable[str]) -> bool:
-    """Whether all of the names are made up, and so say nothing."""
+    """Whether all names are defaults such as LABEL_0, which say nothing."""
     return all(map(NUMBERED.fullmatch, names))
 
 
 def matched(labels: Sequence[str], names: Sequence[str], whose: str) -> list[int] | None:
-    """For each label the place of the name that says the same; a number says its own place. None
-    where no name says anything; raises Usage where only some match. `whose`: the names."""
+    """For each label the place of the name that means the same class; a number means the place
+    itself. None where no name matches. Raises Usage where only some match, and says `whose` names
+    these are."""
     if not names:
         return None
     places = [str(i) for i in range(len(names))]
@@ -113,8 +115,8 @@ def matched(labels: Sequence[str], names: Sequence[str], whose: str) -> list[int
     if sorted(names) == sorted(places) and not set(labels) & set(places):
         return [names.index(place) for place in places]
     found: set[str] = set()
-    for form in (str, _plain, _known):
-        ours, theirs = [*map(form, labels)], [*map(form, names)]
+    for key in (str, _plain, _known):
+        ours, theirs = [*map(key, labels)], [*map(key, names)]
         found = found or set(ours) & set(theirs)
         if sorted(ours) == sorted(theirs) and len({*ours}) == len(ours):
             return [theirs.index(each) for each in ours]
@@ -134,33 +136,33 @@ def _known(name: str) -> str:
     return SAME.get(_plain(name), _plain(name))
 
 
-def _id_of(task: Task) -> Turn:
-    """By name, or by number: that which names a class, or, where no class is named by one, its
-    place."""
+def _id_of(task: Task) -> Reader:
+    """Ids by the name of a class, or by number. A number is the name of a class where classes have
+    numbers for names, and else the place of a class."""
     ids = {name: i for i, name in enumerate(task.labels)}
     plain = {_plain(name): i for name, i in ids.items()}
     plain = plain if len(plain) == len(ids) else {}
-    named = {n: i for name, i in ids.items() if (n := _whole(name)) is not None}
-    numbers = named or {i: i for i in range(len(task.labels))}
+    by_number = {n: i for name, i in ids.items() if (n := _whole(name)) is not None}
+    numbers = by_number or {i: i for i in range(len(task.labels))}
 
-    def turn(where: str, value: Any) -> int:
+    def read(where: str, value: Any) -> int:
         name = class_name(where, value)
         found = ids.get(name, numbers.get(_whole(name), plain.get(_plain(name))))
         if found is None:
-            shown = (name if named else f"{name} ({i})" for name, i in [*ids.items()][:9])
+            shown = (name if by_number else f"{name} ({i})" for name, i in [*ids.items()][:9])
             raise NotLoadable(
                 f"{where}: the label {_short(name)} is out of range: the classes of {task.name} "
                 f"are {', '.join(shown)}{', ...' if len(ids) > 9 else ''}"
             )
         return found
 
-    return turn
+    return read
 
 
-def _figure_of(task: Task) -> Turn:
+def _figure_of(task: Task) -> Reader:
     low, high = task.bounds or (-math.inf, math.inf)
 
-    def turn(where: str, value: Any) -> float:
+    def read(where: str, value: Any) -> float:
         try:
             found = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -174,11 +176,11 @@ def _figure_of(task: Task) -> Turn:
             )
         return found
 
-    return turn
+    return read
 
 
 def _whole(name: str) -> int | None:
-    """The number that a text writes, if it is whole."""
+    """The whole number that a text writes; None for other texts."""
     return int(name.partition(".")[0]) if WHOLE.fullmatch(name) else None
 
 

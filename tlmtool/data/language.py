@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tlmtool.data.tables import DEV, TRAIN, named
+from tlmtool.data.tables import DEV, TRAIN, split_file
 from tlmtool.data.tasks import texts
 from tlmtool.failure import NotLoadable
 
@@ -20,7 +20,7 @@ def language_splits(data: str | Path | None) -> tuple[list[str], list[str], str]
     source = str(data) if data is not None else "the text that comes with tlm"
     folder = Path(data).expanduser() if data is not None else None
     if folder and folder.is_dir():
-        train, dev = named(folder, TRAIN, PLAIN), named(folder, DEV, PLAIN)
+        train, dev = split_file(folder, TRAIN, PLAIN), split_file(folder, DEV, PLAIN)
         if train and dev:
             return texts(train), texts(dev), source
         if train or dev:
@@ -35,7 +35,7 @@ def language_splits(data: str | Path | None) -> tuple[list[str], list[str], str]
 def development_file(data: str | Path | None) -> str | Path | None:
     """The development texts of a folder that holds some, or `data` itself."""
     folder = Path(data).expanduser() if data is not None else None
-    return named(folder, DEV, PLAIN) or data if folder and folder.is_dir() else data
+    return split_file(folder, DEV, PLAIN) or data if folder and folder.is_dir() else data
 
 
 def held_out(texts: list[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tlmtool.data.labelled import (
+from tlmtool.data.rows import (
     ASIDE,
     column_of,
     columns_of,
@@ -18,7 +18,7 @@ from tlmtool.data.labelled import (
     tenth_aside,
     text_of,
 )
-from tlmtool.data.tables import SUFFIXES, TRAIN, Row, named
+from tlmtool.data.tables import SUFFIXES, TRAIN, Row, split_file
 from tlmtool.data.text import place, read_text
 from tlmtool.failure import NotLoadable, Usage
 
@@ -108,7 +108,7 @@ def _languages(folder: Path, given: Languages | None) -> Languages | None:
     files = [f for f in folder.iterdir() if f.is_file() and f.stem in (*TRAIN, *DEV)]
     there = sorted({file.suffix[1:] for file in files if _is_language(file.suffix[1:], given)})
     if not there:
-        if named(folder, TRAIN) is None:
+        if split_file(folder, TRAIN) is None:
             raise NotLoadable(f"{folder} holds no sentence pairs: translation needs {NEEDS}")
         return None
     if len(there) == 1:

@@ -18,7 +18,7 @@ MOST_ROWS = 100_000_000
 Row = tuple[str, dict[str, Any]]  # ("line 12 of train.tsv", {column: value})
 
 
-def named(
+def split_file(
     folder: Path, names: tuple[str, ...], suffixes: tuple[str, ...] = SUFFIXES
 ) -> Path | None:
     """The first file of a folder that has one of these names with one of these suffixes."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlmtool.failure import Usage
-from tlmtool.measuring.inputs import named, takes
+from tlmtool.measuring.inputs import name_of, takes
 from tlmtool.measuring.outputs import kernel_length, position_limit
 
 OTHER, SCORES = "other", "attention scores"
@@ -58,7 +58,7 @@ def _placed(model: nn.Module, roles: dict[str, str]) -> dict[nn.Module, str]:
     base, modules = getattr(model, "base_model", model), dict(model.named_modules())
     within = dict(base.named_modules())
     if missing := [name for name in roles if name not in within and name not in modules]:
-        raise Usage(f"{named(model)} has no module {missing[0]}")
+        raise Usage(f"{name_of(model)} has no module {missing[0]}")
     return {within.get(name, modules.get(name)): role for name, role in roles.items()}
 
 
@@ -80,7 +80,7 @@ def forward_flops(
         try:
             return _counted(_shadow(model, device), seq_len, batch, roles or {}, mask)
         except ValueError as error:
-            raise Usage(f"{named(model)} cannot run a batch of {batch}: {error}") from error
+            raise Usage(f"{name_of(model)} cannot run a batch of {batch}: {error}") from error
         except (NotImplementedError, RuntimeError):
             if device != "meta":
                 raise
@@ -91,9 +91,9 @@ def check_length(model: nn.Module, seq_len: int) -> None:
     """Raises Usage where an input of this length does not fit the position table."""
     limit = position_limit(model)
     if seq_len < 1 or (limit is not None and seq_len > limit):
-        has = "at least 1 is needed" if seq_len < 1 else f"{named(model)} has {limit} positions"
+        has = "at least 1 is needed" if seq_len < 1 else f"{name_of(model)} has {limit} positions"
         if seq_len > 0 and limit == kernel_length(model):
-            has = f"the attention of {named(model)} is built for {limit} tokens"
+            has = f"the attention of {name_of(model)} is built for {limit} tokens"
         raise Usage(f"sequence length {seq_len} is not possible: {has}")
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure
 from tlmtool.measuring.examples import examples_of
-from tlmtool.measuring.inputs import named
+from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import (
     FEW,
     LEVEL,
@@ -120,6 +120,6 @@ def _scored(task: Task, model: nn.Module, statistic: Statistic, n: int) -> dict[
     if not np.isfinite(score):
         equal = "all cosines or all scores are equal, or " if task.kind == "similarity" else ""
         raise Failure(
-            f"the {task.metric} of {named(model)} is {score}: {equal}its outputs are not finite"
+            f"the {task.metric} of {name_of(model)} is {score}: {equal}its outputs are not finite"
         )
-    return {"id": named(model), "score": score, "n": n}
+    return {"id": name_of(model), "score": score, "n": n}

@@ -11,7 +11,7 @@ from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
 from tlmtool.data.tasks import choose, sentence_pairs, texts
 from tlmtool.failure import Usage
-from tlmtool.measuring.inputs import named
+from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.predictions import classes_of, task_fits
 from tlmtool.measuring.scoring import bleu_of
@@ -64,9 +64,9 @@ def _check(task: Task, models: list[nn.Module], against: nn.Module | None) -> No
     for each in models:
         if wanted and objective_of(each) not in wanted:
             found = f"{type(each).__name__} has {HAS[objective_of(each)]}"
-            raise Usage(f"task {task.name} does not fit {named(each)}: {found}")
+            raise Usage(f"task {task.name} does not fit {name_of(each)}: {found}")
     if wanted and len({objective_of(each) for each in models}) > 1:
-        names = " and ".join(map(named, models))
+        names = " and ".join(map(name_of, models))
         raise Usage(f"{names} have different losses: they cannot be compared")
 
 

@@ -10,7 +10,7 @@ from tlmtool.data.batching import Batch
 from tlmtool.failure import Failure, Usage
 
 
-def named(model: nn.Module) -> str:
+def name_of(model: nn.Module) -> str:
     """The path or Hub name that the model was loaded from, or else its class."""
     return getattr(model, "name_or_path", "") or type(model).__name__
 
@@ -47,7 +47,7 @@ def check_token(model: nn.Module, largest: int) -> None:
     """Raises Usage where the model has no such token."""
     if largest >= rows_of(model):
         raise Usage(
-            f"the tokenizer gives token {largest}; {named(model)} has {rows_of(model)} tokens: "
+            f"the tokenizer gives token {largest}; {name_of(model)} has {rows_of(model)} tokens: "
             "use the tokenizer it was made with"
         )
 
@@ -89,7 +89,7 @@ def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
         if isinstance(error, Failure) or not own.config.is_encoder_decoder:
             raise
         why = str(error)  # heads that read the end token want as many in each row
-        raise Usage(f"{named(own)} cannot read these texts together: {why}") from error
+        raise Usage(f"{name_of(own)} cannot read these texts together: {why}") from error
     finally:
         config.pad_token_id = kept
 
@@ -114,8 +114,8 @@ def _types(model: nn.Module, types: Tensor | None) -> bool:
         return False
     if (largest := int(types.max())) >= table:
         raise Usage(
-            f"the tokenizer gives token type {largest}; {named(model)} has {table} types: use the "
-            "tokenizer it was made with"
+            f"the tokenizer gives token type {largest}; {name_of(model)} has {table} types: use "
+            "the tokenizer it was made with"
         )
     return True
 
@@ -127,14 +127,14 @@ def oddities(model: nn.Module, tokenizer: Any) -> list[str]:
     pads = tokenizer.pad_token_id
     if skips_padding(model) and own is not None and pads is not None and pads != own:
         found.append(
-            f"the head of {named(model)} skips token {own} as padding, its tokenizer pads with "
+            f"the head of {name_of(model)} skips token {own} as padding, its tokenizer pads with "
             f"{pads}: tlm pads with {own}, other libraries may score batches differently"
         )
     table = getattr(model.config.get_text_config(), "type_vocab_size", None) or 0
     types = "token_type_ids"
     if types in tokenizer.model_input_names and takes(model, types) and not table:
         found.append(
-            f"the tokenizer of {named(model)} gives {types}, for which the model has no table: "
+            f"the tokenizer of {name_of(model)} gives {types}, for which the model has no table: "
             "tlm leaves them out, other libraries would add rows of its table of tokens"
         )
     return found

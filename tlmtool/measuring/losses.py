@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.inputs import inputs_once, named, rows_of
+from tlmtool.measuring.inputs import check_token, inputs_once, name_of, rows_of
 from tlmtool.measuring.outputs import (
     Tick,
     before,
@@ -92,11 +92,11 @@ def language_loss(
     objective = objective_of(model)
     if objective is None:
         raise Usage(
-            f"{named(model)} is a {type(model).__name__}, which has no language-modelling head"
+            f"{name_of(model)} is a {type(model).__name__}, which has no language-modelling head"
         )
     if objective == "mlm" and tokenizer.mask_token_id is None:
         raise Usage(
-            f"the tokenizer of {named(model)} has no mask token, which the masked loss needs"
+            f"the tokenizer of {name_of(model)} has no mask token, which the masked loss needs"
         )
     max_length = min(max_length, position_limit(model) or max_length)
     batch = max(1, min(batch, LOGITS // (max_length * rows_of(model))))
@@ -106,6 +106,7 @@ def language_loss(
         else encode(tokenizer, texts, max_length=max_length)
     )
     held = len(encoded["input_ids"])
+    check_token(model, max((max(ids) for ids in encoded["input_ids"] if ids), default=0))
     sums, counts, read = np.zeros(held), np.zeros(held, int), 0
     with evaluating(model):
         for part in in_batches(tokenizer, encoded, batch):
@@ -122,7 +123,7 @@ def language_loss(
         )
     if not np.isfinite(sums).all():
         wrong = f"{int((~np.isfinite(sums)).sum())} of {len(sums)} texts"
-        raise Failure(f"the loss of {named(model)} is not finite on {wrong}")
+        raise Failure(f"the loss of {name_of(model)} is not finite on {wrong}")
     return Loss(objective, sums, counts)
 
 
@@ -131,19 +132,19 @@ def _text_losses(
     model: nn.Module, tokenizer: Any, part: Batch, objective: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the NLL (B,) and number of predicted tokens (B,) of each text in a batch."""
-    inputs = inputs_once(model, part)
-    ids = inputs["input_ids"]
-    real = part.inputs["attention_mask"].bool().to(ids.device)  # (B, N)
+    read, real = part, part.inputs["attention_mask"].bool()  # (B, N)
     if objective == "mlm":
         corrupted, wanted = masked(part, tokenizer, seed, rows_of(model))
-        inputs, wanted = inputs_once(model, part.reading(corrupted)), wanted.to(ids.device)
-    elif objective == "seq2seq":
-        inputs["decoder_input_ids"] = shifted(model, ids)
-        wanted = real
+        read = part.reading(corrupted)
     else:
-        wanted = real & (torch.arange(ids.shape[1], device=ids.device) > 0)
-    places = before(wanted) if objective == "clm" else wanted
-    logits = logits_at(model, model, inputs, places)
+        later = torch.arange(real.shape[1]) > 0
+        wanted = real & later if objective == "clm" else real
+    inputs = inputs_once(model, read)
+    if objective == "seq2seq":
+        inputs["decoder_input_ids"] = shifted(model, inputs["input_ids"])
+    wanted = wanted.to(inputs["input_ids"].device)
+    ids = part.inputs["input_ids"].to(wanted.device)
+    logits = logits_at(model, model, inputs, before(wanted) if objective == "clm" else wanted)
     nll = cross_entropy(logits, ids[wanted], reduction="none").double().cpu()
     rows = wanted.nonzero()[:, 0].cpu()
     sums = torch.zeros(len(part.indices), dtype=torch.float64).index_add_(0, rows, nll)

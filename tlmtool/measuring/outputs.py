@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtool.data.batching import Batch, batches
-from tlmtool.measuring.inputs import inputs_of, named, takes
+from tlmtool.measuring.inputs import inputs_of, name_of, takes
 
 Tick = Callable[[int], None]
 
@@ -58,7 +58,7 @@ def shortened(model: nn.Module, asked: int) -> list[str]:
     if most is None or most >= min(asked, _table(model) or asked):
         return []
     return [
-        f"texts longer than {most} tokens are cut: the attention of {named(model)} is built for "
+        f"texts longer than {most} tokens are cut: the attention of {name_of(model)} is built for "
         "that length"
     ]
 

@@ -11,7 +11,7 @@ from tlmtool.data.batching import batches
 from tlmtool.data.labelled import Example
 from tlmtool.data.labels import classes_in, matched, names_of, numbered
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.inputs import folder_of, inputs_once, named, outputs_of
+from tlmtool.measuring.inputs import folder_of, inputs_once, name_of, outputs_of
 from tlmtool.measuring.outputs import evaluating, position_limit
 from tlmtool.models.folder import Folder
 from tlmtool.tasks.table import Task
@@ -37,7 +37,7 @@ def predictions(
         for part in batches(tokenizer, firsts, batch, max_length, seconds):
             logits = outputs_of(model, model, inputs_once(model, part)).logits.float().cpu()
             if not torch.isfinite(logits).all():
-                raise Failure(f"the outputs of {named(model)} are not finite")
+                raise Failure(f"the outputs of {name_of(model)} are not finite")
             best = logits[:, 0] if task.kind == "regression" else logits[:, order].argmax(-1)
             found[part.indices] = best.numpy()
             if tick:
@@ -50,13 +50,13 @@ def task_fits(task: Task, model: nn.Module) -> None:
     name = type(model).__name__
     if not name.endswith("ForSequenceClassification"):
         raise Usage(
-            f"task {task.name} does not fit {named(model)}: {name} has no head for it; "
+            f"task {task.name} does not fit {name_of(model)}: {name} has no head for it; "
             f"tlm finetune --task {task.name} gives it one"
         )
     wanted, found = len(task.labels) or 1, model.config.num_labels
     if found != wanted:
         raise Usage(
-            f"task {task.name} does not fit {named(model)}: its head has {found} outputs, "
+            f"task {task.name} does not fit {name_of(model)}: its head has {found} outputs, "
             f"the task needs {wanted}"
         )
 
@@ -75,7 +75,7 @@ def classes_of(model: nn.Module) -> tuple[str, ...]:
 def columns(task: Task, model: nn.Module) -> list[int]:
     """The output of a head for each class of a task, by name; in the order of the task where the
     names of the head say nothing. Raises Usage where only some match."""
-    found = matched(task.labels, classes_of(model), named(model)) if task.labels else None
+    found = matched(task.labels, classes_of(model), name_of(model)) if task.labels else None
     return [*range(len(task.labels))] if found is None else found
 
 

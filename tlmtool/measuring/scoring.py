@@ -9,7 +9,7 @@ from torch import nn
 
 from tlmtool.data.parallel import languages_of
 from tlmtool.measuring.bleu import Bleu
-from tlmtool.measuring.inputs import named
+from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic, with_added
 from tlmtool.measuring.losses import described, language_loss
 from tlmtool.measuring.metrics import scored, statistic
@@ -54,7 +54,7 @@ class Found:
 def of_labels(asked: Asked) -> Found:
     """Classes or figures that models predict, against the labels."""
     task, examples, tokenizer = asked.task, asked.examples, asked.tokenizers[0]
-    told = [w for m in asked.models for w in nameless(task, classes_of(m), named(m))]
+    told = [w for m in asked.models for w in nameless(task, classes_of(m), name_of(m))]
     labels, added = np.array([each.label for each in examples]), 0
     answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
     whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]

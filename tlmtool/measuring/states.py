@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tlmtool.data.tasks import Pair
 from tlmtool.failure import Failure, Usage
-from tlmtool.measuring.inputs import named
+from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic
 from tlmtool.measuring.outputs import streamed
 from tlmtool.measuring.pooling import Pooling
@@ -38,7 +38,7 @@ def similarity(
     )
     if not np.isfinite(cosines).all():
         wrong = int((~np.isfinite(cosines)).sum())
-        raise Failure(f"the hidden states of {named(model)} are not finite on {wrong} pairs")
+        raise Failure(f"the hidden states of {name_of(model)} are not finite on {wrong} pairs")
 
     def statistic(index: np.ndarray) -> np.ndarray:
         a, b = rankdata(cosines[index], axis=-1), rankdata(scores[index], axis=-1)
@@ -66,10 +66,9 @@ def features(
             whole[part.indices] = (true * mask).double().square().sum((1, 2)).cpu()
             for row, (model, (_, hidden)) in enumerate(zip(models, found, strict=True)):
                 if hidden.shape != true.shape:
+                    names = f"{name_of(model)} and {name_of(against)}"
                     widths = f"{hidden.shape[-1]} and {true.shape[-1]}"
-                    raise Usage(
-                        f"{named(model)} and {named(against)} have hidden states of widths {widths}"
-                    )
+                    raise Usage(f"{names} have hidden states of widths {widths}")
                 difference = (hidden.to(true.device) - true) * mask
                 wrong[row, part.indices] = difference.double().square().sum((1, 2)).cpu()
 

@@ -13,7 +13,7 @@ from tlmtool.data.batching import Batch, encode, encode_targets, pad
 from tlmtool.data.parallel import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
-from tlmtool.measuring.inputs import check_token, inputs_of, named, padding_of, rows_of
+from tlmtool.measuring.inputs import check_token, inputs_of, name_of, padding_of, rows_of
 from tlmtool.measuring.intervals import Statistic
 from tlmtool.measuring.losses import LOGITS, Loss, objective_of
 from tlmtool.measuring.outputs import (
@@ -69,15 +69,17 @@ def translates(model: nn.Module, tokenizer: Any) -> None:
     """Raises Usage where the model has no head for it, or its tokens do not fit."""
     if objective_of(model) != "seq2seq":
         raise Usage(
-            f"task translation does not fit {named(model)}: a {type(model).__name__} has no "
+            f"task translation does not fit {name_of(model)}: a {type(model).__name__} has no "
             "sequence-to-sequence head"
         )
     if tokenizer.eos_token_id is None:
-        raise Usage(f"the tokenizer of {named(model)} has no end token, which a translation needs")
+        raise Usage(
+            f"the tokenizer of {name_of(model)} has no end token, which a translation needs"
+        )
     rows, start = rows_of(model), start_of(model)
     if start >= rows:
         raise Usage(
-            f"config.json of {named(model)} has decoder_start_token_id {start}, but there are "
+            f"config.json of {name_of(model)} has decoder_start_token_id {start}, but there are "
             f"{rows} tokens: name one of these, such as that of padding"
         )
 
@@ -115,7 +117,7 @@ def translation_loss(
             if tick:
                 tick(len(places))
     if not np.isfinite(sums).all():
-        raise Failure(f"the loss of {named(model)} is not finite")
+        raise Failure(f"the loss of {name_of(model)} is not finite")
     return Loss("seq2seq", sums, counts)
 
 

@@ -1,1 +1,1 @@
-"""Training: plain, over-parameterized by MPO, taught by another model; studies of these."""
+"""Training: fine-tuning, over-parameterizing by MPO, distillation, and studies of these."""

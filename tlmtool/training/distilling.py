@@ -1,4 +1,4 @@
-"""A model taught by another: the sentences, the loss, and the score that tells how well."""
+"""Distillation: the sentences, the loss against a teacher, and the score of what was learned."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,10 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from tlmtool.data.batching import Batch
 from tlmtool.data.labels import matched
 from tlmtool.data.language import HELD, apart, language_splits
-from tlmtool.data.tables import DEV, TRAIN, named
+from tlmtool.data.tables import DEV, TRAIN, split_file
 from tlmtool.data.tasks import Pair, sentence_pairs
 from tlmtool.measuring.evaluation import evaluate
-from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, takes
-from tlmtool.measuring.inputs import named as called
+from tlmtool.measuring.inputs import check_token, inputs_once, name_of, outputs_of, takes
 from tlmtool.measuring.outputs import shifted
 from tlmtool.measuring.predictions import classes_of, columns
 from tlmtool.tasks.table import Task
@@ -25,8 +24,8 @@ TABLES = (".csv", ".tsv")
 
 
 class Lesson(NamedTuple):
-    """Sentences to learn on, and what is measured: `pairs` of a development set, or texts held
-    out of the sentences."""
+    """Sentences to distill on, and what is measured: `pairs` of a development set, or texts that
+    are held out of the sentences."""
 
     sentences: list[str]
     held: list[str]
@@ -34,17 +33,17 @@ class Lesson(NamedTuple):
     source: str
 
     def measured(self) -> list[str]:
-        """At most 64 texts that are not learned on."""
+        """At most 64 texts that the model is not distilled on."""
         return self.held or _sentences(self.pairs)[:: max(1, len(self.pairs) // 32)][:HELD]
 
 
 def lesson(data: str | None, seed: int) -> Lesson:
-    """Of a file of texts, one a line; of a csv or tsv of sentence pairs, whose scores are not
-    read; or of a folder of such with a train and a development set. Raises NotLoadable where
-    nothing is left to measure on."""
+    """The sentences of a file of texts, one a line, or of a csv or tsv of sentence pairs, whose
+    scores are not read. A folder holds such tables as a train and a development set. Raises
+    NotLoadable where nothing is left to measure on."""
     path = Path(data).expanduser() if data else None
-    if path and path.is_dir() and (train := named(path, TRAIN, TABLES)):
-        dev = named(path, DEV, TABLES)
+    if path and path.is_dir() and (train := split_file(path, TRAIN, TABLES)):
+        dev = split_file(path, DEV, TABLES)
         pairs = sentence_pairs(dev) if dev else []
         return _of_pairs(sentence_pairs(train), pairs, str(data))
     if path and path.is_file() and path.suffix.lower() in TABLES:
@@ -66,8 +65,8 @@ def _sentences(pairs: list[Pair]) -> list[str]:
 def measure_of(
     found: Lesson, teacher: nn.Module, tokenizer: Any, max_length: int
 ) -> tuple[str, str, Callable[[nn.Module], float]]:
-    """(metric, which is better, model -> score): Spearman on the pairs, or else the error of the
-    last hidden state against the teacher's on the held texts."""
+    """(metric, which is better, model -> score). The score is Spearman on the pairs, or without
+    pairs the error of the last hidden state against the teacher's on the held-out texts."""
     task, examples = ("similarity", found.pairs) if found.pairs else ("features", found.held)
     against = None if found.pairs else teacher
 
@@ -79,16 +78,17 @@ def measure_of(
 
 
 class Distilled(Objective):
-    """A teacher's hidden states on texts: of each layer where both have as many, else the last.
+    """The model learns a teacher's hidden states on texts: those of each layer where both have as
+    many layers, and of the last layer otherwise.
 
-    The error of a layer is relative to the mean square of the teacher's states, so that no layer
-    counts for its scale. Where both have a head, the divergence of their outputs at a temperature
-    is added (Hinton et al. 2015); with `labels`, the loss of the task too, under dropout.
+    The error of a layer is relative to the mean square of the teacher's states, so that all layers
+    count alike. Where both have a head, the divergence of their outputs at a temperature is added
+    (Hinton et al. 2015). With `labelled`, the loss of the task is added too, under dropout.
     """
 
     better = "lower"
     name = "feature error"
-    dropout = False  # the teacher has none: its states would be learned through noise
+    dropout = False  # with dropout, the states of a teacher without it are learned through noise
 
     def __init__(
         self,
@@ -116,18 +116,18 @@ class Distilled(Objective):
 
     @torch.no_grad()
     def heads(self, model: nn.Module) -> bool:
-        """Whether both give outputs, which are learned then, beside their hidden states."""
+        """Whether both give outputs; these are then learned beside the hidden states."""
         return alike(*self._outputs(model, model, self.part([0], 0))[:2]) is not None
 
     def _outputs(self, model: nn.Module, own: nn.Module, part: Batch) -> tuple[Any, Any, Tensor]:
-        """(what the model gives, what the teacher gives, which tokens are no padding (B, N))"""
-        inputs, taught = inputs_once(own, part), inputs_once(self.teacher, part)
+        """(outputs of the model, outputs of the teacher, which tokens are not padding (B, N))"""
+        inputs, theirs = inputs_once(own, part), inputs_once(self.teacher, part)
         if self.shifts:
-            for each in (inputs, taught):
+            for each in (inputs, theirs):
                 each["decoder_input_ids"] = shifted(own, each["input_ids"])
         states = {"output_hidden_states": True}
         with torch.no_grad():
-            true = outputs_of(self.teacher, self.teacher, taught | states)
+            true = outputs_of(self.teacher, self.teacher, theirs | states)
         return outputs_of(model, own, inputs | states), true, inputs["attention_mask"]
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
@@ -139,15 +139,15 @@ class Distilled(Objective):
         if logits := alike(found, true):
             loss = loss + self._divergence(logits[0], logits[1][..., self.order], mask)
         if self.labelled:
-            loss = loss + self.inner.of(found.logits.float(), part)
+            loss = loss + self.inner.loss_of(found.logits.float(), part)
         return loss
 
     def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-        if found.shape[-1] == 1:  # a figure, not classes
+        if found.shape[-1] == 1:  # a regression
             return (found - true).square().sum()
         t = self.temperature
         each = kl_div(log_softmax(found / t, -1), softmax(true / t, -1), reduction="none").sum(-1)
-        if each.ndim == 2:  # of each token
+        if each.ndim == 2:  # (B, N): of each token
             each = (each * mask[..., 0]).sum(1) / mask[..., 0].sum(1)
         return t * t * each.sum()
 
@@ -156,28 +156,29 @@ class Distilled(Objective):
 
 
 def hidden(output: Any) -> tuple[Tensor, ...]:
-    """The hidden states (B, N, E) of an output: of an encoder-decoder the decoder's."""
+    """The hidden states (B, N, E) in an output; of an encoder-decoder those of the decoder."""
     return getattr(output, "decoder_hidden_states", None) or output.hidden_states
 
 
 def order_of(model: nn.Module, teacher: nn.Module, task: Task | None = None) -> Any:
-    """Where a teacher's head has the classes of the model's: those of the task, as each is scored
-    on it, else by name. All are as they are where names say nothing, or where these are no heads
-    for as many classes."""
+    """Where a teacher's head has the classes of the model's head: by those of the task, as each is
+    scored on it, or without a task by name. The order stays where names say nothing, or where the
+    heads are not for classes, or for another number of them."""
     both = (model, teacher)
     heads = all(type(each).__name__.endswith("ForSequenceClassification") for each in both)
     if not heads or not model.config.num_labels == teacher.config.num_labels > 1:
         return slice(None)
     if task is None:
-        found = matched(*map(classes_of, both), f"the teacher {called(teacher)}")
+        found = matched(*map(classes_of, both), f"the teacher {name_of(teacher)}")
         return slice(None) if found is None else found
-    own, taught = (columns(task, each) for each in both)
-    return [taught[own.index(place)] for place in range(len(own))]
+    own, theirs = (columns(task, each) for each in both)
+    return [theirs[own.index(place)] for place in range(len(own))]
 
 
 def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:
-    """The outputs of two heads, float32; of heads that predict tokens on those that both tables
-    hold, which may be padded to different sizes. None where they are not of the same things."""
+    """The outputs of two heads, float32. Tables of tokens may be padded to different sizes, so that
+    heads which predict tokens are compared on those that both have. None where the two heads are
+    for different things."""
     one, two = (getattr(each, "logits", None) for each in (found, true))
     if one is None or two is None or one.ndim != two.ndim:
         return None
@@ -188,7 +189,7 @@ def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def relative(found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-    """Summed over texts: mean square error of a text's tokens over the mean square of `true`."""
+    """The mean square error of each text's tokens over the mean square of `true`, summed."""
     scale = (true.square() * mask).sum() / mask.sum()
     wrong = ((found - true).square() * mask).sum((1, 2)) / mask.sum((1, 2))
     return (wrong / scale).sum()

@@ -1,7 +1,8 @@
 """A weight trained through the cores of an exact decomposition, while the model itself stays dense.
 
-The model computes with W, so forward, backward, DDP and micro-batches cost what they cost without
-expansion; once a step dL/dW goes back to the cores, the optimizer moves these, and W is rebuilt.
+The model computes with W, so that forward, backward, DDP and micro-batches cost what they cost
+without expansion. Once a step, dL/dW goes back to the cores, the optimizer moves the cores, and W
+is rebuilt from them.
 """
 
 from collections.abc import Iterable
@@ -20,11 +21,11 @@ State = dict[str, Any]  # of one parameter in AdamW: step, exp_avg, exp_avg_sq
 
 
 class Expansion:
-    """The cores of one weight of a model, and W = reconstruct(cores) kept equal to them.
+    """The cores of one weight of a model; W is always equal to reconstruct(cores).
 
-    `ratio`: how far an Adam step on the cores moves W over how far one on W does, both at one rate,
-    on the gradient met at expansion; `moves`: {core: norm of its first update}; `error`: max |dW|
-    of the expansion.
+    `ratio`: how far an Adam step on the cores moves W, over how far a step on W itself moves it.
+    Both have the same rate and the gradient at expansion. `moves`: {core: norm of its first
+    update}. `error`: max |dW| of the expansion.
     """
 
     def __init__(
@@ -47,8 +48,8 @@ class Expansion:
         self.rebuild()
 
     def rebuild(self, decay: float = 0.0) -> None:
-        """W from the cores, with the graph that `pull` goes back through; W shrinks by the share
-        `decay` before, which its two end cores take in equal parts."""
+        """W from the cores, with the graph that `pull` goes back through. Before that, W shrinks by
+        the share `decay`, of which each end core takes half."""
         if decay:
             ends = list(self.cores.values())
             with torch.no_grad():
@@ -60,12 +61,12 @@ class Expansion:
             self.weight.copy_(self.built.T if self.turned else self.built)
 
     def gradient(self) -> Tensor:
-        """dL/dW (O, I), which the backward pass left."""
+        """dL/dW (O, I) of the last backward pass."""
         found = self.weight.grad
         return found.T if self.turned else found
 
     def pull(self) -> None:
-        """dL/dW becomes the gradients of the cores; W keeps none."""
+        """dL/dW becomes the gradients of the cores, and W has no gradient any more."""
         cores = list(self.cores.values())
         found = torch.autograd.grad(self.built, cores, self.gradient().to(self.built.dtype))
         for core, gradient in zip(cores, found, strict=True):
@@ -73,8 +74,8 @@ class Expansion:
         self.weight.grad = None
 
     def squares(self, second: Tensor) -> list[Tensor]:
-        """The second moments (O, I) of dL/dW carried back to each core, as if its entries were
-        independent: each core's squared Jacobian times them."""
+        """The second moments of each core, from those of dL/dW (O, I): the squared Jacobian of the
+        core times them, as if the entries of dL/dW were independent."""
         squared = {
             name: core.detach().square().requires_grad_() for name, core in self.cores.items()
         }
@@ -82,15 +83,15 @@ class Expansion:
             built = self.decomposition.reconstruct(squared)
         return list(torch.autograd.grad(built, list(squared.values()), second))
 
-    def merged(self) -> Tensor:
-        """W (O, I) from the cores in float64, in the dtype of W."""
+    def product(self) -> Tensor:
+        """W (O, I), computed from the cores in float64, in the dtype of W."""
         cores = {name: core.detach().double() for name, core in self.cores.items()}
         return self.decomposition.reconstruct(cores).to(self.weight.dtype)
 
 
 def lifted(model: PreTrainedModel) -> list[Expansion]:
-    """Sites that a checkpoint holds as an exact decomposition become dense again, their factors
-    the cores of expansions: training them costs less so, and is the same."""
+    """Make the sites dense that a checkpoint holds as an exact decomposition; their factors become
+    the cores of expansions. Training gives the same result so, and costs less."""
     found = []
     for site, module in list(model.base_model.named_modules()):
         exact = isinstance(module, Factorized) and module.decomposition.rank is None
@@ -101,14 +102,14 @@ def lifted(model: PreTrainedModel) -> list[Expansion]:
     return found
 
 
-def merge(model: PreTrainedModel, expansions: Iterable[Expansion]) -> None:
-    """Each W from its cores in float64; the model is what it was before, with trained weights."""
+def multiply_out(model: PreTrainedModel, expansions: Iterable[Expansion]) -> None:
+    """Set each W to the product of its cores; the model has the modules it had before."""
     for each in expansions:
-        set_weight(model.base_model.get_submodule(each.site), each.merged())
+        set_weight(model.base_model.get_submodule(each.site), each.product())
 
 
 def keep_cores(model: PreTrainedModel, expansions: Iterable[Expansion]) -> None:
-    """The model holds the cores as factors, as `tlm overparam` leaves them."""
+    """Make the model hold the cores as factors, as `tlm overparam` does."""
     for each in expansions:
         cores = {name: core.detach() for name, core in each.cores.items()}
         hold(model, each.site, each.decomposition, cores)

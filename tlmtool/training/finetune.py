@@ -1,4 +1,4 @@
-"""Fine-tuning: a job and a strategy become a trained model, and what it did."""
+"""Fine-tuning: trains the model of a job by a strategy, and says what was done."""
 
 import os
 from collections import Counter
@@ -19,29 +19,29 @@ from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.outputs import shortened
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import shape
-from tlmtool.models.modeling import adopt
-from tlmtool.models.modeling import merge as merge_model
+from tlmtool.models.modeling import adopt, merge
 from tlmtool.models.surgery import Plan, factorized, sites
 from tlmtool.recipe.schema import Recipe
 from tlmtool.report.parts.expansions import Expansion as Expanding
 from tlmtool.report.parts.parity import Parity
 from tlmtool.report.parts.step import Expanded, Step
 from tlmtool.training import memory, sharding
-from tlmtool.training.expansion import Expansion, keep_cores, lifted, merge
+from tlmtool.training.expansion import Expansion, keep_cores, lifted, multiply_out
 from tlmtool.training.growth import linears, predicted, records
 from tlmtool.training.heads import skipping
-from tlmtool.training.jobs import Job
-from tlmtool.training.loop import Outcome, Trainer
+from tlmtool.training.job import Job
+from tlmtool.training.loop import Trainer
 from tlmtool.training.order import length_of
+from tlmtool.training.outcome import Outcome
 from tlmtool.training.state import Store
-from tlmtool.training.strategy import form_of
+from tlmtool.training.strategy import decomposition_of
 
-LR, LR_DISTIL = 5e-5, 5e-4
-WAYS = (
+LR, LR_DISTIL = 5e-5, 5e-4  # the default rates, without a teacher and with one
+WAYS = (  # accelerate sees FSDP as one of them too (`sharding.unsaid`)
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
-)  # with FSDP they are those of DDP to accelerate
+)
 OTHER = "tlm trains in one process, under DDP or FSDP, not under {}"
 WHOLE = "FSDP shards the matrices that over-parameterizing needs whole: use DDP (no --use_fsdp)"
 SHARDING = {
@@ -51,17 +51,17 @@ SHARDING = {
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with what depends on other parts of it."""
+    """The recipe with the defaults that depend on its other parts."""
     given, teacher = recipe.training, recipe.distillation.teacher
     usual = LR_DISTIL if teacher else LR
-    lr = given.lr or (None if recipe.study.lr_grid else usual)  # which a study picks of the grid
+    lr = given.lr or (None if recipe.study.lr_grid else usual)  # a study picks one of its grid
     train = given.train or ("factors" if teacher else "all")
     return replace(recipe, training=replace(given, lr=lr, train=train))
 
 
 def check_launch(recipe: Recipe) -> None:
-    """Raises Usage for a launch that cannot be, by accelerate's own variables, and before anything
-    else is done."""
+    """Raises Usage for a launch that does not work, by accelerate's own variables. Call it before
+    anything else."""
     for name, way in SHARDING.items():
         if sharding.on(name):
             raise Usage(OTHER.format(way))
@@ -70,17 +70,17 @@ def check_launch(recipe: Recipe) -> None:
 
 
 def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
-    """Of the recipe's device and precision, over as many processes as were launched; its tracker,
-    where one is asked for, writes to a folder beside `out`."""
+    """An accelerator for the recipe's device and precision, over all processes that were launched.
+    A tracker that is asked for writes to a folder beside `out`."""
     check_launch(recipe)
     place, tracker = checkpoint.device_of(recipe.device), recipe.training.tracker if out else None
     if tracker and find_spec(tracker) is None:
         raise MissingDependency(f"--tracker {tracker} needs its package (pip install {tracker})")
-    if "WORLD_SIZE" not in os.environ:  # a second run of one Python process may differ in these
+    if "WORLD_SIZE" not in os.environ:  # a second training of a Python process may have others
         AcceleratorState._reset_state(reset_partial_state=True)
     if place.index is not None:
         torch.cuda.set_device(place)
-    partly = DistributedDataParallelKwargs(find_unused_parameters=True)  # hidden states, no head
+    partly = DistributedDataParallelKwargs(find_unused_parameters=True)  # the head may be unused
     with sharding.unsaid():
         made = Accelerator(
             cpu=place.type == "cpu",
@@ -97,28 +97,29 @@ def accelerator_of(recipe: Recipe, out: Path | None = None) -> Accelerator:
 
 
 def competing(recipe: Recipe, model: nn.Module, held: set[str]) -> tuple[dict[str, str], Plan]:
-    """{site: role} of what a strategy may expand, and the form that each would get; `held`: what
-    is already. Raises Usage where one of them cannot be expanded so."""
+    """{site: role} of what a strategy may expand, and the plan that expands all of it. `held`: the
+    sites that are expanded already. Raises Usage where a site cannot be expanded."""
     wanted = recipe.strategy
     if wanted.name == "none":
         return {}, {}
     roles = {s: r for s, r in linears(model, wanted.sites).items() if s not in held}
     base = model.base_model
-    return roles, {site: form_of(wanted, *shape(base.get_submodule(site))) for site in roles}
+    shapes = {site: shape(base.get_submodule(site)) for site in roles}
+    return roles, {site: decomposition_of(wanted, *each) for site, each in shapes.items()}
 
 
 def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> tuple[Step, Expanded]:
-    """What `run` will cost, without running it: its steps, and one step once all is expanded.
-    `held`: what is expanded already, where that is known."""
+    """What `train` will cost, without training: its steps, and one step once all is expanded.
+    `held`: the sites that are expanded already, where they are known."""
     used, plan, counts = recipe.training, {}, Counter()
     lengths = job.objective.lengths
     if held is None:
         held = {each.site for each in lifted(job.model)}
-    roles, forms = competing(recipe, job.model, held)
+    roles, whole = competing(recipe, job.model, held)
     for site, role in roles.items():
         counts[role] += 1
         if counts[role] <= recipe.strategy.N:
-            plan[site] = forms[site]
+            plan[site] = whole[site]
     _, steps = length_of(lengths, used.batch, used.accumulate, 0, used.epochs, used.steps)
     length = ceil(fmean(lengths) / job.objective.sequences)
     step = predicted(job.model, plan, used.batch, length, job.objective.share)
@@ -127,10 +128,11 @@ def forecast(recipe: Recipe, job: Job, held: set[str] | None = None) -> tuple[St
     return replace(step, note=note, steps=steps), larger
 
 
-def run(
+def train(
     recipe: Recipe, job: Job, accelerator: Accelerator, store: Store | None = None, **shown: Any
 ) -> Outcome:
-    """Train the model of a job in place, by the recipe's strategy. `shown`: `tick`, `tell`."""
+    """Train the model of a job in place, by the recipe's strategy. `shown`: `tick` and `tell` of
+    `Trainer`."""
     if accelerator.device.type == "cpu":
         memory.keep()
     waiting = lifted(job.model)
@@ -138,8 +140,8 @@ def run(
         raise Usage(WHOLE)
     if accelerator.num_processes > 1 and (name := skipping(job.model.config.to_dict())):
         raise Usage(
-            f"{name} of this model skips other layers in each process: train in one, or set it to "
-            "0 in its config.json"
+            f"{name} of this model skips other layers in each process: train in one process, or "
+            "set it to 0 in its config.json"
         )
     job.roles, _ = competing(recipe, job.model, {each.site for each in waiting})
     trainer = Trainer(
@@ -157,9 +159,9 @@ def run(
     )
     if trainer.world > 1:
         job.notes |= {"processes": trainer.world, "sharded": trainer.sharded}
-    outcome = trainer.run()
+    outcome = trainer.train()
     accelerator.unwrap_model(trainer.wrapped, keep_fp32_wrapper=False)
-    for name in ("forward", "_original_forward"):  # what mixed precision had put in its place
+    for name in ("forward", "_original_forward"):  # accelerate sets these for mixed precision
         job.model.__dict__.pop(name, None)
     accelerator.free_memory()
     if recipe.training.keep_best and outcome.best:
@@ -168,23 +170,24 @@ def run(
 
 
 def finish(recipe: Recipe, model: nn.Module, expansions: list[Expansion]) -> Parity:
-    """Cores multiplied out, or kept as factors; how far the outputs are from those in training."""
+    """Multiply the cores out, or keep them as factors. Returns how far the outputs are from those
+    in training; raises CheckFailed where they are too far."""
     before = probe(model, recipe.seed)
     if recipe.strategy.no_merge:
         keep_cores(model, expansions)
     else:
-        merge(model, expansions)
+        multiply_out(model, expansions)
     found = parity(probe(model, recipe.seed), before)
     check(found, "the merged model differs from the trained one", model)
     if any(factorized(model)):
         adopt(model)
     else:
-        merge_model(model)
+        merge(model)
     return found
 
 
 def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
-    """What was asked for and could not be done."""
+    """What was asked for and could not be done, in sentences."""
     wanted, asked = recipe.strategy, recipe.training.max_length
     read = [job.model, *filter(None, [getattr(job.objective, "teacher", None)])]
     short = [warning for model in read for warning in shortened(model, asked)]
@@ -202,14 +205,14 @@ def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     if short := {r: n for r, n in there.items() if taken[r] < min(wanted.N, n)}:
         role, n = next(iter(short.items()))
         found.append(
-            f"{outcome.steps:,} steps held selections for {taken[role]} of {min(wanted.N, n)} "
+            f"{outcome.steps:,} steps were enough to select {taken[role]} of {min(wanted.N, n)} "
             f"matrices of {role}: lower --every, or raise --n"
         )
     return found
 
 
 def expansions_of(job: Job, outcome: Outcome) -> tuple[Expanding, ...]:
-    """What a report says of each expanded matrix."""
+    """The part `expansions` of a report: an entry for each expanded matrix."""
     roles = sites(job.model)
     return tuple(
         Expanding(

@@ -1,7 +1,8 @@
-"""Which exact MPO makes a weight so many times as large: end factors by search, unit cores."""
+"""Which exact MPO makes a weight larger by a factor: two end cores, found by search, and unit cores
+between them."""
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import count, islice
 from math import ceil
 from typing import Any, NamedTuple
@@ -17,12 +18,12 @@ from tlmtool.models.surgery import Plan, factorize, sites
 from tlmtool.report.parts._pieces import Ends
 from tlmtool.report.parts.step import Larger, Step
 
-CLOSE = 0.08  # of the growth: candidates as near as this compete by cost; others are padded
-PADDED = 9  # sizes tried for a weight whose own divisors do not serve
+CLOSE = 0.08  # share of the growth; larger lets in cheaper candidates that miss it by more
+PADDED = 9  # sizes tried, for O and for I, where the divisors of a weight do not reach the growth
 
 
 class Candidate(NamedTuple):
-    """Sizes (O, I), perhaps padded, the first factors (i1, j1) of both, k unit cores."""
+    """An MPO: sizes (O, I), perhaps padded, the first factors (a, b) of both, and k unit cores."""
 
     o: int
     i: int
@@ -48,19 +49,20 @@ class Candidate(NamedTuple):
 
 
 def deepest(growth: float) -> int:
-    """Most unit cores of a chain whose number is not given: deep chains are cheap to rebuild, but
-    each core adds to how far a step moves W."""
+    """The most unit cores that are tried where no number is given. A deep chain is cheap to
+    rebuild, but each core adds to how far a step moves W."""
     return max(3, ceil(2 * (growth - 1)))
 
 
-@lru_cache
+@cache
 def expansion(out_features: int, in_features: int, growth: float, cores: int | None = None) -> MPO:
-    """The exact MPO of a weight (O, I) with `growth` times its parameters, as near as can be.
+    """The exact MPO of a weight (O, I) whose parameters are nearest to `growth` times those of W.
 
-    Two end factors (i1, j1), (i2, j2) and k unit cores (R, R) between them, R = min(i1 j1, i2 j2):
-    O I + (k + 1) R^2 parameters, and (k + 1) R^3 multiply-adds to rebuild. `cores` is k + 2;
-    without it, the cheapest within 8 % of the growth. Where the divisors of O and I bring nothing
-    as near, the weight is padded. Raises Usage for a growth of at most 1, or above k + 2.
+    It has two end factors (i1, j1), (i2, j2) and k unit cores (R, R) between them, where
+    R = min(i1 j1, i2 j2). That makes O I + (k + 1) R^2 parameters, and (k + 1) R^3 multiply-adds to
+    rebuild W. `cores` is k + 2; by default it is the cheapest within 8 % of the growth. The weight
+    is padded where the divisors of O and I give nothing as near. Raises Usage for a growth of at
+    most 1 or above k + 2.
     """
     if growth <= 1:
         raise Usage(f"growth {growth:g} makes nothing larger: it must be above 1")
@@ -98,7 +100,7 @@ def expansions(
 ) -> Plan:
     """The plan that makes the chosen sites `growth` times as large, or the model `to_params`.
 
-    Raises Usage for a size that the shapes do not come within 8 % of, or below the model's own.
+    Raises Usage for a size below that of the model, or where the shapes miss it by more than 8 %.
     """
     roles = linears(model, sites)
     shapes = {site: shape(model.base_model.get_submodule(site)) for site in roles}
@@ -108,7 +110,7 @@ def expansions(
         if growth <= 1:
             raise Usage(f"{to_params:,} parameters are not above the {total:,} of the model")
     plan = {site: expansion(o, i, growth, cores) for site, (o, i) in shapes.items()}
-    met = sum(form.parameters(*shapes[site]) for site, form in plan.items())
+    met = sum(made.parameters(*shapes[site]) for site, made in plan.items())
     wanted, got = (to_params, total - dense + met) if to_params else (growth * dense, met)
     if abs(got - wanted) > CLOSE * wanted:
         raise Usage(
@@ -119,7 +121,8 @@ def expansions(
 
 
 def linears(model: Any, sites: Iterable[str]) -> dict[str, str]:
-    """{site: role} of what is named; raises Usage for what cannot be held as exact cores."""
+    """{site: role} of the sites that are named. Raises Usage for those that exact cores cannot
+    hold."""
     roles = select(model, sites)
     if tables := [site for site, role in roles.items() if role == "embedding"]:
         raise Usage(
@@ -142,10 +145,11 @@ def overparam(
     sites: Iterable[str] = ("attention", "ffn"),
     cores: int | None = None,
 ) -> Any:
-    """Hold linears of a model as exact MPO of a wanted size, in place; the model.
+    """Hold linears of a model as an exact MPO of a wanted size, in place; returns the model.
 
-    Of `growth` (sites' parameters, after / before) and `to_params` (of the whole model) one is
-    given; the rest, and what it raises, as in `expansions`. `tlmtool.merge` brings it back.
+    Give one of `growth` (parameters of the sites, after / before) and `to_params` (parameters of
+    the whole model). Other arguments, and what it raises, are those of `expansions`. The inverse is
+    `tlmtool.merge`.
     """
     factorize(model, expansions(model, sites, growth, to_params, cores))
     return adopt(model)
@@ -154,20 +158,20 @@ def overparam(
 def predicted(
     model: Any, plan: Plan, batch: int = 32, length: int = 128, share: float = 1.0
 ) -> Step:
-    """What training costs with and without a plan: parameters, AdamW's two float32 moments of
-    each, FLOPs of a step (three forward passes; three rebuilds of each W, whatever the batch).
-
-    `model` is dense. `share`: of the tokens, which its head is given."""
+    """What training a dense model costs with and without a plan: parameters, the bytes of AdamW's
+    two float32 moments of each, and the FLOPs of a step. A step costs three forward passes, and
+    three rebuilds of each W whatever the batch. `share`: the part of the tokens that the head gets.
+    """
     length = min(length, position_limit(model) or length)
     parameters, flops = count_parameters(model), 3 * forward_flops(model, length, batch)["total"]
     if share < 1:
         body = 3 * forward_flops(model.base_model, length, batch)["total"]
         flops = round(body + share * (flops - body))
     more = rebuilt = 0
-    for site, form in plan.items():
+    for site, made in plan.items():
         o, i = shape(model.base_model.get_submodule(site))
-        more += form.parameters(o, i) - o * i
-        rebuilt += 3 * form.rebuild_flops(o, i)
+        more += made.parameters(o, i) - o * i
+        rebuilt += 3 * made.rebuild_flops(o, i)
     given = f", {share:.0%} of which the head is given" if share < 1 else ""
     note = f"a step of {batch} x {length} tokens{given}, forward and backward; predicted"
     return Step(
@@ -181,16 +185,15 @@ def predicted(
 def records(model: Any, plan: Plan) -> tuple[Larger, ...]:
     """Each site of a plan of a dense model, and how large it gets."""
     roles, found = sites(model), []
-    for site, form in plan.items():
+    for site, made in plan.items():
         o, i = shape(model.base_model.get_submodule(site))
-        growth = form.parameters(o, i) / (o * i)
-        made = form.to_dict()
-        found.append(Larger(site=site, role=roles[site], decomposition=made, growth=growth))
+        growth, settings = made.parameters(o, i) / (o * i), made.to_dict()
+        found.append(Larger(site=site, role=roles[site], decomposition=settings, growth=growth))
     return tuple(found)
 
 
 def _sizes(o: int, i: int) -> Iterable[tuple[int, int]]:
-    """(O, I), then these padded up to sizes with more and more divisors, least padding first."""
+    """(O, I), and then padded sizes, those with the least padding first."""
     yield o, i
     padded = [(x, y) for x in islice(count(o), PADDED) for y in islice(count(i), PADDED)]
     yield from sorted(padded, key=lambda size: size[0] * size[1])[1:]

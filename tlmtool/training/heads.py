@@ -1,4 +1,4 @@
-"""The head that a task needs: a checkpoint has it, gets a new one, or cannot do the task."""
+"""The head that a task needs: a checkpoint has it, gets a new one, or does not fit the task."""
 
 from typing import Any
 
@@ -11,37 +11,47 @@ from tlmtool.models.architectures import architecture, base_type
 from tlmtool.tasks.table import TRANSLATION, Task
 
 
-def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type, dict, bool]:
+def head_of(config: dict[str, Any], model: str, task: Task) -> tuple[type, dict, bool]:
     """(Auto class, changes of the config, whether the checkpoint has that head already).
 
-    `config`: config.json. Raises Usage where task and head do not fit.
+    `config`: what config.json holds. Raises Usage where the task does not fit the model or its
+    head.
     """
     kind, saved = base_type(config["model_type"]), str((config.get("architectures") or [""])[0])
+    if task.labelled:
+        return _classifier(config, model, task, kind, saved)
     two_sided = kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    if task == TRANSLATION:
+    if task.kind == "translation":
         if not two_sided:
-            raise Usage(f"task {task} does not fit {model}: a {kind} has no encoder and decoder")
+            raise Usage(
+                f"task {task.name} does not fit {model}: a {kind} has no encoder and decoder"
+            )
         ends = ("ForConditionalGeneration", "MTModel")
         return transformers.AutoModelForSeq2SeqLM, {}, saved.endswith(ends)
-    if isinstance(task, str):
-        if two_sided:
-            raise Usage(
-                f"task {task} does not fit {model}: a {kind} has an encoder and a decoder (task "
-                f"{TRANSLATION})"
-            )
-        masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        if masked != (task == "mlm"):
-            reads = "both ways (mlm)" if masked else "from left to right (clm)"
-            raise Usage(f"task {task} does not fit {model}: a {kind} reads {reads}")
-        name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
-        ends = architecture(kind).masked if masked else ("ForCausalLM", "LMHeadModel")
-        return getattr(transformers, name), {}, saved.endswith(ends)
+    if two_sided:
+        raise Usage(
+            f"task {task.name} does not fit {model}: a {kind} has an encoder and a decoder (task "
+            f"{TRANSLATION})"
+        )
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked != (task.name == "mlm"):
+        reads = "both ways (mlm)" if masked else "from left to right (clm)"
+        raise Usage(f"task {task.name} does not fit {model}: a {kind} reads {reads}")
+    name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
+    ends = architecture(kind).masked if masked else ("ForCausalLM", "LMHeadModel")
+    return getattr(transformers, name), {}, saved.endswith(ends)
+
+
+def _classifier(
+    config: dict[str, Any], model: str, task: Task, kind: str, saved: str
+) -> tuple[type, dict, bool]:
+    """The head for classes, or for a figure. `kind`: of the base model; `saved`: the class that
+    the checkpoint was saved as."""
     if kind not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         raise Usage(f"task {task.name} does not fit {model}: a {kind} has no head for classes")
     has = saved.endswith("ForSequenceClassification")
     names = dict(enumerate(task.labels))
-    wanted = len(names) or 1
-    found = outputs_in(config)
+    wanted, found = len(names) or 1, outputs_in(config)
     if has and found != wanted:
         raise Usage(
             f"task {task.name} does not fit {model}: its head has {found} outputs, "
@@ -57,19 +67,19 @@ def head_of(config: dict[str, Any], model: str, task: Task | str) -> tuple[type,
 
 
 def _own(config: dict[str, Any], task: Task, model: str) -> dict[int, str] | None:
-    """The classes of a task as the head of a checkpoint names them; None where it has no names, or
-    those of something else."""
+    """The classes of a task, in the words of a checkpoint's head. None where the head names no
+    classes, or other ones."""
     names = classes_in(config)
     known = not numbered(names) and matched(task.labels, names, model) is not None
     return dict(enumerate(names)) if known else None
 
 
 def skipping(config: dict[str, Any]) -> str:
-    """The key of a config by which training leaves out layers at random; "" for none."""
+    """The key of a config that makes training leave out layers at random; "" for none."""
     return next((key for key in config if key.endswith("layerdrop") and config[key]), "")
 
 
 def dropouts(config: dict[str, Any], share: float) -> dict[str, float]:
-    """Every dropout of config.json at one share, but those of whole layers."""
+    """{key: share} of every dropout in config.json, except those of whole layers."""
     kinds = (key for key in config if ("dropout" in key or "pdrop" in key) and "layer" not in key)
     return dict.fromkeys(kinds, share)

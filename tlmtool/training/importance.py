@@ -1,4 +1,4 @@
-"""How much each matrix matters to the loss, and which are chosen to be over-parameterized."""
+"""How much each matrix matters to the loss, and which ones are over-parameterized."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,8 @@ KINDS = ("taylor", "zero-out", "fisher")
 
 
 class Scores:
-    """I_W of each weight, added up over steps (`add`), or measured at once (`zero_out`).
+    """The importance I_W of each weight, added up over steps (`add`) or measured at once
+    (`zero_out`).
 
     `taylor`: |sum dL/dW o W| (Gao et al. 2023, OPF, eq. 7), the first-order estimate of eq. 6.
     `fisher`: sum (dL/dW o W)^2. `zero-out`: |L - L_{W=0}| (eq. 6), on one batch at each selection.
@@ -20,7 +21,7 @@ class Scores:
         self.values = dict.fromkeys(weights, 0.0)
 
     def add(self) -> None:
-        """One step's gradients, after backward."""
+        """Add the gradients of a step, after its backward pass; zero-out needs none."""
         if self.kind == "zero-out":
             return
         for site, weight in self.weights.items():
@@ -29,7 +30,7 @@ class Scores:
 
     @torch.no_grad()
     def zero_out(self, loss: Callable[[], float]) -> None:
-        """|L - L_{W=0}| of each weight, one evaluation of the loss for each."""
+        """Measure |L - L_{W=0}| of each weight, with one evaluation of the loss for each."""
         whole = loss()
         for site, weight in self.weights.items():
             kept = weight.detach().clone()
@@ -50,8 +51,8 @@ def contribution(kind: str, gradient: Tensor, weight: Tensor) -> float:
 def chosen(
     scores: dict[str, float], roles: dict[str, str], taken: set[str], n: int, most: int
 ) -> list[str]:
-    """The `n` most important sites of each group (one for each role) that are not `taken` yet, no
-    group beyond `most` in all; ties go to the earlier site."""
+    """The `n` most important sites of each group that are not `taken` yet; each role is a group.
+    No group gets more than `most` in all. The earlier of two equal sites comes first."""
     groups: dict[str, list[str]] = {}
     for site in scores:
         groups.setdefault(roles[site], []).append(site)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,45 +14,29 @@ from torch import nn
 from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized
 from tlmtool.recipe.schema import Strategy, Training
+from tlmtool.report.figures import brief
 from tlmtool.training import sharding
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.importance import Scores
 from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
-from tlmtool.training.order import length_of, split, steps_of
+from tlmtool.training.order import batches_of, length_of, split, steps_of
+from tlmtool.training.outcome import Outcome
 from tlmtool.training.resuming import clones, restore, save
 from tlmtool.training.state import Store
-from tlmtool.training.strategy import due, second_half, select
+from tlmtool.training.strategy import Selector
 
+LOOKS = 8  # batches whose gradients rank the matrices of a checkpoint that already has its head
 Tick = Callable[[int, int, float], None]  # (step, of how many, loss)
 
 
-@dataclass
-class Outcome:
-    """What a training did: evaluations, selections, and the expansions it ended with."""
-
-    steps: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    selections: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # of each step, a mean over its size
-    sizes: list[int] = field(default_factory=list)  # examples, or predicted tokens
-    best: dict[str, Any] = field(default_factory=dict)
-    expansions: list[Expansion] = field(default_factory=list)
-
-    def loss(self, since: int = 0) -> float:
-        """The mean loss of the examples (or predicted tokens) seen after so many steps."""
-        sizes = self.sizes[since:]
-        total = sum(loss * n for loss, n in zip(self.losses[since:], sizes, strict=True))
-        return total / max(1, sum(sizes))
-
-    @property
-    def told(self) -> int:
-        """The step of the last evaluation."""
-        return self.history[-1]["step"] if self.history else 0
-
-
 class Trainer:
-    """One run of training: what it moves, where it stands, and what `Store` needs of it."""
+    """Trains a model: `train` runs the loop, `learn` is one step of it.
+
+    `roles`: {site: role} of what may be expanded. `waiting`: expansions of sites that a checkpoint
+    holds as factors. `tuned`: whether the checkpoint has the task's head. `tick` is called at each
+    step with (step, of how many, loss), and `tell` with lines to show.
+    """
 
     def __init__(
         self,
@@ -85,16 +68,17 @@ class Trainer:
         static = strategy.name == "static"
         self.halfway = (0 if tuned else self.total // 2) if static else None
         self.step, self.outcome = 0, Outcome()
-        self.waiting = waiting  # expansions that the next gradient takes up
+        self.waiting = waiting  # expansions that the next step takes up
         self.weights = self._weights()
         kind = strategy.importance or ("zero-out" if static else "taylor")
         self.scores = Scores(kind, self.weights)
+        self.selector = Selector(model, objective, strategy, self.scores, roles, seed, self.world)
         end = self.total if self.halfway in (None, 0) else self.halfway
         self.sharded = sharding.asked()
         wrap = partial(sharding.Sharded, accelerator) if self.sharded else accelerator.prepare_model
         self.wrapped = wrap(model)
-        self.live = self.wrapped.module if self.sharded else model  # what holds what is trained
-        self.optimizer = self._optimizer(end)
+        self.live = self.wrapped.module if self.sharded else model  # holds what is trained
+        self.optimizer = self.new_optimizer(end)
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """{site: weight} of the linears that may be expanded, and of those that are already."""
@@ -105,7 +89,8 @@ class Trainer:
                 found[site] = module.weight
         return found
 
-    def _optimizer(self, steps: int) -> Optimizer:
+    def new_optimizer(self, steps: int) -> Optimizer:
+        """An optimizer without state, whose schedule lasts so many steps."""
         t = self.training
         warmup = int(t.warmup if t.warmup >= 1 else t.warmup * steps)
         return Optimizer(self.live, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
@@ -113,8 +98,8 @@ class Trainer:
     # ---- a step
 
     def backward(self, epoch: int, places: list[int]) -> tuple[float, int]:
-        """The gradient of the mean loss over the whole batch, on every process; that loss, and
-        over how many examples or predicted tokens it is."""
+        """Computes the gradient of the mean loss over the whole batch, on every process. Returns
+        that loss, and the number of examples or predicted tokens that it is a mean of."""
         parts = [
             self.objective.part(each, epoch) for each in split(places, self.least) if len(each)
         ]
@@ -123,7 +108,7 @@ class Trainer:
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
             last = i == len(mine) - 1
-            summed = last or self.sharded  # which keeps sums in shards alone, and so no more memory
+            summed = last or self.sharded  # shards keep sums of their own part alone
             with nullcontext() if summed else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
@@ -143,8 +128,8 @@ class Trainer:
             self.scores.add()
         if self.training.clip:
             self.accelerator.clip_grad_norm_(self.live.parameters(), self.training.clip)
-        if dynamic and due(self):
-            self.waiting += select(self, self.strategy.n)
+        if dynamic and self.selector.due(self.step + 1, self.total, self.outcome.selections):
+            self.select(self.strategy.n)
         project = self.strategy.moments == "project"
         for each in self.waiting:
             self.optimizer.take(each, not self.strategy.no_lr_match, project)
@@ -155,21 +140,41 @@ class Trainer:
         return loss, size
 
     def check(self) -> None:
-        """What the optimizer moves is what is to be trained, each once."""
+        """Raises AssertionError unless the optimizer holds each parameter to be trained once."""
         held = [id(p) for p in self.optimizer.parameters()]
         if sorted(held) != sorted(id(p) for p in trainable(self.live, self.optimizer.expansions)):
             raise AssertionError("the optimizer does not hold exactly what is to be trained")
 
-    def start_again(self) -> None:
-        """An optimizer for the steps that are left; what is expanded already stays so."""
-        before, self.optimizer = self.optimizer, self._optimizer(self.total - self.step)
+    # ---- over-parameterizing
+
+    def select(self, n: int) -> None:
+        """Select `n` matrices of each group, whose expansions the next step takes up."""
+        taken = {each.site for each in [*self.optimizer.expansions, *self.waiting]}
+        entry = self.selector.select(n, self.step + 1, taken)
+        if sites := entry["chosen"]:
+            self.outcome.selections.append(entry)
+            self.tell(f"step {entry['step']}: over-parameterizing {brief(sites, self.roles)}")
+        self.waiting += map(self.selector.expand, sites)
+
+    def second_half(self) -> None:
+        """Static: the top N of each group, by what the first half learned, and the rest of the
+        steps as a training from the start. A checkpoint with the task's head has no first half:
+        the gradients of a few batches rank its matrices."""
+        if not self.halfway and self.scores.kind != "zero-out":
+            settings = (self.training.batch, self.least, self.seed, -1)
+            for places in batches_of(self.objective.lengths, *settings)[:LOOKS]:
+                self.backward(0, places)
+                self.scores.add()
+                self.optimizer.adam.zero_grad()
+        before, self.optimizer = self.optimizer, self.new_optimizer(self.total - self.step)
         for each in before.expansions:
             self.optimizer.swap(each, before.group_of(each)[1]["ratio"])
+        self.select(self.strategy.N)
 
-    # ---- the run
+    # ---- all steps
 
-    def run(self) -> Outcome:
-        """Train from where it stands to the end."""
+    def train(self) -> Outcome:
+        """Train to the end, from the start or from a saved state."""
         if self.training.resume and self.store and self.store.there:
             restore(self)
         else:
@@ -181,7 +186,7 @@ class Trainer:
             if self.step >= self.total:
                 break
             if self.step == self.halfway and not self.outcome.selections:
-                second_half(self)
+                self.second_half()
             loss, size = self.learn(epoch, places)
             self.step += 1
             self.outcome.losses.append(loss)
@@ -200,13 +205,13 @@ class Trainer:
         return self.outcome
 
     def evaluate(self) -> bool:
-        """Score the model as it is; whether patience has run out."""
+        """Score the model as it is. Returns whether patience has run out."""
         sharding.gather(self.model, self.live)
         found = [self.objective.measure(self.model)]
         self.live.train(self.objective.dropout)
         broadcast_object_list(found)
         score, best = found[0]["score"], self.outcome.best
-        loss = self.outcome.loss(self.outcome.told)
+        loss = self.outcome.loss(self.outcome.evaluated)
         entry = {"step": self.step, "loss": loss, **found[0]}
         self.outcome.history.append(entry)
         self.accelerator.log({f"dev/{k}": v for k, v in found[0].items()}, self.step)
@@ -222,7 +227,7 @@ class Trainer:
         return patience is not None and waited >= patience
 
     def back_to(self, kept: dict[str, Any]) -> None:
-        """The model, and the cores, of an earlier step."""
+        """Bring back the model and the cores of an earlier step."""
         self.model.load_state_dict(kept["model"])
         there = kept["cores"]
         expansions = [e for e in self.outcome.expansions if e.site in there]

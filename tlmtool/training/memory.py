@@ -1,4 +1,4 @@
-"""Memory that one step frees is kept for the next."""
+"""Keeps memory that one training step frees for the next one."""
 
 import ctypes
 import os
@@ -9,12 +9,13 @@ SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 def keep() -> None:
-    """Let this process hold on to what it frees, until it ends.
+    """Make this process keep the memory that it frees, until it ends.
 
     glibc gives large blocks back to the kernel as soon as they are freed, and the next step pays
-    for each of their pages again: up to half of a step where activations are large beside the work
-    on them. Costs some memory, as kept blocks do not always fit. Does nothing without glibc, nor
-    where the user has chosen (MALLOC_..., GLIBC_TUNABLES, another allocator by LD_PRELOAD).
+    for each of their pages again. That takes up to half of a step where activations are large
+    beside the work on them. Kept blocks do not always fit, so that this costs some memory. Does
+    nothing without glibc, or where the user has chosen an allocator or its settings (MALLOC_...,
+    GLIBC_TUNABLES, LD_PRELOAD).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(SETTINGS) for name in os.environ):
         return

@@ -1,4 +1,4 @@
-"""What is trained for: the loss of a batch and the score of a model, a class for each kind."""
+"""What a model is trained for: the loss of a batch and the score of a model, a class a kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +22,21 @@ Progress = Callable[[int, int], None]
 
 
 class Objective:
-    """Examples to train on. `lengths`: tokens of each, of so many `sequences` together; the rest is
-    said by its kinds. `name`, `better`: of what is watched; `final`: of what is scored at the end,
-    where that is something else."""
+    """Examples to train on, as tokens; subclasses add the loss and the score.
+
+    `lengths`: the tokens of each example, over all of its `sequences`. `name` and `better` are of
+    the score that is watched; `final` is the same of the score at the end, where that is another.
+    `share`: the part of the tokens that the head is given. `progress` is called with (done, of how
+    many) by a score that takes long. `dropout`: whether the model learns under its dropout.
+    """
 
     better = "higher"
     name = "score"
     final: tuple[str, str] | None = None
     sequences = 1
-    share = 1.0  # of the tokens, which the head is given
-    progress: Progress | None = None  # told (done, of how many) by a score that takes long
-    dropout = True  # whether it learns under the model's dropout
+    share = 1.0
+    progress: Progress | None = None
+    dropout = True
 
     def __init__(
         self,
@@ -59,19 +63,19 @@ class Objective:
         return pad(self.tokenizer, self.encoded, places)
 
     def count(self, part: Any) -> int:
-        """What the loss of a batch is a sum over."""
+        """How many examples or tokens the loss of a batch is a sum over."""
         return len(part.indices)
 
     def loss(self, model: nn.Module, own: nn.Module, part: Any) -> Tensor:
-        """The summed loss of a batch, float32. `own`: the model, `model`: what wraps it."""
+        """The summed loss of a batch, float32. `own` is the model, `model` what wraps it."""
         raise NotImplementedError
 
     def many(self, examples: list) -> int:
-        """How many these are, as `lengths` counts."""
+        """How many examples these are, counted as `lengths` counts them."""
         return len(examples)
 
     def scored(self, model: nn.Module, examples: list) -> dict[str, float]:
-        """{"score": ..., and what it is made of} on examples."""
+        """{"score": ..., and the figures that go with it} on examples."""
         raise NotImplementedError
 
     def measure(self, model: nn.Module) -> dict[str, float]:
@@ -80,7 +84,7 @@ class Objective:
 
 
 class Labelled(Objective):
-    """Classification (cross-entropy) or regression (squared error) of texts or pairs."""
+    """Classification (by cross-entropy) or regression (by squared error) of texts or pairs."""
 
     def __init__(
         self,
@@ -99,9 +103,10 @@ class Labelled(Objective):
         self.name = task.metric
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        return self.of(outputs_of(model, own, inputs_once(own, part)).logits.float(), part)
+        logits = outputs_of(model, own, inputs_once(own, part)).logits.float()
+        return self.loss_of(logits, part)
 
-    def of(self, logits: Tensor, part: Batch) -> Tensor:
+    def loss_of(self, logits: Tensor, part: Batch) -> Tensor:
         """The summed loss of logits (B, classes), in the order of the head."""
         labels = self.labels[part.indices].to(logits.device)
         if self.task.kind == "regression":
@@ -115,7 +120,7 @@ class Labelled(Objective):
 
 
 class Language(Objective):
-    """The language-model loss of a model's own head: `mlm` or `clm`; a line of text is an example,
+    """The language-model loss of a model's own head, `mlm` or `clm`. An example is a line of text,
     or with `pack` a full block of tokens."""
 
     better = "lower"
@@ -138,7 +143,7 @@ class Language(Objective):
             raise Usage("the tokenizer has no mask token, which task mlm needs")
 
     def part(self, places: list[int], epoch: int) -> tuple[Batch, Tensor, Tensor]:
-        """(batch, what is read (B, N), which tokens are predicted (B, N))"""
+        """(batch, the token ids that the model reads (B, N), which tokens it predicts (B, N))"""
         batch = super().part(places, epoch)
         ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
         if self.kind == "mlm":
@@ -161,7 +166,7 @@ class Language(Objective):
         return cross_entropy(logits, ids[wanted], reduction="sum")
 
     def many(self, examples: list[str]) -> int:
-        """How many blocks, or texts, these are."""
+        """How many texts these are, or how many blocks."""
         if not self.pack:
             return len(examples)
         return len(packed(self.tokenizer, examples, self.max_length)["input_ids"])

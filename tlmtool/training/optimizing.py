@@ -1,6 +1,6 @@
-"""AdamW in groups of one weight each, so that cores can take the place of a weight in mid-training.
+"""AdamW with a group for each weight that may be expanded, so that cores can replace a weight.
 
-A group keeps its place, and with it the schedule's hold on it; every other state stays as it is.
+A group keeps its place among the others, as the schedule knows it by that; all other state stays.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ WARMED = {"constant": "constant_with_warmup"}  # transformers' names
 class Optimizer:
     """AdamW over the trainable parameters of a model, its schedule, and the expansions it moves.
 
-    `weights`: {site: weight} of what may be expanded. Decay falls on matrices, not on vectors, nor
-    on the factors of a compressed site, whose product it would hit once for each; of an expanded
-    weight it falls on W itself, once.
+    `weights`: {site: weight} of what may be expanded. Weight decay applies to matrices alone, not
+    to vectors, and not to the factors of a compressed site, whose product would decay once for
+    each factor. An expanded weight decays as W, once.
     """
 
     def __init__(
@@ -54,23 +54,27 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The rate of this step, before any matching."""
+        """The rate of this step, before it is matched to cores."""
         group = self.adam.param_groups[0]
         return group["lr"] * group.get("ratio", 1.0)
 
     def parameters(self) -> list[nn.Parameter]:
+        """All that the optimizer moves."""
         return [p for group in self.adam.param_groups for p in group["params"]]
 
     def group_of(self, expansion: Expansion) -> tuple[int, dict[str, Any]]:
-        groups = self.adam.param_groups
-        return next((i, g) for i, g in enumerate(groups) if g.get("site") == expansion.site)
+        """(place, group) of the weight of an expansion. Raises KeyError for a site without one."""
+        for place, group in enumerate(self.adam.param_groups):
+            if group.get("site") == expansion.site:
+                return place, group
+        raise KeyError(f"{expansion.site} is no weight of this optimizer that may be expanded")
 
     def take(self, expansion: Expansion, match: bool, project: bool) -> None:
-        """The cores take the weight's place in its group. Called between backward and `step`.
+        """Replace a weight by its cores in the weight's group, between backward and `step`.
 
-        `match`: their rate is divided by `expansion.ratio`, measured here on the gradient at hand.
-        `project`: their moments are the weight's, carried back to them; else they start at zero,
-        and the ratio is that of two first steps.
+        `match`: the rate of the cores is divided by `expansion.ratio`, which is measured here on
+        the present gradient. `project`: the moments of the cores are those of the weight, carried
+        back to them. Otherwise they start at zero, and the ratio is that of two first steps.
         """
         index = self.group_of(expansion)[0]
         state = self.adam.state.pop(expansion.weight, {})
@@ -105,7 +109,7 @@ class Optimizer:
                 self.adam.state[core] = found
 
     def swap(self, expansion: Expansion, ratio: float) -> None:
-        """The cores in the weight's group, at its rate divided by `ratio`, without decay."""
+        """Put the cores in the weight's group, at its rate divided by `ratio`, without decay."""
         index, group = self.group_of(expansion)
         group |= {"params": list(expansion.cores.values()), "weight_decay": 0.0, "ratio": ratio}
         for key in ("lr", "initial_lr"):
@@ -115,7 +119,7 @@ class Optimizer:
         self.names |= {id(c): f"{expansion.site}.{n}" for n, c in expansion.cores.items()}
 
     def step(self) -> None:
-        """dL/dW back to the cores, an AdamW step on everything, each W rebuilt, the next rate."""
+        """Carry dL/dW back to the cores, take an AdamW step, rebuild each W, and move the rate."""
         for each in self.expansions:
             each.pull()
             if not each.moves:
@@ -133,7 +137,7 @@ class Optimizer:
         self.adam.zero_grad()
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs: the state of each parameter by name, the schedule's, the rates."""
+        """What `load` takes: the state of each parameter by name, that of the schedule, rates."""
         return {
             "adam": {
                 self.names[id(p)]: {key: whole(value) for key, value in s.items()}
@@ -144,7 +148,7 @@ class Optimizer:
         }
 
     def load(self, kept: dict[str, Any]) -> None:
-        """Raises KeyError for the state of a parameter that is not here."""
+        """Take over what `state` gave. Raises KeyError for the state of an unknown parameter."""
         here = {self.names[id(p)]: p for p in self.parameters()}
         for name, state in kept["adam"].items():
             p = here[name]
@@ -155,8 +159,8 @@ class Optimizer:
 
 
 def direction(gradient: Tensor, state: State) -> Tensor:
-    """What AdamW's next step subtracts from a parameter, per unit of rate; without a state, its
-    first."""
+    """What the next step of AdamW subtracts from a parameter, per unit of rate; its first step
+    where there is no state."""
     step = float(state["step"]) + 1 if state else 1.0
     first, second = (1 - BETAS[0]) * gradient, (1 - BETAS[1]) * gradient.square()
     if state:
@@ -167,7 +171,7 @@ def direction(gradient: Tensor, state: State) -> Tensor:
 
 
 def trainable(model: nn.Module, expansions: Iterable[Expansion]) -> list[nn.Parameter]:
-    """What training may move: the parameters of the model, cores in place of their weights."""
+    """What training may move: the parameters of the model, with cores instead of their weights."""
     expansions = list(expansions)
     expanded = {id(each.weight) for each in expansions}
     own = [p for p in model.parameters() if p.requires_grad and id(p) not in expanded]

@@ -1,4 +1,4 @@
-"""Which examples each step sees: a pure function of seed and epoch, so that a run can go on."""
+"""Which examples each step sees: a function of seed and epoch, so that training can be resumed."""
 
 import math
 import random
@@ -7,16 +7,16 @@ from itertools import pairwise
 
 from tlmtool.failure import Failure
 
-BUCKET = 50  # batches whose examples are sorted by length together
+BUCKET = 50  # batches whose examples are sorted together: more means less padding, less shuffling
 
 
 def batches_of(
     lengths: list[int], batch: int, least: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """The places of the examples of each batch of an epoch, similar lengths together.
+    """The places of the examples in each batch of an epoch; a batch holds similar lengths.
 
     Seeded by (seed, epoch): examples are shuffled, sorted by length within buckets of 50 batches,
-    cut into batches, and these shuffled. A last batch of fewer than `least` examples is left out.
+    and cut into batches, which are shuffled. Batches of fewer than `least` examples are left out.
     """
     draw = random.Random(f"{seed} {epoch}")
     places = list(range(len(lengths)))
@@ -33,7 +33,7 @@ def batches_of(
 def steps_of(
     lengths: list[int], batch: int, least: int, seed: int, start: int = 0
 ) -> Iterator[tuple[int, list[int]]]:
-    """(epoch, places) of every step from `start` on, epoch after epoch without end."""
+    """(epoch, places) of every step from `start` on, without end."""
     epoch, done = 0, 0
     while True:
         found = batches_of(lengths, batch, least, seed, epoch)
@@ -47,14 +47,14 @@ def steps_of(
 def length_of(
     lengths: list[int], batch: int, least: int, seed: int, epochs: float, steps: int | None
 ) -> tuple[int, int]:
-    """(steps of an epoch, steps in all). Raises Failure where the examples make no batch."""
+    """(steps of an epoch, steps in all). Raises Failure for too few examples to make a batch."""
     epoch = len(batches_of(lengths, batch, least, seed, 0))
     if not epoch:
-        raise Failure(f"{len(lengths)} examples make no batch for {least} micro-batches")
+        raise Failure(f"{len(lengths)} examples are too few for a batch of {least} micro-batches")
     return epoch, steps or max(1, math.ceil(epochs * epoch))
 
 
 def split(places: list[int], parts: int) -> list[list[int]]:
-    """`places` in `parts` runs of nearly equal size."""
+    """`places` cut into `parts` of nearly equal size, in their order."""
     cuts = [round(i * len(places) / parts) for i in range(parts + 1)]
     return [places[a:b] for a, b in pairwise(cuts)]

@@ -1,4 +1,4 @@
-"""`compress --recover`: the dense model teaches the compressed one."""
+"""`compress --recover`: the compressed model is distilled from the dense one."""
 
 import copy
 from typing import Any
@@ -10,10 +10,10 @@ from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
 from tlmtool.training import finetune
 from tlmtool.training.distilling import Distilled, lesson, measure_of
-from tlmtool.training.jobs import Job, freeze
+from tlmtool.training.job import Job, freeze
 from tlmtool.training.objectives import Objective
 
-RATES = {"factors": 5e-4, "all": 1e-3}  # of what is trained
+RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 
 
 class Recovery:
@@ -34,11 +34,11 @@ class Recovery:
 
     @property
     def sentences(self) -> list[str]:
-        """What the model is taught on."""
+        """The sentences that the model is distilled on."""
         return self.lesson.sentences
 
-    def run(self, model: nn.Module) -> Recovered:
-        """Train the model in place; the part `recovery` of a report."""
+    def recover(self, model: nn.Module) -> Recovered:
+        """Train the model in place. Returns the part `recovery` of a report."""
         name, better, score = self.measured
         length = self.recipe.training.max_length
         plain = Objective(model, self.tokenizer, self.lesson.sentences, None, length)
@@ -48,8 +48,8 @@ class Recovery:
         job = Job(model, objective, objective.measure, self.lesson.source, tuned=True)
         freeze(self.recipe, job)
         compressed, dtype = score(model), model.dtype
-        model.float()  # which AdamW needs
-        outcome = finetune.run(
+        model.float()  # AdamW needs it
+        outcome = finetune.train(
             self.recipe,
             job,
             finetune.accelerator_of(self.recipe),

@@ -1,20 +1,52 @@
-"""What a run of training keeps, so that a killed one goes on to the same weights, bit for bit."""
+"""What a training saves, so that a killed one goes on to the same weights, bit for bit."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from pydantic import TypeAdapter
+from torch import nn
 
 from tlmtool.decompositions import from_dict
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.files.kept import Kept
 from tlmtool.training.expansion import Expansion
+from tlmtool.training.importance import Scores
+from tlmtool.training.optimizing import Optimizer
+from tlmtool.training.outcome import Outcome
 from tlmtool.training.sharding import gather, scatter
+from tlmtool.training.state import Store
+
+
+class Resumable(Protocol):
+    """What a training shows of itself, so that it can be saved and restored.
+
+    `live`: what holds the parameters that are trained, the model itself or its shards. `waiting`:
+    expansions that no step has taken up yet. `halfway`: the step at which a static strategy starts
+    again; None for others. `world`: the number of processes.
+    """
+
+    model: nn.Module
+    live: nn.Module
+    accelerator: Accelerator
+    store: Store
+    optimizer: Optimizer
+    scores: Scores
+    outcome: Outcome
+    waiting: list[Expansion]
+    step: int
+    total: int
+    halfway: int | None
+    world: int
+
+    def new_optimizer(self, steps: int) -> Optimizer:
+        """An optimizer without state, whose schedule lasts so many steps."""
+        ...
 
 
 class _Numbers(Kept, allow_inf_nan=True):
-    """An object of figures, which may be those of a run that went wrong."""
+    """An object of figures, which are infinite or NaN where a training went wrong."""
 
 
 class _Point(_Numbers):
@@ -56,63 +88,59 @@ def clones(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def save(run: Any) -> None:
-    """Everything that the rest of the run depends on, written by the first process."""
+def save(training: Resumable) -> None:
+    """Everything that the rest of the training depends on, written by the first process."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     random = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
-    gather(run.model, run.live)
-    optimizer = run.optimizer.state()
-    if not run.accelerator.is_main_process:
+    gather(training.model, training.live)
+    optimizer = training.optimizer.state()
+    if not training.accelerator.is_main_process:
         return
-    kept = [
+    expansions = [
         {"site": e.site, "form": e.decomposition.to_dict(), "cores": clones(e.cores)}
-        | {
-            "ratio": e.ratio,
-            "moves": e.moves,
-            "error": e.error,
-            "rate": run.optimizer.group_of(e)[1]["ratio"],
-        }
-        for e in run.optimizer.expansions
+        | {"ratio": e.ratio, "moves": e.moves, "error": e.error}
+        | {"rate": training.optimizer.group_of(e)[1]["ratio"]}
+        for e in training.optimizer.expansions
     ]
-    outcome = {k: v for k, v in vars(run.outcome).items() if k != "expansions"}
-    run.store.save(
+    outcome = {k: v for k, v in vars(training.outcome).items() if k != "expansions"}
+    training.store.save(
         {
-            "step": run.step,
-            "model": run.model.state_dict(),
+            "step": training.step,
+            "model": training.model.state_dict(),
             "optimizer": optimizer,
-            "expansions": kept,
-            "scores": run.scores.values,
+            "expansions": expansions,
+            "scores": training.scores.values,
             "outcome": outcome,
             "random": random,
         }
     )
 
 
-def restore(run: Any) -> None:
-    """Stand where `save` stood. Raises NotLoadable for a state that is not one of this run."""
-    kept = run.store.load()
+def restore(training: Resumable) -> None:
+    """Continue from what `save` wrote. Raises NotLoadable for a state of another training."""
+    saved = training.store.load()
     try:
-        _check(run, kept)
-        _restore(run, kept)
+        _check(training, saved)
+        _restore(training, saved)
     except (Failure, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever a part of the model makes of what is none of its own
+    except Exception as error:  # torch and the model raise many kinds for a state of another one
         raise NotLoadable(
-            f"the state in {run.store.folder} does not fit this run: --overwrite starts again"
+            f"the state in {training.store.folder} does not fit this run: --overwrite starts again"
         ) from error
 
 
-def _check(run: Any, kept: dict[str, Any]) -> None:
-    """Raises ValueError for a state that this run cannot have saved."""
-    TypeAdapter(_State).validate_python(kept)
-    done, seen = kept["step"], kept["outcome"]
-    now = run.optimizer.schedule.state_dict()
-    then = kept["optimizer"]["schedule"]
+def _check(training: Resumable, saved: dict[str, Any]) -> None:
+    """Raises ValueError for a state that this training cannot have saved."""
+    TypeAdapter(_State).validate_python(saved)
+    done, seen = saved["step"], saved["outcome"]
+    now = training.optimizer.schedule.state_dict()
+    then = saved["optimizer"]["schedule"]
     same = [
-        0 <= done <= run.total,
+        0 <= done <= training.total,
         done == len(seen["losses"]) == len(seen["sizes"]),
-        kept["scores"].keys() == run.scores.values.keys(),
-        len(kept["random"]) == run.world,
+        saved["scores"].keys() == training.scores.values.keys(),
+        len(saved["random"]) == training.world,
         {key: type(value) for key, value in then.items()}
         == {key: type(value) for key, value in now.items()},
     ]
@@ -120,24 +148,24 @@ def _check(run: Any, kept: dict[str, Any]) -> None:
         raise ValueError("parts of the state do not belong together")
 
 
-def _restore(run: Any, kept: dict[str, Any]) -> None:
-    run.step, run.scores.values = kept["step"], kept["scores"]
-    run.model.load_state_dict(kept["model"])
-    scatter(run.model, run.live)
-    run.waiting = []
-    if run.halfway and run.step > run.halfway:
-        run.optimizer = run._optimizer(run.total - run.halfway)
-    for each in kept["expansions"]:
-        module = run.model.base_model.get_submodule(each["site"])
+def _restore(training: Resumable, saved: dict[str, Any]) -> None:
+    training.step, training.scores.values = saved["step"], saved["scores"]
+    training.model.load_state_dict(saved["model"])
+    scatter(training.model, training.live)
+    training.waiting = []
+    if training.halfway and training.step > training.halfway:
+        training.optimizer = training.new_optimizer(training.total - training.halfway)
+    for each in saved["expansions"]:
+        module = training.model.base_model.get_submodule(each["site"])
         device = module.weight.device
         cores = {name: core.to(device) for name, core in each["cores"].items()}
         made = Expansion(each["site"], module, from_dict(each["form"]), cores)
-        run.optimizer.swap(made, each["rate"])
+        training.optimizer.swap(made, each["rate"])
         made.ratio, made.moves, made.error = each["ratio"], each["moves"], each["error"]
-    run.optimizer.load(kept["optimizer"])
-    for name, value in kept["outcome"].items():
-        setattr(run.outcome, name, value)
-    mine = kept["random"][run.accelerator.process_index]
+    training.optimizer.load(saved["optimizer"])
+    for name, value in saved["outcome"].items():
+        setattr(training.outcome, name, value)
+    mine = saved["random"][training.accelerator.process_index]
     torch.set_rng_state(mine["cpu"])
     if mine["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(mine["cuda"])

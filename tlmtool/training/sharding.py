@@ -1,8 +1,8 @@
-"""FSDP: what is trained lies in shards over the processes, gradients and moments with it.
+"""FSDP: parameters in training, their gradients and their moments lie in shards over processes.
 
-The model itself stays whole on each process, its weights those of the last `gather`: it is what is
-measured, kept and saved. torch's `fully_shard` is called here, not by accelerate, which makes it
-with accelerators only; of accelerate's launch the wish for FSDP is read, not its other settings.
+Each process also has the whole model, with the weights of the last `gather`; that one is measured
+and saved. torch's `fully_shard` is called here and not by accelerate, which supports it on GPUs
+alone. Of an accelerate launch, only the wish for FSDP is read, and none of its FSDP settings.
 """
 
 import copy
@@ -23,26 +23,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tlmtool.failure import Usage, processes
 
 FSDP = "ACCELERATE_USE_FSDP"
-FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # loads weights: transformers would obey
+FIRST_ALONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # makes transformers load weights in one process
 
 
 def asked() -> bool:
-    """Whether there are processes to share the weights, and they were launched to do so."""
+    """Whether several processes were launched with FSDP."""
     return on(FSDP) and processes() > 1
 
 
 def on(name: str) -> bool:
-    """Whether a launch by accelerate asks for this. Raises Usage for what is no yes or no."""
+    """Whether a launch by accelerate asks for this. Raises Usage for what is neither yes nor no."""
     try:
         return bool(os.environ.get(name)) and bool(parse_flag_from_env(name))
-    except ValueError as error:  # which accelerate does not read either
+    except ValueError as error:  # accelerate cannot read it either
         raise Usage(f"{name}: {error}") from None
 
 
 @contextmanager
 def unsaid() -> Iterator[None]:
-    """accelerate is not told of FSDP: to it the processes are those of DDP. From here on each of
-    them loads the weights."""
+    """Hide the wish for FSDP from accelerate, which then sees processes of DDP. From here on, each
+    process loads the weights."""
     kept = os.environ.pop(FSDP, None)
     os.environ.pop(FIRST_ALONE, None)
     try:
@@ -53,19 +53,22 @@ def unsaid() -> Iterator[None]:
 
 
 class Sharded(nn.Module):
-    """Around a copy of a model, as DDP is around it: each block lies in shards over all processes,
-    and so does the rest. Around, as `fully_shard` changes the class of what it is given, by which
-    transformers knows what hidden states a model has."""
+    """Wraps a copy of a model, as DDP wraps a model: each block lies in shards over all processes,
+    and so does the rest.
+
+    `fully_shard` changes the class of the module that it is given. transformers finds out by the
+    class of a model which hidden states it has, so that the wrapper is given and not the model.
+    """
 
     def __init__(self, accelerator: Accelerator, model: nn.Module):
         super().__init__()
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         self.module = copy.deepcopy(model).to(accelerator.device)
-        for part in self.module.parameters():  # of the first process, as in DDP
+        for part in self.module.parameters():  # everyone starts from the first process, as in DDP
             broadcast(part.data, 0)
         lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
         for name in lists:
-            if not any(name.startswith(f"{other}.") for other in lists):  # which is in a block
+            if not any(name.startswith(f"{other}.") for other in lists):  # no list within a block
                 for block in self.module.get_submodule(name):
                     fully_shard(block, mesh=mesh)
         fully_shard(self, mesh=mesh)
@@ -75,13 +78,13 @@ class Sharded(nn.Module):
 
 
 def whole(value: Any) -> Any:
-    """A tensor of all its shards, in main memory; anything else as it is. To be called on every
-    process."""
+    """The tensor that shards make up, in main memory; anything else as it is. Every process must
+    call it."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor in shards, where `other` of its shape is so, and on its device."""
+    """A whole tensor on the device of `other`, in shards where `other` has its shape and is."""
     value = value.to(other.device)
     if isinstance(other, DTensor) and value.shape == other.shape:
         return distribute_tensor(value, other.device_mesh, other.placements)
@@ -90,7 +93,7 @@ def like(value: Tensor, other: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(model: nn.Module, live: nn.Module) -> None:
-    """The weights of what is trained into the model, where that is another, on every process."""
+    """Copy the weights of what is trained into the model, where these are two, on every process."""
     if live is not model:
         for own, part in zip(model.parameters(), live.parameters(), strict=True):
             own.copy_(part.full_tensor())
@@ -98,7 +101,7 @@ def gather(model: nn.Module, live: nn.Module) -> None:
 
 @torch.no_grad()
 def scatter(model: nn.Module, live: nn.Module) -> None:
-    """The weights of the model into what is trained, where that is another."""
+    """Copy the weights of the model into what is trained, where these are two."""
     if live is not model:
         for own, part in zip(model.parameters(), live.parameters(), strict=True):
             part.copy_(like(own, part))

@@ -1,4 +1,4 @@
-"""The state of a run on disk, whole or not at all, so that a killed run goes on exactly."""
+"""The state of a training on disk, whole or not at all, so that a killed one goes on exactly."""
 
 import hashlib
 import os
@@ -13,32 +13,32 @@ from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.files.reading import regular
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
-REPLACED = "replaced.pt"  # the state of a run that was started again; nothing reads it
-FORMAT = 3  # of what is written, raised where a state of before cannot be gone on with
-SUM = b"\ntlm sha256 "  # what ends a file: this, and the sum of all bytes before it, in hex
+REPLACED = "replaced.pt"  # the state of a training that was started again; nothing reads it
+FORMAT = 3  # of the state; a state of another number is refused, so raise it where old ones fail
+SUM = b"\ntlm sha256 "  # a file ends with this and the sum of all bytes before it, in hex
 END = len(SUM) + 64
 AGAIN = "--overwrite starts again"
 
 
 class Store:
-    """`<out>.training/state.pt`, there while a run is under way.
+    """`<out>.training/state.pt`, which is there while a training is under way.
 
-    `identity` and `inputs`: what must be equal for one run to go on as another, its recipe and the
-    sums of the files that it reads.
+    `identity` (its recipe) and `inputs` (the sums of the files that it reads) must be equal for a
+    training to be resumed.
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], inputs: Sums | None = None):
         self.folder = out.with_name(f"{out.name}.training")
         self.identity, self.inputs, self.waiting = identity, inputs or {}, False
-        self.own = False  # whether what is there is of this run, not of one that it replaces
+        self.own = False  # whether the state there is of this training, not of one it replaces
 
     @property
     def there(self) -> bool:
         return (self.folder / NAME).exists()
 
     def check_place(self) -> None:
-        """Raises Usage where something other than a folder of tlm's stands in its place, or a file
-        that tlm did not write in that of a state; NotLoadable for what is no ordinary file."""
+        """Raises Usage where its folder is a link or a file, or where tlm did not write the file
+        of the state; NotLoadable where that is no ordinary file."""
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             kind = "a link" if self.folder.is_symlink() else "a file"
             raise Usage(
@@ -48,13 +48,13 @@ class Store:
         for file in (self.folder / NAME, self.folder / REPLACED):
             if file.exists() and not _ours(regular(file)):
                 raise Usage(
-                    f"{file}, where the state of a run is kept, is none that tlm wrote: move it "
+                    f"{file}, where the state of a run is kept, was not written by tlm: move it "
                     "away, or give another --out"
                 )
 
     def save(self, state: dict[str, Any]) -> None:
-        """Written beside the last state, which it replaces at `keep`. Raises OSError, with the
-        file, where there is no room; the last state stays."""
+        """Write a state beside the last one, which it replaces at `keep`. Raises OSError, with the
+        file, where there is no room; the last state then stays."""
         file = self.folder / UNFINISHED
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {"format": FORMAT, "identity": self.identity, "state": state}
@@ -64,14 +64,14 @@ class Store:
         except BaseException as error:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
-            if isinstance(error, OSError):  # of an open file it does not name it
+            if isinstance(error, OSError):  # an error of an open file does not name the file
                 raise OSError(error.errno, error.strerror, str(file)) from error
             raise
         self.waiting = True
 
     def keep(self) -> None:
-        """A step turned out good: the state saved last replaces the one before, and the one of a
-        run that is replaced is none to resume any more, though there until this run has one."""
+        """Call it after a step with a finite loss: the state saved last replaces the one before.
+        The state of a training that this one replaces is set aside until then."""
         if self.waiting:
             os.replace(self.folder / UNFINISHED, self.folder / NAME)
             self.waiting, self.own = False, True
@@ -80,17 +80,18 @@ class Store:
             os.replace(self.folder / NAME, self.folder / REPLACED)
 
     def load(self) -> dict[str, Any]:
-        """The last state; raises NotLoadable if it cannot be read, Usage if it is another run's."""
+        """The last state. Raises NotLoadable where it cannot be read, and Usage where it is that of
+        another training."""
         file = self.folder / NAME
         kept = _read(file)
         if kept.get("format") != FORMAT:
             raise Usage(
-                f"{self.folder} holds a run of another version of tlm, which this one cannot go on "
-                f"with: {AGAIN}"
+                f"{self.folder} holds a run of another version of tlm, which this one cannot "
+                f"resume: {AGAIN}"
             )
         identity, state = kept.get("identity"), kept.get("state")
         if not (isinstance(identity, dict) and isinstance(state, dict)):
-            raise NotLoadable(f"{file} holds no state of a run; {AGAIN}")
+            raise NotLoadable(f"{file} holds no state of a run: {AGAIN}")
         for key in sorted({*map(str, identity), *self.identity}):
             if identity.get(key) != self.identity.get(key):
                 raise Usage(
@@ -107,16 +108,16 @@ class Store:
         return state
 
     def remove(self) -> None:
-        """Gone: the run has ended well. By the first process alone."""
+        """Remove the state after the training has ended well. Only the first process calls it."""
         for name in (UNFINISHED, NAME, REPLACED):
             (self.folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody keeps something else in it
+        with suppress(OSError):  # the folder holds other files too
             self.folder.rmdir()
 
 
 class _Summed:
-    """A file that is written in order, and the sum of its bytes: torch keeps one of each tensor,
-    and does not look at it again."""
+    """A file that is written in order, and the sum of its bytes. The checksums that torch writes
+    of each tensor are not checked when it reads them."""
 
     def __init__(self, opened: BinaryIO):
         self.opened, self.sum, self.flush = opened, hashlib.sha256(), opened.flush
@@ -127,13 +128,13 @@ class _Summed:
         try:
             return self.opened.write(data)
         except OSError as error:
-            self.error = error  # torch raises another over it, which does not say why
+            self.error = error  # torch raises another error instead, which does not say why
             raise
 
 
 def _write(file: Path, kept: dict[str, Any]) -> None:
-    """All of it and its sum, down to the disk. Raises OSError."""
-    file.unlink(missing_ok=True)  # what a killed run left, or a pipe that would be waited for
+    """Write all of it and its sum, and flush them to the disk. Raises OSError."""
+    file.unlink(missing_ok=True)  # a killed training left it, or it is a pipe that would block
     with file.open("xb") as opened:
         summed = _Summed(opened)
         try:
@@ -146,30 +147,30 @@ def _write(file: Path, kept: dict[str, Any]) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """What a state file holds; raises NotLoadable for one that is not as it was written."""
+    """What a state file holds. Raises NotLoadable for a file that has changed since."""
     try:
         with regular(file).open("rb") as opened:
             sums = _sums(opened)
             opened.seek(0)
             if sums and sums[0] != sums[1]:
                 raise NotLoadable(
-                    f"{file} is damaged: its bytes are not those that were written; {AGAIN}"
+                    f"{file} is damaged, as its bytes are not those that were written: {AGAIN}"
                 )
             kept = torch.load(opened, map_location="cpu", weights_only=True)
     except Failure:
         raise
     except Exception as error:  # zip, pickle and torch each raise their own
-        raise NotLoadable(f"{file} cannot be read as the state of a run; {AGAIN}") from error
+        raise NotLoadable(f"{file} cannot be read as the state of a run: {AGAIN}") from error
     if not isinstance(kept, dict) or (kept.get("format") == FORMAT and not sums):
-        raise NotLoadable(f"{file} is damaged or holds no state of a run; {AGAIN}")
+        raise NotLoadable(f"{file} is damaged or holds no state of a run: {AGAIN}")
     return kept
 
 
 def _ours(file: Path) -> bool:
-    """Whether tlm wrote a file: it ends in a sum, or, as of tlm 0.2.0, holds the parts of a
-    state."""
+    """Whether tlm wrote a file: it ends with a sum, or holds the parts of a state, as those of
+    tlm 0.2.0 do."""
     with file.open("rb") as opened:
-        if _said(opened):
+        if _written_sum(opened):
             return True
     try:
         kept = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
@@ -178,16 +179,16 @@ def _ours(file: Path) -> bool:
     return isinstance(kept, dict) and {"identity", "state"} <= {*kept}
 
 
-def _said(opened: BinaryIO) -> bytes | None:
-    """The sum that a file says it has."""
+def _written_sum(opened: BinaryIO) -> bytes | None:
+    """The sum that is written at the end of a file; None where there is none."""
     opened.seek(max(0, opened.seek(0, os.SEEK_END) - END))
     end = opened.read()
     return end[len(SUM) :] if end.startswith(SUM) and len(end) == END else None
 
 
 def _sums(opened: BinaryIO) -> tuple[bytes, bytes] | None:
-    """(the sum that a file says it has, the one that it has); None where it says none."""
-    if (said := _said(opened)) is None:
+    """(the sum that is written in a file, the sum of its bytes); None where none is written."""
+    if (written := _written_sum(opened)) is None:
         return None
     left = opened.tell() - END
     opened.seek(0)
@@ -195,4 +196,4 @@ def _sums(opened: BinaryIO) -> tuple[bytes, bytes] | None:
     while part := opened.read(min(left, 2**20)):
         found.update(part)
         left -= len(part)
-    return said, found.hexdigest().encode()
+    return written, found.hexdigest().encode()

@@ -1,4 +1,4 @@
-"""A controlled comparison: arms x seeds on one task, equal total steps, paired differences."""
+"""A study: several arms and seeds on one task with equal total steps, and paired differences."""
 
 import json
 import math
@@ -23,13 +23,14 @@ from tlmtool.report.parts.study import Result as Trained
 from tlmtool.report.parts.study import Study as Compared
 from tlmtool.training import finetune
 from tlmtool.training.expansion import lifted
-from tlmtool.training.jobs import Job, prepare
-from tlmtool.training.loop import Outcome
+from tlmtool.training.job import Job
+from tlmtool.training.jobs import prepare
+from tlmtool.training.outcome import Outcome
 from tlmtool.training.verdicts import compared, spread
 
-NEVER = 2**31  # steps between evaluations: the development split is read once, at the end
-NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # an arm and what it learns from
-STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}  # others: none
+NEVER = 2**31  # steps between evaluations, so that the development split is scored at the end alone
+NEEDS = {"dense-matched": "mpo-dynamic", "frozen": "mpo-dynamic"}  # {arm: the arm it takes from}
+STRATEGIES = {"mpo-static": "static", "mpo-dynamic": "dynamic", "svd": "dynamic"}  # default: none
 
 Result = dict[str, Any]  # of one arm and seed
 
@@ -39,7 +40,7 @@ class _Expanded(Kept):
 
 
 class _Result(Kept):
-    """What is read of a result that was kept."""
+    """What is read from the file of a result."""
 
     score: float
     better: Literal["higher", "lower"]
@@ -57,9 +58,8 @@ Load = Callable[..., Any]
 
 
 class Study:
-    """Runs the arms of a recipe, each result a file in `folder`, so that a killed study goes on.
-
-    `load`, `tokenizer`, `source`: as `prepare` takes them."""
+    """Trains the arms of a recipe. Each result is a file in `folder`, so that a killed study goes
+    on. `load`, `tokenizer` and `source` are those of `prepare`."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Study:
             "rates were tried on all of train, of which a tenth is set aside",
         )
 
-    def run(self, mark: str) -> Compared:
+    def compare(self, mark: str) -> Compared:
         """How the arms compare. `mark`: the mark of this study. It is kept with each result, so
         that a result of another study is not taken for one of this."""
         self.mark = mark
@@ -131,7 +131,7 @@ class Study:
         return all(result["better"] == "higher" for result in results)
 
     def _rate(self, lr: float) -> Result:
-        """Dense training at a rate, scored on a tenth of train set aside; the first seed."""
+        """Dense training at a rate with the first seed, scored on a tenth of train, set aside."""
         training = replace(self.recipe.training, lr=lr, keep_best=True)
         recipe = self._recipe("dense", self.first, replace(training, evaluate_every=None))
         return self._kept(
@@ -142,36 +142,36 @@ class Study:
         """One arm at one seed, scored on the development split at the end."""
         other = NEEDS.get(arm)
         training = replace(self.recipe.training, lr=self.lr)
-        learned = self._one(other, seed) if other else None
-        if learned and "chosen" not in learned:
+        needed = self._one(other, seed) if other else None
+        if needed and "chosen" not in needed:
             raise Usage(
-                f"{arm} follows {other}, which expanded nothing in {learned['steps']} steps: lower "
+                f"{arm} follows {other}, which expanded nothing in {needed['steps']} steps: lower "
                 "--every"
             )
         if arm == "dense-matched":
-            training = replace(training, lr=self.lr * learned["step_ratio"])
-        frozen = learned["chosen"] if arm == "frozen" else []
+            training = replace(training, lr=self.lr * needed["step_ratio"])
+        frozen = needed["chosen"] if arm == "frozen" else []
         recipe = self._recipe(arm, seed, training)
         return self._kept(f"{arm}-seed{seed}", recipe, None, frozen, arm=arm, seed=seed)
 
     def _recipe(self, arm: str, seed: int, training: Any) -> Recipe:
-        """Of one training; the arm alone says its strategy and form."""
+        """The recipe of one training; its strategy and decomposition follow from the arm alone."""
         training = replace(training, evaluate_every=training.evaluate_every or NEVER, resume=False)
-        form = "svd" if arm == "svd" else "mpo"
-        chosen = replace(self.recipe.strategy, name=STRATEGIES.get(arm, "none"), method=form)
-        return replace(self.recipe, seed=seed, training=training, strategy=chosen)
+        method = "svd" if arm == "svd" else "mpo"
+        strategy = replace(self.recipe.strategy, name=STRATEGIES.get(arm, "none"), method=method)
+        return replace(self.recipe, seed=seed, training=training, strategy=strategy)
 
     def _kept(
         self, name: str, recipe: Recipe, score: Any, frozen: list[str] = (), **labels: Any
     ) -> Result:
-        """The result of a file, or of a run that writes it."""
+        """The result of a file, or of a training that writes the file."""
         file = self.folder / f"{name}.json"
         if file.exists():
             return self._read(file, labels | {"lr": recipe.training.lr})
         self.tell(f"study: {name}")
         job = prepare(recipe, self.load, self.tokenizer, self.source)
         _freeze(job, frozen)
-        outcome = finetune.run(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
+        outcome = finetune.train(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
         finetune.finish(recipe, job.model, outcome.expansions)
         scores = {"score": score(job)} if score else job.dev(job.model)
         watched = (job.objective.name, job.objective.better)
@@ -187,31 +187,34 @@ class Study:
         return result
 
     def _read(self, file: Path, wanted: dict[str, Any]) -> Result:
-        """A result that was kept; raises NotLoadable for one of another study, arm or rate."""
-        found = kept.read(file, _Result, "is no result of a study", "remove it")
+        """The result in a file. Raises NotLoadable for one of another study, arm or rate."""
+        found = kept.read(file, _Result, "is not a result of a study", "remove it")
         wanted |= {"of": self.mark}
         if other := next((key for key in wanted if found.get(key) != wanted[key]), None):
-            raise NotLoadable(f"{file} is no result of this study (by its key {other}): remove it")
+            raise NotLoadable(
+                f"{file} is of another study, as its key {other!r} differs: remove it"
+            )
         try:
             built(Trained, found)
         except ValueError as error:
-            raise NotLoadable(f"{file} is no result of a study ({error}): remove it") from None
+            raise NotLoadable(f"{file} is not a result of a study ({error}): remove it") from None
         return found
 
 
 def _freeze(job: Job, names: list[str]) -> None:
-    """Raises NotLoadable for a name that is not one of the model's layers."""
+    """Do not train the weights of these sites. Raises NotLoadable for a name that is no layer."""
     for site in names:
         try:
             job.model.base_model.get_submodule(site).weight.requires_grad_(False)
         except AttributeError:
             raise NotLoadable(
-                f"a result of the study chose {site[:80]!r}, no layer of this model: remove it"
+                f"a result of the study chose {site[:80]!r}, which is no layer of this model: "
+                "remove it"
             ) from None
 
 
 def _expanded(job: Job, outcome: Outcome) -> dict[str, Any]:
-    """What an arm over-parameterized: which, when, how large, and how far each core first moved."""
+    """What an arm over-parameterized: which sites, when, how large, and how far each core moved."""
     found = outcome.expansions
     if not found:
         return {}

@@ -1,4 +1,4 @@
-"""Translating as an objective: cross-entropy of the target's tokens, each after the true ones."""
+"""Translation as an objective: cross-entropy of each target token, given the true ones before."""
 
 from typing import Any
 
@@ -20,9 +20,11 @@ from tlmtool.training.objectives import Objective
 
 
 class Translation(Objective):
-    """Watched by the loss of held-out translations, which costs a forward pass; scored by BLEU of
-    what the model generates, which costs many. `smoothing`: share of a label that is spread over
-    the vocabulary, in training alone."""
+    """Translates sentences. The loss of held-out translations is watched, as it costs one forward
+    pass. BLEU of what the model generates is the score at the end, as it costs many.
+
+    `smoothing`: the share of a label that is spread over the vocabulary, in training alone.
+    """
 
     better, name, final, sequences = "lower", "dev loss", ("BLEU", "higher"), 2
 

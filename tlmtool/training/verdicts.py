@@ -1,8 +1,8 @@
-"""Which arms of a study differ: paired t tests over seeds, corrected for how many pairs there are.
+"""Which arms of a study differ: paired t tests over seeds, corrected for the number of pairs.
 
-Holm's step-down correction (Holm 1979): of m pairs, the smallest p times m, the next times m - 1,
-and so on, never below the one before. Where no arm differs, the chance that any pair of the study
-is called different is then at most 1 - LEVEL, however many pairs there are.
+Holm's step-down correction (Holm 1979): of m pairs, the smallest p is multiplied by m, the next by
+m - 1, and so on, and none falls below the one before. Where no arm differs, the chance that any
+pair is called different is then at most 1 - LEVEL, however many pairs there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 
 from scipy.stats import t as student
 
-LEVEL = 0.95  # of each interval; 1 - LEVEL: of wrong verdicts, over all pairs of a study
-ENOUGH = 5  # seeds below which a difference that is not shown may well be there
+LEVEL = 0.95  # of each interval; higher means wider intervals and fewer wrong verdicts in a study
+ENOUGH = 5  # with fewer seeds, a verdict says "too few to tell" instead of "no difference shown"
 
 
 def spread(scores: list[float]) -> dict[str, Any]:
@@ -23,9 +23,9 @@ def spread(scores: list[float]) -> dict[str, Any]:
 
 
 def compared(scores: Mapping[str, list[float]]) -> list[dict[str, Any]]:
-    """Every pair of arms, {arm: score of each seed}: {"first", "second", "difference", "interval",
-    "p", "p_holm", "verdict"}. `interval`: paired t, of 95 %, of that pair alone; the verdict is by
-    `p_holm`."""
+    """{"first", "second", "difference", "interval", "p", "p_holm", "verdict"} of every pair of
+    arms, from {arm: score of each seed}. `interval`: the paired t interval of 95 % of that pair
+    alone. The verdict follows from `p_holm`."""
     pairs = [
         {"first": a, "second": b, **paired(scores[a], scores[b])}
         for a, b in combinations(scores, 2)
@@ -38,7 +38,7 @@ def compared(scores: Mapping[str, list[float]]) -> list[dict[str, Any]]:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The adjusted p of each, in the order given.
+    """Each p after Holm's correction, in the order given.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -51,8 +51,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def paired(first: list[float], second: list[float]) -> dict[str, Any]:
-    """Mean difference first - second over seeds, its interval, and the p of a paired t test; no p
-    for one seed, nor where all differences are one number, which have no spread to judge by."""
+    """The mean difference first - second over seeds, its interval, and the p of a paired t test.
+    There is no p for one seed, or where all differences are equal and so have no spread."""
     differences = [a - b for a, b in zip(first, second, strict=True)]
     n, mean = len(differences), fmean(differences)
     error = stdev(differences) / n**0.5 if n > 1 else 0.0
@@ -64,7 +64,7 @@ def paired(first: list[float], second: list[float]) -> dict[str, Any]:
 
 
 def _verdict(pair: Mapping[str, Any], seeds: int, pairs: int) -> str:
-    """What may be said of a pair, in words."""
+    """What the test says of a pair, in words."""
     few = f"{seeds} seed{'s' * (seeds > 1)}: too few to tell"
     if pair["p"] is None:
         equal = "equal in every seed" if pair["difference"] == 0 else "the same in every seed"
