@@ -7,13 +7,17 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; t
 is written by hand. `tests/test_docs.py` holds the pages to this.
 """
 
+import dataclasses
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 HERE = Path(__file__).parent
+TYPES = {int: "integer", float: "number", str: "text", bool: "boolean"}  # of a field, in words
+SHARED = "tlmtool.report.parts._pieces"  # what several parts hold is told with each of them
 BLOCK = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -99,11 +103,70 @@ def keys() -> str:
     return table(("key", "flag", "read by"), *rows)
 
 
+def report() -> str:
+    """Every part of a report, read off the layout."""
+    from tlmtool.report.layout import kinds
+
+    return "\n".join(map(_part, kinds()))
+
+
+def _part(kind: Any) -> str:
+    """A section on a part: its docstring, the verbs that have it, a row for each field."""
+    from tlmtool.report.asked import condition
+
+    where = [" ".join([f"`{v}`", *condition(when)]) for v, when in kind.verbs.items()]
+    keys = [kind.key] if kind.key else [each.name for each in dataclasses.fields(kind)]
+    names = ", ".join(f"`{key}`" for key in keys)
+    text, seen = " ".join(kind.__doc__.split()), {kind: kind.key}
+    rows = table(("field", "type", "unit", "meaning"), *_fields(kind, kind.key, seen))
+    return f"## {names}\n\n{text}\n\nIn the reports of {'; '.join(where)}.\n\n{rows}"
+
+
+def _fields(
+    kind: Any, path: str, seen: dict[Any, str], unit: str = ""
+) -> Iterator[tuple[str, ...]]:
+    """(path, type, unit, meaning) of each field of a part, and of what it holds.
+
+    `seen`: {type: the path where its fields stand}; they are not repeated, nor are those that
+    another part describes."""
+    from tlmtool.report.asked import condition
+    from tlmtool.report.layout import name_of
+
+    for each in dataclasses.fields(kind):
+        said, name = each.metadata, "*" if each.metadata["spread"] else name_of(each)
+        here = f"{path}.{name}" if path else name
+        words, inner, below = _type(each.type)
+        given = said["unit"] or unit
+        if each.default is None:
+            words = words.removesuffix(" or null") + ", optional"
+        meaning = [said["what"], *condition(said["when"])]
+        meaning += [f"fields as in `{seen[inner]}`"] if inner in seen else []
+        yield f"`{here}`", words, given, "; ".join(meaning)
+        if inner not in seen and inner.__module__ in (next(iter(seen)).__module__, SHARED):
+            seen |= {inner: here + below} if dataclasses.is_dataclass(inner) else {}
+            yield from _fields(inner, here + below, seen, given) if inner in seen else ()
+
+
+def _type(kind: Any) -> tuple[str, Any, str]:
+    """(the type in words, the type of what it holds, what its path adds): 'list' of X, '.#'."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        words, held, below = _type(inner[0])
+        return f"{words} or null" if NoneType in inner else words, held, below
+    if origin in (tuple, dict):
+        each = _type(inner[-1] if origin is dict else inner[0])
+        held = "" if inner[-1] is Any else f" of {each[0].split()[0]}s".replace("texts", "text")
+        what = ("list" if origin is tuple else "object") + held
+        return what, each[1], (".#" if origin is tuple else ".*") + each[2]
+    return TYPES.get(kind, "object"), kind, ""
+
+
 LISTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "families": families,
     "metrics": metrics,
     "keys": keys,
+    "report": report,
 }
 
 

@@ -47,6 +47,26 @@ for name, words in commands.items():
         done[name] = [run(words), said.getvalue()]
 print(json.dumps(done))
 """
+REPORT = """
+import json, runpy, sys
+from io import StringIO
+from rich.console import Console
+from tlmtool.report import checks
+from tlmtool.report.parts.energy import Energy
+from tlmtool.report.report import Report
+
+made = Report("merge", [Energy(joules=3.5)])
+table = StringIO()
+made.table(Console(file=table, width=100))
+checks.check_figure("joules", "merge", {})
+print(json.dumps({
+    "data": json.loads(made.to_json()),
+    "again": Report.read(made.data).data,
+    "table": table.getvalue(),
+    "card": made.card("x"),
+    "docs": runpy.run_path(sys.argv[1])["report"](),
+}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +136,17 @@ def test_layers_are_mixed_by_a_new_kernel(name, done, room):
         {"name": "positive", "feature": "softplus"}
     ]
     assert all(0 < each["output_error"] < 1 for each in layers)
+
+
+def test_a_new_part_of_a_report_is_shown_everywhere(room):
+    generate = TESTS.parent / "docs" / "generate.py"
+    env = {**os.environ, "PYTHONPATH": str(room)}
+    child = [sys.executable, "-c", REPORT, str(generate)]
+    ended = subprocess.run(child, cwd=room, env=env, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    found = json.loads(ended.stdout)
+    assert found["data"]["energy"] == found["again"]["energy"] == {"joules": 3.5}
+    assert re.search(r"^joules +3\.5$", found["table"], re.M)
+    assert "| joules | 3.5 |" in found["card"]
+    assert "## `energy`\n\nThe energy of a run." in found["docs"]
+    assert "| `energy.joules` | number | J | energy of the whole run |" in found["docs"]

@@ -26,7 +26,6 @@ CHANGES = ROOT / "CHANGELOG.md"  # tells of flags and values that are gone
 COMMANDS = [*VERBS, "run"]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
 KINDS = {"sh", "python", "yaml", "json", "text"}
-PENDING = {"report.md"}  # generated from the layout of a report
 
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -176,7 +175,7 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(
         r'(?:src|srcset)="([^"]+)"', text
     ):
-        if target.startswith(("http:", "https:")) or Path(target).name in PENDING:
+        if target.startswith(("http:", "https:")):
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path) if path else page

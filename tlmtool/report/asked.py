@@ -10,6 +10,13 @@ from typing import Any
 
 from tlmtool.tasks.table import TASKS, Task
 
+
+def condition(questions: str) -> list[str]:
+    """What these questions ask for, in words: ['with `--attention`, without `--dry-run`']."""
+    told = (str(getattr(Asked, each).__doc__) for each in questions.split())
+    return [", ".join(told)] if questions else []
+
+
 SECONDS = {  # the stages of each verb, whose seconds a report may have
     "compress": "load measure plan fit convert recover save",
     "merge": "load merge save",

@@ -20,7 +20,7 @@ def built(kind: type[T], data: Mapping[str, Any]) -> T:
     >>> built(Parity, {"max_abs": 0.0, "relative": 0.0, "tolerance": 1e-5}).relative
     0.0
     """
-    found: T = _value(kind, data, "")
+    found: T = _value(kind, data, getattr(kind, "key", ""))
     return found
 
 
@@ -63,8 +63,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin is not None:  # a mapping
         _check(value, Mapping, kind, path)
         return {str(k): _value(inner[1], v, f"{path}.{k}") for k, v in value.items()}
-    wrong = isinstance(value, bool) and kind is not bool
-    _check(None if wrong else value, int | float if kind is float else kind, kind, path)
+    _check(value, int | float if kind is float else kind, kind, path)
     return value
 
 
@@ -90,6 +89,6 @@ def _dataclass(kind: Any, value: Any, path: str) -> Any:
 
 
 def _check(value: Any, wanted: Any, kind: Any, path: str) -> None:
-    if not isinstance(value, wanted):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         name = kind.__name__ if isinstance(kind, type) else str(kind)
         raise ValueError(f"{path or 'a part'} is {type(value).__name__}, and should be {name}")

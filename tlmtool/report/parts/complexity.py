@@ -15,7 +15,7 @@ class KernelPass:
 
     seq_len: int = entry("length N of the text", "tokens")
     flops: int = entry("operations of the pass, counted", "FLOPs")
-    latency_ms: Latency = entry("time of the pass, measured", "ms")
+    latency_ms: Latency = entry("time of the pass, measured")
     peak_memory_bytes: int | None = entry(
         "most memory that is allotted at once; null where it cannot be measured", "bytes"
     )

@@ -9,7 +9,8 @@ from tlmtool.report.layout import Document, Part, entry
 
 HEADER = ["", "before", "after", "after / before"]
 MADE = {"compress": "", "merge": "", "overparam": ""}
-WRITTEN = dict.fromkeys(MADE, "written") | {"finetune": "written single"}
+WRITTEN = {"compress": "written", "merge": "", "overparam": "written"}
+WRITTEN |= {"finetune": "written single"}
 
 
 def cost(

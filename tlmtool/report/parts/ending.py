@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from tlmtool.report.figures import View, figure, human
 from tlmtool.report.layout import Document, Part, entry
+from tlmtool.report.parts.costs import WRITTEN
 from tlmtool.report.parts.model import EVERY, Model
 
 
@@ -61,9 +62,7 @@ class Inputs(Part):
 class Files(Part):
     """The files of a checkpoint. `--overwrite` may replace these and no others."""
 
-    verbs: ClassVar = dict.fromkeys(("compress", "merge", "overparam"), "written") | {
-        "finetune": "written single"
-    }
+    verbs: ClassVar = WRITTEN
 
     files: tuple[str, ...] = entry("paths below the folder")
 

@@ -18,7 +18,7 @@ class Scored(Score):
     id: str = entry("the model")
     n: int = entry("number of examples")
     tokens: int | None = entry("number of tokens of the loss", when="language")
-    blocks: int | None = entry("number of blocks of text, with `--pack`", when="packed")
+    blocks: int | None = entry("number of blocks of text", when="packed")
     pooled: str | None = entry("how hidden states become one vector", optional=True)
 
 

@@ -18,7 +18,7 @@ class Pass:
     batch: int = entry("number of texts")
     flops: int = entry("operations of the pass", "FLOPs")
     by_part: dict[str, int] = entry("operations of each role and of the attention", "FLOPs")
-    latency_ms: Latency | None = entry("time of the pass", "ms", when="latency", optional=False)
+    latency_ms: Latency | None = entry("time of the pass", when="latency", optional=False)
     peak_memory_bytes: int | None = entry(
         "most memory at once, above that of the weights; null where it cannot be measured", "bytes"
     )

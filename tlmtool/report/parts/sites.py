@@ -60,9 +60,7 @@ class Sites(Part):
 
     verbs: ClassVar = {"compress": ""}
 
-    sites: tuple[Site, ...] = entry(
-        "the factorized sites; none in a dry run", when="written budget", optional=False
-    )
+    sites: tuple[Site, ...] = entry("the factorized sites", when="written budget", optional=False)
     left_dense: tuple[LeftDense, ...] = entry("the sites that stayed dense")
 
     def views(self, report: Document, full: bool) -> list[View]:
