@@ -29,8 +29,8 @@ from tlmtool.training.memory import keep
 
 HEADS, WIDTH = 8, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-RUNS = 15  # of a forward pass: the median of five was within a fifth
-NAIVE = 1 << 29  # bytes that the largest tensors of a reference may take; it takes seconds then
+RUNS = 15  # timed forward passes; with five the median moved by up to a fifth
+NAIVE = 1 << 29  # bytes; a reference with larger tensors is left out. At this size it takes seconds
 
 
 def lengths(setup: Setup) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ def lengths(setup: Setup) -> tuple[int, ...]:
 
 
 def drawn(setup: Setup, length: int, backward: bool = False) -> list[Tensor]:
-    """q, k, v of this length, leaves of a graph where there is a backward pass."""
+    """q, k, v of this length, which take gradients where there is a backward pass."""
     torch.manual_seed(0)
     shape, where = (1, HEADS, length, WIDTH), {"device": setup.device, "dtype": setup.dtype}
     return [torch.randn(shape, **where, requires_grad=backward) for _ in range(3)]
@@ -52,7 +52,7 @@ def learned(kernel: Attention, setup: Setup, backward: bool) -> dict[str, Tensor
 def against_softmax(
     setup: Setup, kernel: Attention, causal: bool, length: int, backward: bool
 ) -> dict[str, Work]:
-    """The kernel, SDPA and, where it fits, the kernel's reference, on the same q, k, v."""
+    """The kernel, SDPA and, where it fits, the kernel's reference, all on the same q, k, v."""
     qkv, t = drawn(setup, length, backward), learned(kernel, setup, backward)
 
     def sdpa() -> Tensor:
@@ -73,7 +73,7 @@ def against_softmax(
 def compared(
     setup: Setup, kernel: Attention, causal: bool, what: str, goals: dict[int, float]
 ) -> Iterator[Result]:
-    """A kernel beside SDPA at each length; `goals` {N: times faster} are of the forward pass."""
+    """A kernel beside SDPA at each length. `goals` {N: times faster} apply to the forward pass."""
     for backward in (False, True):
         for n in lengths(setup):
             works = against_softmax(setup, kernel, causal, n, backward)
@@ -127,7 +127,7 @@ def memory(setup: Setup) -> Iterator[Result]:
 
 
 def full(setup: Setup) -> Iterator[Result]:
-    """multilinear attention with a W^O of one length beside its reference; N 256, R 40, E 512"""
+    """multilinear attention with a W^O for one length, beside its reference; N 256, R 40, E 512"""
     n, rank, features, runs = 256, 40, 512, 3 if setup.quick else 2 * RUNS
     for core, sees in (("diagonal", "both ways"), ("diagonal", "causal"), ("full", "both ways")):
         kernel = MultiLinear("full", core, length=n)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-# Waiting threads sleep: by default they spin, which stalls short operations on a busy machine.
+# By default waiting threads spin, which stalls short operations on a busy machine. Now they sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 # isort: split
@@ -46,7 +46,7 @@ def compared(case: str, errors: dict[str, float], who: str, peer: str, goal: Goa
 
 
 def btd(setup: Setup) -> Iterator[Result]:
-    """12 blocks of rank 8 of attention projections, beside 12 tensorly Tuckers, each of the rest"""
+    """12 blocks of rank 8 of attention projections, beside 12 Tuckers of tensorly in turn"""
     for name, model in both(setup):
         if model is None:
             yield skipped(name, NO_MINILM)
@@ -77,7 +77,7 @@ def _beside_tensorly(case: str, ours: BTD, sample: list[Tensor], setup: Setup) -
         return
 
     def deflate(weight: Tensor) -> Tensor:
-        """What is left of W after all blocks, each a Tucker of what the last one left."""
+        """What is left of W after all blocks. Each is a Tucker of what the last one left."""
         rest, ranks = weight.double().reshape(*ours.modes, -1), [ours.rank] * 3
         for _ in range(ours.blocks):
             rest = rest - tl.tucker_to_tensor(tucker(rest, ranks, init="svd", n_iter_max=20))
@@ -102,7 +102,7 @@ def _beside_tensorly(case: str, ours: BTD, sample: list[Tensor], setup: Setup) -
 
 
 def svd(setup: Setup) -> Iterator[Result]:
-    """every attention and feed-forward matrix at keep 0.5, beside torch.linalg.svd, truncated"""
+    """every attention and feed-forward matrix at keep 0.5, beside torch.linalg.svd cut to rank"""
     name, model = base(setup)
     weights = weights_of(model, select(model, BOTH.split(",")), setup.device)
 
@@ -127,7 +127,7 @@ def svd(setup: Setup) -> Iterator[Result]:
 
 
 def forward(setup: Setup) -> Iterator[Result]:
-    """a model compressed to keep 0.5 by svd, beside the dense one: speedup / promise by FLOPs"""
+    """a model at keep 0.5 by svd, beside the dense one: speedup over what its FLOPs promise"""
     for name, dense in both(setup):
         if dense is None:
             yield skipped(name, NO_MINILM)

@@ -5,12 +5,14 @@
     python benchmarks/gain.py --seeds 10,11,12,13 --read fresh --lr 1.4e-4 --variants attention-svd
     python benchmarks/gain.py --task cola --data cola/ --steps 268 --batch 32 --read dev --lr 1e-4
 
-Minilm, equal steps; for one seed the batches, the head and the dropout are the same. Without --lr
-dense training picks it, by its mean score over the first two seeds, and every variant takes it, so
-that nobody gains by a badly tuned baseline. `--read` says what is scored: `screen`, data to choose
-on (grammar: 2,000 generated sentences, less those in train; else a tenth of train); `fresh`, 2,000
-others; `dev`, the development split. Seconds are of one thread's CPU time. Each run is kept in
---out, so that a killed search goes on. The variants are in gain_variants.py.
+All variants train minilm for equal steps. For one seed the batches, the head and the dropout are
+the same. Without --lr dense training picks the rate, by its mean score over the first two seeds.
+Every variant takes that rate, so that none gains by a badly tuned baseline.
+
+`--read` says what is scored: `screen` is data to choose on (for grammar 2,000 generated sentences
+that are not in train, for other tasks a tenth of train), `fresh` another 2,000 sentences, and `dev`
+the development split. Seconds are CPU time of one thread. Each run is kept in --out, so that a
+killed search goes on. The variants are in gain_variants.py.
 """
 
 import argparse
@@ -52,7 +54,8 @@ from tlmtool.training.verdicts import paired
 
 RATES = (1e-4, 1.4e-4, 2e-4, 4e-4)
 SCORES = ("score", "held_out")
-# sentences of so many words at most: to learn from, held out; seeds of those held out
+# Most words of a sentence, sentences to train on and to score, and the seeds of those to score.
+# Another value makes another task, whose scores do not compare with those in the docs.
 WORDS, TRAIN, HELD, DRAWS = 6, 2400, 2000, {"screen": 21, "fresh": 22}
 
 
@@ -76,14 +79,14 @@ class VariedTrainer(Trainer):
 
 
 def short(count: int, seed: int) -> list[Example]:
-    """So many short sentences of the grammar."""
+    """`count` short sentences of the grammar."""
     found = [each for each in grammar.sentences(8 * count, seed) if each[0].count(" ") < WORDS]
     return [Example(text, None, label) for text, label in found[:count]]
 
 
 @torch.no_grad()
 def measured(objective: Any, examples: list[Example], model: Any) -> dict[str, float]:
-    """{"score", "held_out": mean cross-entropy} of a classifier on examples."""
+    """{"score": of the metric, "held_out": mean cross-entropy in nats} of a classifier."""
     labels = np.array([each.label for each in examples])
     found, total = np.zeros(len(examples), int), 0.0
     seconds = None if examples[0].second is None else [each.second for each in examples]
@@ -99,7 +102,7 @@ def measured(objective: Any, examples: list[Example], model: Any) -> dict[str, f
 
 
 def travelled(start: dict[str, Tensor], model: Any) -> dict[str, list[float]]:
-    """{role: mean of |dW| / |W| over its matrices, mean of the stable rank of dW}"""
+    """{role: [mean of |dW| / |W|, mean stable rank of dW]} over the matrices of a role."""
     found: dict[str, list[tuple[float, float]]] = {}
     for site, w in start.items():
         d = model.base_model.get_submodule(site).weight.detach() - w
@@ -155,7 +158,7 @@ class Search:
         self.tokenizer = checkpoint.load_tokenizer("minilm")
 
     def one(self, name: str, seed: int, lr: float) -> dict[str, Any]:
-        """The result of a variant at a seed, run unless it is kept."""
+        """The result of a variant at a seed. It is run unless a result is kept."""
         g = self.given
         key = f"{g.task} {g.read} {g.steps}x{g.batch} lr {lr:g} {name} seed {seed}"
         if key not in self.kept:
@@ -183,7 +186,7 @@ class Search:
         return max(found, key=found.get)
 
     def table(self, names: list[str], lr: float) -> Table:
-        """A row for each variant: means, and paired differences from dense with 95 % intervals."""
+        """A row for each variant: means, and paired differences to dense with 95 % intervals."""
         seeds = self.given.seeds
         title = f"{self.given.task}, {self.given.steps} steps, rate {lr:g}, {len(seeds)} seeds"
         heads = ("score", "- dense", "held-out loss", "- dense", "at half", "- dense", "train", "s")
@@ -219,7 +222,9 @@ def main() -> None:
         "--variants", type=listed(str), default=[n for n in VARIANTS if n != "dense"]
     )
     parser.add_argument("--read", choices=("screen", "fresh", "dev"), default="screen")
-    parser.add_argument("--out", default="gain.json", help="file of results, gone on with")
+    parser.add_argument(
+        "--out", default="gain.json", help="file of results; those in it are not run again"
+    )
     given = parser.parse_args()
     if given.read == ("dev" if given.task == "grammar" else "fresh"):
         parser.error(f"--read {given.read} does not go with --task {given.task}")

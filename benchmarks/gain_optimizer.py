@@ -23,7 +23,7 @@ GAUGES = {  # powers of the singular values in the first core, in each unit core
 
 
 def orthogonal(m: Tensor, rounds: int = 5) -> Tensor:
-    """About U V^T of a matrix, by the Newton-Schulz iteration of Muon (Jordan et al. 2024)."""
+    """Approximately U V^T of a matrix, by the Newton-Schulz iteration of Muon (Jordan 2024)."""
     x = m / m.norm().clamp_min(1e-12)
     x = x.mT if (tall := m.shape[0] > m.shape[1]) else x
     for _ in range(rounds):
@@ -33,14 +33,14 @@ def orthogonal(m: Tensor, rounds: int = 5) -> Tensor:
 
 
 def orthogonalized(g: Tensor) -> Tensor:
-    """A core's gradient (d, i, j, e) as an orthogonal (d i j, e), or (d, i j e), of RMS 1."""
+    """A core's gradient (d, i, j, e), made orthogonal as (d i j, e) or (d, i j e), of RMS 1."""
     d, e = g.shape[0], g.shape[-1]
     m = orthogonal(g.reshape(d, -1) if d > e else g.reshape(-1, e))
     return m.reshape(g.shape) * max(m.shape) ** 0.5
 
 
 def regauge(made: Expansion, powers: tuple[float, float, float]) -> None:
-    """Share the singular values out, which the ends hold by their roots; W stays."""
+    """Spreads the singular values over the cores by their powers. W stays the same."""
     cores = list(made.cores.values())
     roots = cores[0].detach().flatten(0, 2).norm(dim=0).clamp_min(1e-6)  # (R,)
     first, unit, last = powers
@@ -53,7 +53,7 @@ def regauge(made: Expansion, powers: tuple[float, float, float]) -> None:
 
 
 def grams(cores: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Of each core the Gram matrices (d, d) of what stands left of it and (e, e) of what right."""
+    """For each core the Gram matrices of what stands left (d, d) and right (e, e) of it."""
     left, right = [torch.ones(1, 1)], [torch.ones(1, 1)]
     for core in cores[:-1]:
         x = torch.tensordot(left[-1], core, 1)  # (d, i, j, e)
@@ -75,7 +75,7 @@ class Varied(Optimizer):
     def __init__(self, variant: Variant, *given: Any):
         super().__init__(*given)
         self.variant = variant
-        self.shares: dict[int, float] = {}  # of Adam's step that each core takes
+        self.shares: dict[int, float] = {}  # of its step that each core takes
         self.before: dict[int, Tensor] = {}
         self.momentum: dict[int, Tensor] = {}
         if not variant.strategy:
@@ -92,7 +92,7 @@ class Varied(Optimizer):
         self.schedule.base_lrs[index] *= by
 
     def take(self, expansion: Expansion, match: bool, project: bool) -> None:
-        """As it is, but the matched rate is measured on the step that the variant makes."""
+        """As in tlm, but the matched rate is measured on the step that the variant makes."""
         variant, names = self.variant, list(expansion.cores)
         if variant.update == "reset":
             expansion.decomposition = MPO(order=1)
@@ -117,7 +117,7 @@ class Varied(Optimizer):
                 return float((w - expansion.built).norm())
 
         ones, k = [1.0] * len(cores), len(cores)
-        target = moved(adam, ones) / expansion.ratio  # what Adam on W itself would do
+        target = moved(adam, ones) / expansion.ratio  # how far Adam on W itself would move W
         steps = adam
         if variant.update == "muon":
             steps = [orthogonalized(g) for g in found]
@@ -171,7 +171,7 @@ class Varied(Optimizer):
                     core.lerp_(before, 1 - share)
 
     def release(self) -> None:
-        """Each expanded W merged and trained as dense again, its moments from zero."""
+        """Merges each expanded W and trains it as dense, with moments from zero."""
         for each in self.expansions:
             index, group = self.group_of(each)
             each.weight.data.copy_(each.product().T if each.turned else each.product())

@@ -6,15 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Variant:
-    """What is expanded and how it is trained; `strategy`: flags of `tlm finetune`.
+    """What is expanded and how it is trained.
 
-    `rate`: of the cores, times the matched one (of a dense variant: of every matrix that could be
-    expanded). `gauge`: where the singular values go (balanced: the two ends). `moves`: all cores
-    by Adam, equal (each core's own first step moves W as far), units or ends only. `update`: adam,
-    muon (orthogonalized momentum of each core's matricization), scaled (gradients times the inverse
-    Gram matrices of what stands left and right, ScaledGD, then Adam), or reset: W stays one core,
-    so that nothing is expanded, but its moments start again as if it were, a control. `until`: the
-    share of steps after which W is merged and trained as dense.
+    `strategy`: flags of `tlm finetune`. `rate`: a factor on the matched rate of the cores; in a
+    dense variant a factor on the rate of every matrix that could be expanded. `gauge`: where the
+    singular values go; balanced puts their roots into both ends. `moves`: all cores, units or ends
+    only, or equal, where the first step of each core moves W as far. `until`: the share of steps
+    after which W is merged and trained as dense.
+
+    `update`: adam; muon, the orthogonalized momentum of each core as a matrix; scaled, ScaledGD
+    before Adam, which multiplies gradients by the inverse Gram matrices of what stands left and
+    right; or reset, a control that expands nothing and starts the moments of W again.
     """
 
     strategy: dict[str, Any] = field(default_factory=dict)

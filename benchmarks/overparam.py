@@ -12,7 +12,7 @@ from functools import reduce
 from statistics import median
 from typing import Any
 
-# Waiting threads sleep: by default they spin, which stalls short operations on a busy machine.
+# By default waiting threads spin, which stalls short operations on a busy machine. Now they sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 
 # isort: split
@@ -53,7 +53,7 @@ def linears(model: Any) -> list[str]:
 
 
 def step_of(model: Any, optimizer: Optimizer, micros: int, setup: Setup) -> Callable:
-    """One step: micro-batches of 8 x 128, the gradient, AdamW, each W rebuilt."""
+    """One step of training: micro-batches of 8 x 128, the gradient, AdamW, each W rebuilt."""
     inputs = example_of(model, LENGTH, MICRO, 0)
     inputs.pop("use_cache", None)
 
@@ -68,7 +68,7 @@ def step_of(model: Any, optimizer: Optimizer, micros: int, setup: Setup) -> Call
 
 
 def trained(setup: Setup, growth: float | None, cores: int | None, micros: int) -> tuple:
-    """(a step, the model, its expansions), all linears expanded where there is a growth."""
+    """(a step, the model, its expansions). With a growth every linear layer is expanded."""
     model = base(setup)
     weights = {s: model.get_submodule(s).weight for s in linears(model)}
     optimizer = Optimizer(model, weights, 1e-5, 0.0, "constant", 0, 100)
@@ -92,7 +92,7 @@ def shaped(mpo: MPO) -> str:
 
 
 def step(setup: Setup) -> Iterator[Result]:
-    """a step of training, every linear expanded, against the same step of the dense model"""
+    """a step of training with every linear expanded, against the same step of the dense model"""
     for micros in (2, 4):
         dense, model, _ = trained(setup, None, None, micros)
         base_flops = training_flops(model, micros)
@@ -114,7 +114,7 @@ def step(setup: Setup) -> Iterator[Result]:
 
 
 class Chained(nn.Module):
-    """The papers' way: cores as parameters, W by tensordot from left to right in every forward."""
+    """As the papers' code does it: each forward pass rebuilds W by tensordot from left to right."""
 
     def __init__(self, dense: nn.Linear, mpo: MPO):
         super().__init__()

@@ -20,13 +20,13 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models.checkpoint import load_tokenizer
 from tlmtool.models.folder import Folder
 
-KEEP, BOTH, TEXTS = 0.5, "attention,ffn", 64
-HEAVY = ("torch", "transformers", "pydantic")
+KEEP, BOTH, TEXTS = 0.5, "attention,ffn", 64  # the share, the sites and the texts of every row
+HEAVY = ("torch", "transformers", "pydantic")  # what `--help` must not load
 MiB = 2**20
 
 
 def memory(setup: Setup) -> Iterator[Result]:
-    """peak of load, compress (svd, keep 0.5) and save, above the imports, in a fresh process"""
+    """peak of load, compress (svd, keep 0.5) and save in a fresh process, imports not counted"""
     if setup.device == "cuda":
         yield skipped("peak of a whole compress", "cpu only")
         return
@@ -65,7 +65,7 @@ def _peak(case: str, folder: Path, tokenizer: Path | None, goal: Goal | None) ->
 
 
 def whole_compress(folder: str, tokenizer: str) -> None:
-    """What `_peak` runs in a process of its own: prints {"bytes", "seconds"} as JSON."""
+    """What `_peak` runs in its process. Prints {"bytes", "seconds"} as JSON."""
     before, start = _most(), time.perf_counter()
     with PeakMemory() as peak:
         found = tasks.texts(None, TEXTS) if tokenizer else None

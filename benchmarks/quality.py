@@ -54,13 +54,13 @@ for _keep in (0.5, 0.3):
 
 
 def spread(pairs: list, count: int) -> list[str]:
-    """So many sentences, evenly over the pairs."""
+    """`count` sentences, spread evenly over the pairs."""
     sentences = [text for pair in pairs for text in pair[:2]]
     return [sentences[int(k * len(sentences) / count)] for k in range(min(count, len(sentences)))]
 
 
 def measured(settings: dict, found: list[str], pairs: list, tokenizer, dense) -> dict:
-    """One row: compress a fresh copy, score it beside the dense model's features."""
+    """One row: compresses a fresh copy, scores it, and compares its features with `dense`."""
     torch.manual_seed(0)
     model = checkpoint.load("minilm")
     started = time.perf_counter()

@@ -44,8 +44,8 @@ from tlmtool.training.jobs import prepare
 from tlmtool.training.study import NEVER
 from tlmtool.training.verdicts import paired
 
-DROPOUT = "0"
-SLICE = 20  # every 20th text of train chooses the rates
+DROPOUT = "0"  # above 0 softmax attention loses its fused kernel on a CPU
+SLICE = 20  # every 20th text of train chooses the rates; fewer texts choose less surely
 
 
 def flags() -> argparse.Namespace:
@@ -122,7 +122,7 @@ class Study:
             yield folder
 
     def empty(self, arm: dict[str, Any], inner: int) -> Any:
-        """The model of an arm without numbers."""
+        """The model of an arm on the meta device: shapes, no numbers."""
         recipe = replace(self.recipe(arm, inner), device="meta")
         auto = transformers.AutoModelForMaskedLM
         head = auto if self.kind == "mlm" else transformers.AutoModelForCausalLM
@@ -133,13 +133,13 @@ class Study:
         return count_parameters(self.empty(arm, inner))
 
     def inner(self, arm: dict[str, Any]) -> int:
-        """The feed-forward width, in eights, with which an arm has the parameters of the first."""
+        """The feed-forward width, in eights, that gives an arm as many parameters as softmax."""
         at = 4 * self.given.width
         here, more = self.counted(arm, at), self.counted(arm, 2 * at)
         return max(8, round((at + (self.parameters - here) * at / (more - here)) / 8) * 8)
 
     def kept(self, name: str, arm: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """The result of a run: that of its file, or of running it."""
+        """The result of a run, from its file where there is one."""
         file = self.given.out / f"{name}.json"
         if file.exists():
             return json.loads(file.read_text(encoding="utf-8"))
@@ -177,7 +177,7 @@ class Study:
         return found
 
     def rate(self, name: str, arm: dict[str, Any]) -> float:
-        """The rate that does best on the slice after `--tune-steps`; seed 0."""
+        """The rate with the lowest loss on the slice after `--tune-steps`, at seed 0."""
         rates = self.given.rates.split(",")
         if len(rates) == 1:
             return float(rates[0])
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def show(study: Study, results: dict[str, list[dict[str, Any]]]) -> None:
-    """A row for each arm."""
+    """Prints a row for each arm."""
     given, base = study.given, next(iter(results))
     about = f"{given.layers} layers, width {given.width}, N = {given.length}, {given.steps} steps"
     made = Table(title=f"{given.kind}: {about}", title_justify="left", box=box.SIMPLE_HEAD)

@@ -1,11 +1,13 @@
-"""The arms that scratch.py compares: what mixes tokens, in which layers, in which family."""
+"""The arms that scratch.py compares: which attention, in which layers, of which family."""
 
 from typing import Any
 
 MIXED = {"attention": "dimensionwise", "mixer": "5"}
-ALONE = MIXED | {"alone": True}  # the control: W stays 0
+ALONE = MIXED | {"alone": True}  # the control: W stays 0, so only the convolution mixes
 CONV = {"attention": "multilinear", "w_o": "conv"}
-ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `half`, `alone`: ours
+ARMS: dict[
+    str, dict[str, dict[str, Any]]
+] = {  # flags of an arm; `heads`, `half` and `alone` are no flags
     "mlm": {
         "softmax, 8 heads": {},
         "softmax, 1 head": {"heads": 1},
@@ -29,7 +31,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {  # flags of an arm; `heads`, `hal
     },
 }
 FAMILY = {"mlm": "bert", "clm": "gpt2"}
-MATTER = [  # of several seeds
+MATTER = [  # these run with every seed, the others with one
     "softmax, 8 heads",
     "dimensionwise + mixer",
     "mixer alone",
@@ -38,7 +40,7 @@ MATTER = [  # of several seeds
     "half multilinear conv",
     "multilinear decay",
 ]
-KEYS = {  # what the two families call the same
+KEYS = {  # of config.json: the five sizes, as each family names them
     "bert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
              "intermediate_size"),
     "gpt2": ("n_embd", "n_layer", "n_head", "n_positions", "n_inner"),

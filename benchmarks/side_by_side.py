@@ -1,7 +1,7 @@
 """The frame of a measurement beside peers: flags, turns, results, the table and the JSON.
 
-Ours and the peer take turns in one run (A B A B ...), so that what else the machine does meets
-both; a ratio is one of medians.
+Ours and the peer take turns in one run (A B A B ...), so that other work on the machine slows both.
+A ratio is that of the medians.
 """
 
 import argparse
@@ -23,17 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 Goal = tuple[str, float]
-WIDTH = 120  # of what is written into a pipe
+WIDTH = 120  # columns of a table that goes into a pipe
 VERDICT = {True: "met", False: "missed"}
-WARM_UP = {
-    "cpu": 1,
-    "cuda": 5,
-}  # untimed turns; with fewer, a GPU still loads code and raises clocks
+# Untimed turns before the timed ones. With fewer, a GPU still loads code and raises its clocks.
+WARM_UP = {"cpu": 1, "cuda": 5}
 
 
 @dataclass
 class Result:
-    """One line: two measured things, their ratio (`of` says which), the stated goal."""
+    """One line: two measurements, their ratio (`of` says of what), and the goal."""
 
     case: str
     ours: str = ""
@@ -63,7 +61,7 @@ class Setup:
 
     @property
     def judged(self) -> bool:
-        """Whether the goals, which are stated for float32 on a CPU, are those of this run."""
+        """Whether the goals apply: they are for float32 on a CPU."""
         return self.device == "cpu" and self.dtype == torch.float32
 
 
@@ -78,12 +76,12 @@ def turns(
     keep: bool = False,
     warm: bool = False,
 ) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
-    """Seconds of each contender over all items, {name: one a repetition}, and, to `keep`, its last
-    results; else their memory is given back before the next turn, as in use it would be.
+    """Seconds of each contender over all items, a figure for each run, and its last results.
 
-    They take turns on each item, after a warm-up on the first. `warm`: a pass of the contender
-    before each that is timed, so that it finds what it left in the caches, not what the peer did.
-    A GPU is waited for before and after each pass: its time includes the launches.
+    The contenders take turns on each item, after a warm-up on the first item. Without `keep` no
+    results are kept: their memory is freed before the next turn, as in normal use. With `warm` an
+    untimed pass of the contender comes before each timed one, so that the caches hold its own data
+    and not the peer's. A GPU is waited for before and after each pass, so launches count too.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -108,7 +106,7 @@ def turns(
 def timed(
     case: str, seconds: dict[str, list[float]], goal: Goal | None, gain: bool = False
 ) -> Result:
-    """A result of `turns`, ours first: the ratio ours / peer, or peer / ours for a `gain`."""
+    """A result of `turns`, ours first. The ratio is ours / peer, or peer / ours for a `gain`."""
     (name, ours), (peer, theirs) = ((n, median(s)) for n, s in seconds.items())
     ratio, of = (theirs / ours, f"{peer} / {name}") if gain else (ours / theirs, f"{name} / {peer}")
     data = {"seconds": seconds}
@@ -116,17 +114,26 @@ def timed(
 
 
 def flags(doc: str, rows: dict[str, Row]) -> argparse.Namespace:
-    """The flags of a script; `only` becomes the names of the rows to run."""
+    """The flags of a script. `only` holds the names of the rows to run."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer repetitions, smaller shapes")
-    add("--full", action="store_true", help="every matrix, where else a sample is timed")
+    add("--full", action="store_true", help="time every matrix instead of a sample")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of forward passes")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="dtype of forward passes",
+    )
     add("--threads", type=int, metavar="N", help="threads of torch (default: torch's own)")
-    add("--warm", action="store_true", help="an untimed pass before each, where a row can")
+    add(
+        "--warm",
+        action="store_true",
+        help="an untimed pass before each timed one, in rows that can",
+    )
     add("--only", metavar="ROW[,ROW]", help=f"some of {', '.join(rows)}")
     add("--out", type=Path, metavar="FILE", help="also write the results as JSON")
     given = parser.parse_args()
@@ -143,7 +150,7 @@ def flags(doc: str, rows: dict[str, Row]) -> argparse.Namespace:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """What the figures depend on: versions, device, cores, threads, load."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("tlmtool", "torch", "transformers", "tensorly"):
         try:
@@ -188,14 +195,14 @@ def footer(env: dict[str, Any], seconds: dict[str, float], setup: Setup) -> str:
     if setup.warm:
         lines.append("--warm: each timed pass follows an untimed one of the same contender")
     if setup.quick:
-        lines.append("--quick: smaller shapes; the goals are meant for those of the full run")
+        lines.append("--quick: smaller shapes; the goals are meant for the full run")
     if not setup.judged:
-        lines.append("the goals are stated for float32 on a CPU: none is judged here")
+        lines.append("the goals are for float32 on a CPU: none is judged here")
     return "\n".join(lines)
 
 
 def main(doc: str, rows: dict[str, Row]) -> None:
-    """Runs the rows asked for, shows a table of each (plain text in a pipe), writes the JSON."""
+    """Runs the rows that were asked for, prints a table of each, and writes the JSON."""
     given = flags(doc, rows)
     if given.threads:
         torch.set_num_threads(given.threads)
