@@ -47,7 +47,7 @@ def test_sentences_are_short(page):
 
 @EVERY
 def test_words_are_plain(page):
-    text = GENERATED.sub("", page.read_text("utf-8"))
+    text = page.read_text("utf-8")
     assert not ODD.search(text) and not HERE.search(text)
 
 
