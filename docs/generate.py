@@ -32,10 +32,12 @@ def options(verb: str) -> str:
     """What `tlm VERB --help` says: what it does, then its options by section, in that order."""
     from typer.main import get_command
 
-    from tlmtool.cli.app import app
+    from tlmtool.cli.app import application
 
-    command: Any = get_command(app)
+    command: Any = get_command(application([verb]))
     command = command.commands[verb]
+    if hasattr(command, "name_figures"):
+        command.name_figures()
     sections: dict[str, list[tuple[str, ...]]] = {}
     for each in command.params:
         if "--help" in each.opts or getattr(each, "hidden", False):

@@ -6,6 +6,7 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 import contextlib
 import os
 import sys
+from collections.abc import Collection
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,29 +17,11 @@ from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.terminal import flushed, open_streams, show, told
 from tlmtool.failure import Failure, Stopped, speaks
-from tlmtool.recipe.compression import decompositions
-from tlmtool.recipe.schema import settings
 from tlmtool.recipe.verbs import RUN, VERBS
 from tlmtool.report.printable import printable
 
 LONGEST = 1200  # characters of a failure; the middle of a longer one is left out
 KEYS = "Every flag has a key for --set and for recipe files: see docs/recipes.md."
-app = typer.Typer(
-    name="tlm",
-    cls=Commands,
-    help="Make pretrained transformers smaller by tensor decomposition, train them, and measure "
-    "what was gained and lost.",
-    epilog=f"Example: {VERBS['compress'].example}\n\ntlm COMMAND --help shows the options of a "
-    "command.",
-    add_completion=False,
-    no_args_is_help=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "default_map": {"help": False},  # by default None, for which typer would import pydantic
-    },
-)
 
 
 def main() -> NoReturn:
@@ -66,6 +49,7 @@ def run(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     try:
+        app = application(args)
         code = app(args=args or ["--help"], prog_name="tlm", standalone_mode=False) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -121,7 +105,38 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+# ---- the commands
+
+
+def application(words: Collection[str]) -> typer.Typer:
+    """The command line. Only the commands among `words` get their flags, which takes a while."""
+    app = typer.Typer(
+        name="tlm",
+        cls=Commands,
+        callback=_everything,
+        help="Make pretrained transformers smaller by tensor decomposition, train them, and "
+        "measure what was gained and lost.",
+        epilog=f"Example: {VERBS['compress'].example}\n\ntlm COMMAND --help shows the options of a "
+        "command.",
+        add_completion=False,
+        no_args_is_help=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "default_map": {"help": False},  # by default None, for which typer imports pydantic
+        },
+    )
+    for name, verb in VERBS.items():
+        flags, epilog = (parameters(name), _epilog(name)) if name in words else ((), "")
+        app.command(name, cls=Command, epilog=epilog)(command(name, verb.help, flags, perform))
+    flags = pipeline_parameters()
+    app.command("run", cls=Command, epilog=f"Example: {RUN.example}")(
+        command("run", RUN.help, flags, run_stages)
+    )
+    return app
+
+
 def _everything(
     version: Annotated[
         bool,
@@ -135,6 +150,9 @@ def _everything(
 
 def _epilog(verb: str) -> str:
     """What stands below the options: an example, names, and keys that no flag gives."""
+    from tlmtool.recipe.compression import decompositions
+    from tlmtool.recipe.schema import settings
+
     parts = [f"Example: {VERBS[verb].example}"]
     if verb == "compress":
         names = (f"  [bold]{name:<7}[/]{line}" for name, line in decompositions().items())
@@ -142,11 +160,3 @@ def _epilog(verb: str) -> str:
     hidden = (each for each in settings(verb).values() if not each.flag and "." in each.path)
     parts += [f"Only in a recipe file: {each.path}, {each.help}." for each in hidden]
     return "\n\n".join((*parts, KEYS))
-
-
-for _name, _verb in VERBS.items():
-    _function = command(_name, _verb.help, parameters(_name), perform)
-    app.command(_name, cls=Command, epilog=_epilog(_name))(_function)
-app.command("run", cls=Command, epilog=f"Example: {RUN.example}")(
-    command("run", RUN.help, pipeline_parameters(), run_stages)
-)

@@ -1,15 +1,18 @@
-"""The flags of a verb, made from the schema. All are read as text; `recipe.build` checks them."""
+"""The flags of a verb, made from the schema. All are read as text; `recipe.build` checks them.
+
+The schema is imported where flags are made, so that `tlm --help` stays fast.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from tlmtool.recipe.schema import settings
-from tlmtool.recipe.setting import Setting
-from tlmtool.report.checks import helped
+if TYPE_CHECKING:
+    from tlmtool.recipe.setting import Setting
+
 
 GENERAL = "General"  # the part of the help with the flags that every verb has
 FIRST = ("Output",)  # parts that stand right after the first one
@@ -30,8 +33,10 @@ def _option(
     return _parameter(name, kind, False if kind is bool else None, info)
 
 
-def _in_order(verb: str) -> list[tuple[str, Setting]]:
+def _in_order(verb: str) -> list[tuple[str, "Setting"]]:
     """The settings of a verb by the parts of the help, the part that is used most first."""
+    from tlmtool.recipe.schema import settings
+
     found = settings(verb)
     first = next(each.panel for each in found.values() if each.flag)
     parts = {name: place for place, name in enumerate((first, *FIRST))}
@@ -42,8 +47,6 @@ def parameters(verb: str) -> Iterator[inspect.Parameter]:
     """MODEL, a flag for each setting that the verb reads, and the flags that every verb has."""
     for path, setting in _in_order(verb):
         help = setting.help_for(verb)
-        if path == "output.fail_if":
-            help += f"; figures: {helped(verb)} ..."
         if path == "model":
             info = typer.Argument(metavar="MODEL", help=help, show_default=False)
             yield _parameter("model", str | None, None, info)
@@ -98,6 +101,20 @@ def command(
 
 class Command(TyperCommand):
     """A verb, with `--help` among its general flags."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Its help, with the figures that `--fail-if` takes."""
+        self.name_figures()
+        return super().get_help(ctx)
+
+    def name_figures(self) -> None:
+        """Names them in the help of `--fail-if`. Only now: it reads all parts of a report."""
+        from tlmtool.report.checks import helped
+
+        for each in self.params:
+            words = f"; figures: {helped(self.name or '')} ..." if each.name == "fail_if" else ""
+            if isinstance(each, TyperOption) and each.help and not each.help.endswith(words):
+                each.help += words
 
     def get_help_option(self, ctx: Any) -> Any:
         return _plain(super().get_help_option(ctx), GENERAL)

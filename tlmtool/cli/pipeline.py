@@ -7,7 +7,7 @@ from tlmtool.cli.terminal import console, show, told
 from tlmtool.failure import Failure, check_environment
 
 
-def run_stages(_: str, given: dict[str, Any]) -> None:
+def run_stages(verb: str, given: dict[str, Any]) -> None:
     """Runs the stages of a file, prints their reports, and checks them."""
     verbose, quiet, as_json = (bool(given[name]) for name in ("verbose", "quiet", "as_json"))
     file: str = given["file"]
