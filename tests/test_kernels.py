@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tlmtool import attention
 from tlmtool.attention import NAMES, Attention, from_dict, named
 from tlmtool.recipe.attention import choices_of
-from tlmtool.recipe.schema import VERBS, settings
+from tlmtool.recipe.schema import settings
+from tlmtool.recipe.verbs import VERBS
 
 
 @every
@@ -96,7 +97,7 @@ def test_the_recipe_reads_every_choice_off_the_file(name):
         assert field.type in (read[key].kind, read[key].kind | None)
 
 
-@pytest.mark.parametrize("verb", VERBS.split())
+@pytest.mark.parametrize("verb", VERBS)
 def test_no_two_settings_of_a_verb_have_one_flag(verb):
     flags = [each.flag for each in settings(verb).values() if each.flag]
     assert len(flags) == len(set(flags))
