@@ -6,7 +6,7 @@ torch. Adding a kernel needs no edit here.
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -97,9 +97,8 @@ def _by_default(value: Any) -> str:
 
 def with_choices(section: type[Section]) -> type[Section]:
     """The section with a field for each choice of any kernel; None leaves it to the kernel."""
-    own = {entry.name for entry in fields(section)}  # type: ignore[arg-type]
     found = list(_settings())
-    if taken := own & {name for name, _, _ in found}:
+    if taken := section.__annotations__.keys() & {name for name, _, _ in found}:
         raise ValueError(f"a kernel cannot have a choice {taken.pop()!r}: the recipe uses that key")
     made = make_dataclass(section.__name__, found, bases=(section,), frozen=True)
     made.__module__, made.__doc__ = section.__module__, section.__doc__
