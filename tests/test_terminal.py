@@ -154,7 +154,7 @@ def test_a_full_stderr_changes_no_result(commands, streams, capfd):
         ({"RANK": "1e3"}, "the variable RANK is '1e3'"),
         ({"LOCAL_RANK": "\x1b"}, "the variable LOCAL_RANK is '\\x1b'"),
         ({"MASTER_PORT": "tcp"}, "the variable MASTER_PORT is 'tcp'"),
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set and RANK is not: launch by torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set and RANK is not: launch with torchrun"),
         ({"LOCAL_RANK": "0", "RANK": "0"}, "LOCAL_RANK is set and MASTER_PORT is not"),
     ],
 )
@@ -209,7 +209,7 @@ FULL = "the disk is full"
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (PanicException("no entry found"), 4, "a library gave up on what it was given: no entry"),
+        (PanicException("no entry found"), 4, "a library failed on its input: no entry"),
         (SystemExit(3), 1, "a library ended the run: SystemExit 3"),
         (GeneratorExit(), 1, "internal error: GeneratorExit: no message"),
         (EOFError("ran out"), 1, "internal error: EOFError: ran out"),

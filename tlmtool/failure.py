@@ -1,4 +1,4 @@
-"""Expected failures: a sentence (asked, found, what to do) and the exit code of `tlm` for each."""
+"""Expected failures: a sentence (what was asked, what was found, what to do) and an exit code."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any
 
-LAUNCHED = {"RANK": 0, "LOCAL_RANK": -1, "MASTER_PORT": 0}  # variable of a launcher: its least
+LAUNCHED = {"RANK": 0, "LOCAL_RANK": -1, "MASTER_PORT": 0}  # {variable of a launcher: its minimum}
 
 
 _short = Repr()
@@ -17,7 +17,7 @@ _short.maxlevel = 2
 
 
 class Failure(Exception):
-    """What a user can understand; `str(failure)` is the sentence, `code` the exit status."""
+    """A failure that users can understand: `str(failure)` is its sentence, `code` its exit code."""
 
     code = 1
 
@@ -29,13 +29,13 @@ class Usage(Failure, ValueError):
 
 
 class CheckFailed(Failure):
-    """A check that the user (or `merge`) asked for did not hold."""
+    """A check that the user (or `merge`) asked for failed."""
 
     code = 3
 
 
 class NotLoadable(Failure, OSError):
-    """An input that does not exist or cannot be read as what it should be."""
+    """An input does not exist, or cannot be read as what it should be."""
 
     code = 4
 
@@ -44,13 +44,13 @@ class NotLoadable(Failure, OSError):
 
 
 class MissingDependency(Failure, ImportError):
-    """An optional package that this run needs is not installed."""
+    """An optional package is needed and not installed."""
 
     code = 5
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end. No Exception, so that nothing on the way takes it for one."""
+    """A signal asked the run to end. It is no Exception, so no handler of errors catches it."""
 
     def __init__(self, number: int):
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -58,13 +58,13 @@ class Stopped(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, shortened; its type where it says nothing."""
+    """The first line of an error's message, shortened; its type if it has no message."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return said[:300] or type(error).__name__
 
 
 def show(value: Any) -> str:
-    """A value as an error shows it: short, printable, numbers given as text without quotes."""
+    """A value as error messages show it: short and printable, numbers without quotes."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]{1,40}", value):
         return value
     try:
@@ -75,8 +75,10 @@ def show(value: Any) -> str:
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Whatever the code of others raises within, a panic of Rust too, becomes NotLoadable: `what`
-    fails, and why."""
+    """Turns whatever other code raises within, a panic of Rust too, into NotLoadable.
+
+    Its sentence is `what`, a colon, and the first line of the error.
+    """
     try:
         yield
     except (Failure, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -89,19 +91,19 @@ def blaming(what: str) -> Iterator[None]:
 
 
 def processes() -> int:
-    """How many were launched together. Raises Usage where the environment is no launcher's."""
+    """How many were launched together. Raises Usage for a WORLD_SIZE that no launcher sets."""
     return _launched("WORLD_SIZE", 1, least=1)
 
 
 def speaks() -> bool:
-    """Whether this process is the one that prints. Raises Usage as `check_environment` does."""
+    """Whether this process is the one that prints. Raises Usage like `check_environment`."""
     check_environment()
     return processes() == 1 or _launched("RANK", 0) == 0
 
 
 def check_environment() -> None:
-    """Raises Usage where the working directory is gone (a library would end the process), and for
-    variables that no launcher sets so: left behind, or mistyped."""
+    """Raises Usage if the working directory is gone, which would make a library end the process,
+    and for variables that no launcher sets like this: left over, or mistyped."""
     try:
         os.getcwd()
     except OSError:
@@ -115,11 +117,11 @@ def check_environment() -> None:
     found["MASTER_ADDR"] = os.environ.get("MASTER_ADDR")
     if lacks := [name for name, value in found.items() if value is None]:
         raise Usage(
-            f"{together} is set and {lacks[0]} is not: launch by torchrun or accelerate, or unset "
-            f"{together}"
+            f"{together} is set and {lacks[0]} is not: launch with torchrun or accelerate, or "
+            f"unset {together}"
         )
     if found["RANK"] >= size:
-        raise Usage(f"RANK is {found['RANK']} and WORLD_SIZE {size}: ranks are below the size")
+        raise Usage(f"RANK is {found['RANK']} and WORLD_SIZE {size}: a rank must be below the size")
 
 
 def _launched(name: str, usual: Any, least: int = 0) -> Any:
@@ -134,6 +136,6 @@ def _launched(name: str, usual: Any, least: int = 0) -> Any:
 
 
 def check_alone(what: str) -> None:
-    """Raises Usage where several processes were launched for what one does."""
+    """Raises Usage if several processes were launched for what one process does."""
     if processes() > 1:
-        raise Usage(f"{what} runs in one process: launch it without torchrun or accelerate")
+        raise Usage(f"{what} runs in one process: start it without torchrun or accelerate")

@@ -30,18 +30,18 @@ def main() -> NoReturn:
 
 
 def run(args: list[str]) -> int:
-    """Runs `tlm` with these arguments; prints a failure as one sentence; the exit status."""
+    """Runs `tlm` with these arguments and returns the exit status; a failure is one sentence."""
     open_streams()
     if not os.environ.get("TERMINAL_WIDTH", "1").isdecimal():
-        del os.environ["TERMINAL_WIDTH"]  # which typer would take for a number
+        del os.environ["TERMINAL_WIDTH"]  # typer would fail to read it as a number
     if "NO_COLOR" in os.environ:
         import typer.rich_utils
 
-        typer.rich_utils.COLOR_SYSTEM = None  # the help: no bold either
+        typer.rich_utils.COLOR_SYSTEM = None  # otherwise the help is still bold
     try:
         with stopping():
             code = _run(args)
-    except (Stopped, KeyboardInterrupt) as late:  # while a failure was told
+    except (Stopped, KeyboardInterrupt) as late:  # while a failure was printed
         code = _fail(*explained(late))
     written = [flushed(stream) for stream in (sys.stdout, sys.stderr)]
     return code if written[0] else code or Failure.code
@@ -54,10 +54,10 @@ def _run(args: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return Failure.code
-    except SystemExit as ended:  # typer, where the reader has
+    except SystemExit as ended:  # what typer raises when the reader is gone
         return ended.code if isinstance(ended.code, int) else Failure.code
     except BaseException as error:
-        if isinstance(error, OSError) and not isinstance(error, Failure):  # work raises Failures
+        if isinstance(error, OSError) and not isinstance(error, Failure):  # from printing
             return _fail(f"the output cannot be printed: {error.strerror or error}", Failure.code)
         return _fail(*explained(error))
     return _fail(*explained(KeyboardInterrupt())) if code == 130 else code
@@ -65,7 +65,7 @@ def _run(args: list[str]) -> int:
 
 def _fail(sentence: str, code: int) -> int:
     told = printable(" ".join(sentence.split()))
-    if len(told) > LONGEST:  # of a name or value that is very long
+    if len(told) > LONGEST:  # it quotes a very long name or value
         told = f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
         print(f"tlm: {told}", file=sys.stderr, flush=True)
@@ -76,7 +76,7 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def perform(verb: str, given: dict[str, Any]) -> None:
-    """Builds the recipe, runs the command of `tlmtool.commands`, prints its report, checks it."""
+    """Builds the recipe, runs the command of `tlmtool.commands`, prints and checks its report."""
     control = {name: given.pop(name) for name in ("recipe", "sets", "as_json", "quiet", "verbose")}
     verbose = bool(control["verbose"])
     flags = {name: value for name, value in given.items() if value is not False}
@@ -88,7 +88,7 @@ def perform(verb: str, given: dict[str, Any]) -> None:
         recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
         report = report_of(recipe)
     if not talking:
-        return  # of several processes one speaks
+        return  # one of several processes prints
     show(report, bool(control["as_json"]), verbose)
     if recipe.output.fail_if:
         report.check(recipe.output.fail_if)

@@ -1,4 +1,4 @@
-"""Whatever ended a run, as one sentence and an exit code."""
+"""Turns whatever ended a run into one sentence and an exit code."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable, Stopped, Usage, first_line
 
-SYSTEM = {  # what a system says with a number: what a user can do about it
+SYSTEM = {  # an error of the operating system: what happened, and what a user can do about it
     "ENOSPC": "the disk is full{at}; free some space",
     "EDQUOT": "the quota of disk space is used up{at}; free some space",
     "EFBIG": "a file would grow beyond the size allowed{at}; raise the limit (ulimit -f)",
@@ -18,31 +18,31 @@ SYSTEM = {  # what a system says with a number: what a user can do about it
     "ENFILE": "too many files are open on this machine{at}",
 }
 NUMBERS = {getattr(errno, name): text for name, text in SYSTEM.items() if hasattr(errno, name)}
-CUT = ("unexpected pos", "PytorchStreamWriter failed")  # torch, of a file that it could not write
-MEMORY = ("can't allocate memory", "OutOfMemoryError")  # torch on a CPU, on a GPU
+CUT = ("unexpected pos", "PytorchStreamWriter failed")  # torch says so if a write fails
+MEMORY = ("can't allocate memory", "OutOfMemoryError")  # torch says so on a CPU and on a GPU
 
 
 def explained(error: BaseException) -> tuple[str, int]:
-    """(sentence, exit code) for what nothing on the way turned into a Failure."""
+    """(sentence, exit code) of any error, also of one that nothing turned into a Failure."""
     if isinstance(error, Failure | Stopped):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if hasattr(error, "format_message"):  # typer's own usage errors have it
+    if hasattr(error, "format_message"):  # a usage error of typer
         return _usage(error), Usage.code
     if sentence := _system(error):
         return sentence, Failure.code
     kind, text = type(error).__name__, str(error)
     if "Could not determine home directory" in text:
-        return "a path begins with ~ and the home directory is not known: write it out", Usage.code
+        return "a path begins with ~, but the home directory is unknown: write it out", Usage.code
     if isinstance(error, MemoryError) or any(each in f"{kind} {text}" for each in MEMORY):
         return "out of memory: try a smaller batch or length, or another --device", Failure.code
     if any(each in text for each in CUT):
         return "a file could not be written whole: is the disk, or a quota, full?", Failure.code
     if isinstance(error, RecursionError):
-        return "what was given nests too deep to be read", NotLoadable.code
-    if kind == "PanicException":  # of Rust, so no Exception
-        return f"a library gave up on what it was given: {first_line(error)}", NotLoadable.code
+        return "the input nests too deep to be read", NotLoadable.code
+    if kind == "PanicException":  # from Rust, where it is no Exception
+        return f"a library failed on its input: {first_line(error)}", NotLoadable.code
     if isinstance(error, SystemExit):
         return f"a library ended the run: SystemExit {text}", Failure.code
     what = f"{kind}: {first_line(error) if text else 'no message'}"
@@ -50,10 +50,12 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 
 def _system(error: BaseException) -> str | None:
-    """What the operating system refused, also where a library wrapped that in an error of its own;
-    None for other errors."""
+    """What the operating system refused, also if a library wrapped it in an error of its own.
+
+    None for other errors.
+    """
     number, text = getattr(error, "errno", None), str(error)
-    if found := re.search(r"\(os error (\d{1,3})\)|\bOs \{ code: (\d{1,3})\b", text):  # of Rust
+    if found := re.search(r"\(os error (\d{1,3})\)|\bOs \{ code: (\d{1,3})\b", text):  # from Rust
         number = int(found[1] or found[2])
     if not isinstance(number, int):
         number = next((each for each in NUMBERS if os.strerror(each) in text), None)
@@ -66,7 +68,7 @@ def _system(error: BaseException) -> str | None:
 
 
 def _usage(error: Any) -> str:
-    """Typer's complaint in one sentence, with the nearest option or command."""
+    """What typer refuses, in one sentence, with the nearest option or command."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "tlm"
     if (option := getattr(error, "option_name", None)) and type(error).__name__ == "NoSuchOption":

@@ -1,5 +1,5 @@
-"""SIGTERM, SIGHUP and Ctrl-C end a run as an exception does: what is open is closed, what is
-unfinished is removed."""
+"""SIGTERM, SIGHUP and Ctrl-C end a run like an exception: files are closed, unfinished results
+are removed."""
 
 import contextlib
 import signal
@@ -11,16 +11,18 @@ from typing import Any
 from tlmtool.failure import Stopped
 
 SIGNALS = ("SIGTERM", "SIGHUP", "SIGINT")  # SIGHUP is missing on Windows
-PATIENCE = 10.0  # seconds in which repeats are ignored: they would cut off the cleaning up
+# Seconds in which further signals are ignored, since they would interrupt the clean-up. With a
+# larger value a run that hangs in its clean-up can only be ended later.
+PATIENCE = 10.0
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """Within it the first signal raises `Stopped`, or KeyboardInterrupt for SIGINT; others that
-    follow within PATIENCE are ignored.
+    """Within it a signal raises `Stopped`, or KeyboardInterrupt for SIGINT. Further signals within
+    PATIENCE are ignored.
 
-    A signal that is ignored (as by nohup) or handled by the program that embeds tlm stays so. In
-    a thread other than the main one, where no handler can be set, nothing changes.
+    A signal that is already ignored (as by nohup), or handled by a program that embeds tlm, is left
+    alone. Nothing changes in a thread other than the main one, which cannot set handlers.
     """
     last = -PATIENCE
 

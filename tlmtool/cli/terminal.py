@@ -1,5 +1,5 @@
-"""What the command line says where: reports on stdout, progress and logs on stderr, a failure as
-one sentence, third parties silent.
+"""What the command line prints where: reports on stdout, progress and logs on stderr, a failure as
+one sentence. Third parties are silent.
 """
 
 import contextlib
@@ -15,14 +15,16 @@ from tlmtool.cli.explaining import explained
 from tlmtool.failure import Failure, Stopped
 from tlmtool.report.printable import printable
 
-QUIET = {  # third parties, unless -v and unless the user's environment says otherwise
+QUIET = {  # for third parties, unless -v is given or the user's environment says otherwise
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-THREADS = {"GOMP_SPINCOUNT": "2000"}  # waiting threads soon sleep: 4x faster on a busy machine
+# Waiting threads of OpenMP sleep after so many spins, which is 4 times as fast on a busy machine. A
+# larger value wakes them sooner on a quiet one.
+THREADS = {"GOMP_SPINCOUNT": "2000"}
 NOISY = (  # loggers of third parties that are told to be quiet too
     *("accelerate", "datasets", "filelock", "httpx", "huggingface_hub", "matplotlib"),
     *("torch", "transformers"),
@@ -30,10 +32,10 @@ NOISY = (  # loggers of third parties that are told to be quiet too
 
 
 def open_streams() -> None:
-    """Standard streams that were closed become the null device, which takes everything; a letter
-    that a terminal lacks becomes a "?"."""
+    """Replaces closed standard streams by the null device; a character that the terminal lacks is
+    printed as "?"."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # opened in this order, each gets its own number again
+        if getattr(sys, name) is None:  # in this order each gets its own file number again
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -41,8 +43,8 @@ def open_streams() -> None:
 
 
 def flushed(stream: Any) -> bool:
-    """Whether all that was printed has left. What cannot leave is dropped, or Python would complain
-    of it when it ends."""
+    """Whether everything printed could be written. The rest is dropped, since Python would complain
+    about it at its end."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -63,7 +65,7 @@ def show(report: Any, as_json: bool, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def told(verbose: bool, quiet: bool) -> Iterator[None]:
-    """Work whose output is a report alone, and whose failures are sentences."""
+    """Work that prints nothing on stdout itself, and fails with a sentence."""
     try:
         with _calm(verbose, quiet), contextlib.redirect_stdout(_Shown(sys.stderr)):
             yield
@@ -80,13 +82,13 @@ def told(verbose: bool, quiet: bool) -> Iterator[None]:
 
 
 class _Shown:
-    """A stream for the words of others: what a terminal would obey is written as numbers."""
+    """A stream for text from elsewhere: control characters are written as their numbers."""
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):  # nobody listens: the work goes on
+        with contextlib.suppress(OSError):  # nobody reads it: the work goes on
             self.stream.write(printable(text))
         return len(text)
 
@@ -107,7 +109,7 @@ def _warned(
 
 @contextlib.contextmanager
 def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
-    """Our log on stderr (-q: warnings only, -v: everything); third parties silent unless -v."""
+    """The log of tlm goes to stderr (-q: warnings, -v: everything); third parties need -v."""
     own = logging.getLogger("tlmtool")
     handler = logging.StreamHandler(sys.stderr)
     own.addHandler(handler)
@@ -119,7 +121,7 @@ def _calm(verbose: bool, quiet: bool) -> Iterator[None]:
 
     def record(*args: Any, **more: Any) -> logging.LogRecord:
         found = made(*args, **more)
-        with contextlib.suppress(Exception):  # of a message that does not fit its arguments
+        with contextlib.suppress(Exception):  # a message that does not fit its arguments
             found.msg, found.args = printable(found.getMessage()), ()
         return found
 
