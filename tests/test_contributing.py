@@ -110,6 +110,11 @@ def test_the_laws_run_on_a_new_file_and_hold(toy, done, room):
         assert names, f"{file} has no test of {toy}"
 
 
+def test_the_docs_show_the_toy():
+    page = (TESTS.parent / "docs" / "adding.md").read_text("utf-8")
+    assert (TESTS / "toys" / "decompositions" / "kronecker.py").read_text("utf-8") in page
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_takes_what_is_new(name, done):
     code, said = done[name]
