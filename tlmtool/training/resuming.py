@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from tlmtool.decompositions import from_dict
@@ -50,6 +50,7 @@ class _Numbers(Kept, allow_inf_nan=True):
 
 
 class _Point(_Numbers):
+    __pydantic_extra__: dict[str, float] = Field(init=False)  # each metric of the score
     step: int
     loss: float
     score: float
