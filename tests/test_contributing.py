@@ -1,8 +1,9 @@
-"""Guards "one file, no edit": what is added to a copy of the package passes its laws and runs.
+"""Guards "one file or one row, no edit": what is added to a copy of the package passes its laws.
 
 `toys/` mirrors the package. Its files are what a reader of CONTRIBUTING would write; each is copied
-to its place, and nothing else of the copy is changed. To add a kind of thing: put a file into
-`toys/`, name the tests that are its laws in LAWS, and a command that uses it in COMMANDS.
+to its place. ROWS are what such a reader would add to a table. Nothing else of the copy is changed.
+To add a kind of thing: put a file into `toys/` or a row into ROWS, name the tests that are its laws
+in LAWS, and a command that uses it in COMMANDS.
 """
 
 import json
@@ -17,12 +18,29 @@ import pytest
 from conftest import pico, sentences, word_tokenizer
 
 import tlmtool
+from tlmtool.data.labelled import Example
+from tlmtool.measuring.predictions import predictions
+from tlmtool.models import checkpoint
+from tlmtool.tasks.table import TASKS
 
 TESTS = Path(__file__).parent
 LAWS = {  # a word in the names of a toy's tests: the files that hold its laws
     "kronecker": ("test_laws.py", "test_laws_of_metrics.py", "test_layers.py", "test_words.py"),
+    "balanced": ("test_metrics.py",),
     "positive": ("test_attention.py", "test_kernels.py", "test_layers.py", "test_words.py"),
 }
+ROWS = {  # {file: (the line of its table that a row follows, the row)}
+    "tasks/metrics.py": (
+        "_METRICS = (\n",
+        '    Metric("balanced", "mean share of each class that is right",\n'
+        '           "sklearn.metrics:balanced_accuracy_score", beside=("classification",)),\n',
+    ),
+    "tasks/table.py": (
+        "_OTHERS = (\n",
+        '    _classes("wnli", ENTAILED, "balanced f1", *PAIR),\n',
+    ),
+}
+EVALUATE = ["evaluate", "classifier", "--data", "labels.csv", "--quiet", "--task"]
 COMPRESS = ["compress", "model", "--quiet", "--calibration"]
 FACTORS = [*COMPRESS, "none", "--method", "kronecker", "--out"]
 MIXED = [*COMPRESS, "texts.txt", "--attention", "positive", "--out"]
@@ -33,7 +51,12 @@ COMMANDS = {  # name: a command that runs in a folder with a checkpoint `model` 
     "set": [*MIXED, "set", "--set", "attention.feature=softplus"],
     "alone": ["profile", "--attention", "softmax,positive", "--seq-len", "8,16", "--quiet"],
     "help": ["compress", "--help"],
+    "table": [*EVALUATE, "cola"],
+    "metric": [*EVALUATE, "cola", "--json", "--fail-if", "balanced>1"],
+    "check": [*EVALUATE, "cola", "--fail-if", "balanced<=1"],
+    "task": [*EVALUATE, "wnli", "--json"],
 }
+CODES = {"check": 3}  # exit codes of the commands that do not end with 0
 CHILD = """
 import json, sys
 from contextlib import redirect_stdout
@@ -79,9 +102,16 @@ def room(tmp_path_factory) -> Path:
         place = room / "tlmtool" / toy.relative_to(TESTS / "toys")
         assert not place.exists(), f"{place.name} is there already: the toy needs another name"
         shutil.copy(toy, place)
-    pico("bert", "lm").save_pretrained(room / "model")
-    word_tokenizer().save_pretrained(room / "model")
+    for file, (line, row) in ROWS.items():
+        table = (room / "tlmtool" / file).read_text()
+        assert table.count(line) == 1
+        (room / "tlmtool" / file).write_text(table.replace(line, line + row))
+    for name, head in (("model", "lm"), ("classifier", "classification")):
+        pico("bert", head).save_pretrained(room / name)
+        word_tokenizer().save_pretrained(room / name)
     (room / "texts.txt").write_text("\n".join(sentences(20)))
+    lines = [f"{text},{text},{text},{int(i % 3 == 0)}" for i, text in enumerate(sentences(20))]
+    (room / "labels.csv").write_text("\n".join(["sentence,sentence1,sentence2,label", *lines]))
     return room
 
 
@@ -118,9 +148,36 @@ def test_the_docs_show_the_toy():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_takes_what_is_new(name, done):
     code, said = done[name]
-    assert code == 0, said
+    assert code == CODES.get(name, 0), said
     if name == "help":
         assert all(toy in said for toy in ("kronecker", "positive", "--attention-feature"))
+
+
+def test_a_new_metric_is_scored_and_named(done, room):
+    score = json.loads(done["metric"][1])["models"][0]
+    labels = [int(line[-1]) for line in (room / "labels.csv").read_text().splitlines()[1:]]
+    assert score["balanced"] == pytest.approx(balanced(room, labels))
+    assert "balanced: mean share of each class that is right" in " ".join(done["table"][1].split())
+
+
+def balanced(room: Path, labels: list[int]) -> float:
+    """By hand: the mean over classes of the share of their examples that are right."""
+    model, tokenizer = checkpoint.load(room / "classifier"), word_tokenizer()
+    examples = [
+        Example(text, None, label) for text, label in zip(sentences(20), labels, strict=True)
+    ]
+    found = predictions(model, tokenizer, TASKS["cola"], examples)
+    right = [
+        [int(a == b) for a, b in zip(found, labels, strict=True) if b == each] for each in (0, 1)
+    ]
+    return sum(sum(each) / len(each) for each in right) / 2
+
+
+def test_a_new_task_is_scored_by_its_metrics(done):
+    found = json.loads(done["task"][1])
+    score = found["models"][0]
+    assert found["metric"] == "balanced and f1"
+    assert score["score"] == pytest.approx((score["balanced"] + score["f1"]) / 2)
 
 
 def made(room: Path, name: str) -> dict:

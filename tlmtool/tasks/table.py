@@ -58,10 +58,10 @@ class Task:
     @property
     def what(self) -> str:
         """What the score is, in words: 'the mean of share of classes ... and F1 of class 1'."""
-        if self.words:
-            return self.words
         words = " and ".join(METRICS[name].words for name in self.metrics)
-        return f"the mean of {words}" if len(self.metrics) > 1 else words
+        words = f"the mean of {words}" if len(self.metrics) > 1 else words
+        beside = (f"; {name}: {METRICS[name].words}" for name in self.scored_beside)
+        return (self.words or words) + "".join(beside)
 
     @property
     def names(self) -> Names:
