@@ -38,7 +38,7 @@ def converted(
     """(the model, or a copy where layers are chosen by loss, its attention converted; the part
     `attention` of a report). What was not done as asked is added to the warnings."""
     recipe, wanted = run.recipe, run.recipe.attention
-    form, paths = _asked(recipe, model, warnings)
+    kernel, paths = _asked(recipe, model, warnings)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which converting its attention needs")
     batches: list[Batch] = []
@@ -53,11 +53,11 @@ def converted(
                 bar = run.bars.of("choosing layers")
                 budget, measure = wanted.max_loss_increase, _increase(quality)
                 model, found["layers"], found["alone"] = affordable(
-                    model, paths, form, batches, measure, budget, bar
+                    model, paths, kernel, batches, measure, budget, bar
                 )
         else:
             with run.stage("convert"):
-                plan = dict.fromkeys(paths, form)
+                plan = dict.fromkeys(paths, kernel)
                 found["layers"] = convert(model, plan, batches, run.bars.of("converting"))
     except Usage:
         raise
@@ -72,12 +72,12 @@ def converted(
 def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> list[Part]:
     """Convert a model on the meta device; what a report says of it."""
     wanted = recipe.attention
-    form, paths = _asked(recipe, empty, warnings)
+    kernel, paths = _asked(recipe, empty, warnings)
     try:
-        attend(empty, dict.fromkeys(paths, form))
+        attend(empty, dict.fromkeys(paths, kernel))
     except ValueError as error:
         raise refused(error, wanted) from None
-    layers = [{"site": p, "attention": form.to_dict()} for p in paths]
+    layers = [{"site": p, "attention": kernel.to_dict()} for p in paths]
     found = built(Converted, {"layers": layers})
     if wanted.max_loss_increase is None:
         return [Predicted(predicted=True), found]
@@ -96,11 +96,11 @@ def longest_of(recipe: Recipe) -> int | None:
 
 def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, list[str]]:
     """The kernel, and the modules that are to get it."""
-    form, longest = kernel_of(recipe.attention), recipe.calibration.max_length
+    kernel, longest = kernel_of(recipe.attention), recipe.calibration.max_length
     paths, left = convertible(model, recipe.attention.layers)
     check_length(recipe.attention, min(longest, position_limit(model) or longest))
     warnings += [f"left as it is: {path} {why}" for path, why in left.items()]
-    return form, paths
+    return kernel, paths
 
 
 def _increase(quality: Quality) -> Any:

@@ -136,8 +136,8 @@ def check(kernels: Mapping[str, Attention], lengths: Sequence[int], case: Case) 
     """Raises Usage for a kernel that cannot be called so, before anything is measured."""
     for name, kernel in kernels.items():
         if case.causal and not kernel.causal:
-            form = ", ".join(f"{k} {v}" for k, v in kernel.to_dict().items() if k != "name")
-            raise Usage(f"{name} with {form} sees later tokens: it cannot be causal")
+            chosen = ", ".join(f"{k} {v}" for k, v in kernel.to_dict().items() if k != "name")
+            raise Usage(f"{name} with {chosen} sees later tokens: it cannot be causal")
         try:
             kernel.check_length(max(lengths))
             kernel.shapes(*kernel.heads(case.heads, case.width), case.features)
