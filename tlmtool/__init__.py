@@ -29,9 +29,13 @@ width, E model width, O and I out and in features of a weight (in that order), R
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 PUBLIC = {
     "compress": "compression.compress",
@@ -46,55 +50,73 @@ PUBLIC = {
     "Failure": "failure",
 }
 __all__ = ["Failure", *(name for name in PUBLIC if name != "Failure")]
-_TRIGGER = "transformers.models.auto.configuration_auto"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{PUBLIC[name]}", __name__), name)
+
+
+# How transformers learns of our model types.
+#
+# `AutoModel.from_pretrained` must load our checkpoints after `import tlmtool`, whichever of the two
+# packages is imported first. And `import tlmtool` must not import transformers, which takes
+# seconds: `tlm --help` would wait for it. If transformers is there already, we register at once.
+#
+# Otherwise a finder waits for the module that defines AutoConfig. To register right after that
+# module has run is too early. Our config classes derive from those of the families, and importing
+# these imports `modeling_auto`, which may be the very module that is importing AutoConfig and is
+# half done: `from transformers import AutoModel` would fail. So the two methods that every Auto
+# class goes through are replaced until the first call, which puts them back and registers.
+CONFIGS = "transformers.models.auto.configuration_auto"
+METHODS = ("from_pretrained", "for_model")
 
 
 def _register() -> None:
     import_module("tlmtool.models.modeling")  # registers as its last act
 
 
-class _AfterTransformers(MetaPathFinder):
-    """Once transformers has AutoConfig, has it register our model types when it is first used:
-    before that transformers may be half imported, and after it every Auto class needs them."""
+class _Finder(MetaPathFinder):
+    """Finds the module of AutoConfig once, as if it were not there, and prepares AutoConfig."""
 
-    def find_spec(self, name, path=None, target=None):
-        if name != _TRIGGER or self not in sys.meta_path:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != CONFIGS or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
-        execute = spec.loader.exec_module
+        loader: Any = None if spec is None else spec.loader
+        if loader is None:  # the import fails, and says so
+            return spec
+        execute = loader.exec_module
 
-        def exec_module(module):
+        def exec_module(module: ModuleType) -> None:
             execute(module)
-            _on_first_use(module.AutoConfig)
+            _register_at_first_call(module.AutoConfig)
 
-        spec.loader.exec_module = exec_module
+        loader.exec_module = exec_module
         return spec
 
 
-def _on_first_use(auto: type) -> None:
-    plain = {name: vars(auto)[name] for name in ("from_pretrained", "for_model")}
+def _register_at_first_call(auto: Any) -> None:
+    own = {name: vars(auto)[name] for name in METHODS}
 
-    def first(name):
-        def call(cls, *args, **kwargs):
-            for each, method in plain.items():
+    def first(name: str) -> Any:
+        def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            for each, method in own.items():
                 setattr(auto, each, method)
             _register()
             return getattr(cls, name)(*args, **kwargs)
 
         return classmethod(call)
 
-    for name in plain:
+    for name in METHODS:
         setattr(auto, name, first(name))
 
 
-if _TRIGGER in sys.modules:
+if CONFIGS in sys.modules:
     _register()
 else:
-    sys.meta_path.insert(0, _AfterTransformers())
+    sys.meta_path.insert(0, _Finder())
