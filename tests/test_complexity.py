@@ -1,8 +1,6 @@
-"""`tlm profile --attention`: kernels alone as N grows; fits, counts, pictures and refusals."""
+"""`tlm profile --attention`: kernels alone as N grows; fits, counts and refusals."""
 
 import json
-import re
-import sys
 from math import sqrt
 
 import pytest
@@ -17,9 +15,6 @@ from tlmtool.failure import Usage
 from tlmtool.measuring import complexity as measuring
 from tlmtool.measuring.complexity import Case, Softmax, complexity, exponent
 from tlmtool.measuring.passes import one_pass, peak
-from tlmtool.report import plots
-from tlmtool.report.building import built
-from tlmtool.report.parts.complexity import Complexity
 from tlmtool.report.report import Report
 from tlmtool.report.views import views
 
@@ -183,69 +178,6 @@ def test_a_model_gives_the_shape(tmp_path, capsys):
     assert tlm(tmp_path / "t5", "--attention", "dimensionwise") == 2
     assert "a t5 keeps softmax attention" in capsys.readouterr().err
     assert tlm(tmp_path / "none", "--attention", "dimensionwise") == 4
-
-
-# ---- pictures
-
-
-PICTURE = ("--attention", "softmax,dimensionwise,multilinear", *SMALL, "-q")
-
-
-@pytest.mark.parametrize(
-    ("name", "starts"), [("a.png", b"\x89PNG"), ("b/c/d.PDF", b"%PDF"), ("e.svg", b"<?xml")]
-)
-def test_a_picture_is_drawn_and_nothing_else_is_left(tmp_path, capsys, name, starts):
-    file = tmp_path / name
-    for lengths in ("8,16,32", "8"):  # the second replaces the first
-        assert tlm(*PICTURE, "--seq-len", lengths, "--plot", file) == 0
-        assert file.read_bytes().startswith(starts)
-        assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
-        assert f"-> {file}" in capsys.readouterr().out.splitlines()[0]
-
-
-def test_a_picture_shows_each_kernel_with_its_exponent(tmp_path):
-    found = built(Complexity, complexity(KERNELS, [8, 32], CASE, 1))
-    plots.complexity(found, tmp_path / "a.svg")
-    text = (tmp_path / "a.svg").read_text()
-    for name in KERNELS:
-        assert len(re.findall(rf"<!-- {name} +\$N\^", text)) == 3  # of three legends
-    assert "FLOPs (counted)" in text and "length N (tokens)" in text
-    assert "forward, both ways, batch 1, 2 heads of width 4" in text
-    assert "by processor time instead of the clock: softmax $N^{" in text
-    assert plots._mathematical(1.9999) == "$N^{2.00}$" and plots._mathematical(None) == ""
-
-
-def test_what_was_not_measured_is_not_drawn(tmp_path):
-    found = complexity({"softmax": Softmax()}, [8, 16], CASE, 1)
-    for each in found["kernels"]["softmax"]["runs"]:
-        each["peak_memory_bytes"] = None  # a device that does not tell
-    found = built(Complexity, found)
-    plots.complexity(found, tmp_path / "a.png")
-    titles = [view.title for view in views(Report("profile", [found]))]
-    assert titles == ["FLOPs (counted)", "time (measured, median)"]
-
-
-def test_a_killed_write_leaves_nothing(tmp_path, monkeypatch):
-    found = built(Complexity, complexity({"softmax": Softmax()}, [8], CASE, 1))
-    (tmp_path / "a.png").write_bytes(b"old")
-
-    def fail(*_):
-        raise OSError("gone")
-
-    monkeypatch.setattr(plots.os, "replace", fail)
-    with pytest.raises(OSError, match="gone"):
-        plots.complexity(found, tmp_path / "a.png")
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
-
-
-def test_without_matplotlib_nothing_is_measured(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(measuring, "peak", lambda *_: pytest.fail("was measured"))
-    assert tlm(*PICTURE, "--plot", tmp_path / "a.png") == 5
-    out, err = capsys.readouterr()
-    assert out == "" and err == (
-        "tlm: --plot needs the plots extra: pip install 'tlmtool[plots]'\n"
-    )
 
 
 # ---- refusals
