@@ -29,7 +29,7 @@ def test_what_stayed_within_the_budget_is_what_is_written(tmp_path):
         measured = tried[layers - 1]
         assert found["attention"]["quality"] == found["quality"]["after"] == measured
         again = Quality(load(source), word_tokenizer(), held, 128, 0).compared(load(out))
-        assert again["after"] == pytest.approx(measured)
+        assert again.after == pytest.approx(measured)
         budget = sum(tried) / 2
 
 

@@ -32,12 +32,15 @@ from tlmtool.report.parts.quality import Quality as Measured
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
 
-QUALITY = re.compile(r"loss|feature_error|(quality|calibration)\..*")  # what a text measures
+QUALITY = re.compile(
+    r"loss|feature_error|(quality|calibration)\..*"
+)  # figures that need a text, and so a tokenizer
 
 
 def compress(recipe: Recipe) -> Report:
-    """Factorize a checkpoint, or give it other attention, or both; measure it before and after, and
-    write it with its report."""
+    """Factorize a checkpoint, replace its attention, or both.
+
+    It is measured before and after, and written with its report."""
     out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run:
@@ -68,9 +71,9 @@ def compress(recipe: Recipe) -> Report:
 
 
 def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
-    """Raises a Failure for all that can be refused by the model's shape and the data, before
-    weights are loaded and anything is measured."""
-    empty = copy.deepcopy(empty)  # what attention would change in it
+    """Raises a Failure for whatever the shapes of the model and the data already rule out. This
+    comes before any weights are loaded."""
+    empty = copy.deepcopy(empty)  # which converting its attention changes
     if recipe.recovery.steps is not None:
         if tokenizer is None:
             raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
@@ -99,7 +102,7 @@ def _predicted(
     texts: list[str],
     found: Calibration,
 ) -> Report:
-    """The costs without the work: a rank needs no weights, other budgets need their spectra."""
+    """The report of a dry run. A rank needs no weights; other budgets need their spectra."""
     recipe, warnings = run.recipe, []
     source, parts = provenance(recipe, folder, empty, None), list[Part]()
     if recipe.attention.kind:
@@ -115,7 +118,7 @@ def _predicted(
 
 
 def _budget(recipe: Recipe) -> str:
-    """'rank8', or nothing where only the attention changes."""
+    """'rank8'; empty where only the attention changes."""
     wanted = recipe.compression
     given = {"rank": wanted.rank, "keep": wanted.keep, "energy": wanted.energy}
     return next((f"{name}{value}" for name, value in given.items() if value is not None), "")
@@ -153,7 +156,7 @@ def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outco
 
 
 def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
-    """What will teach the compressed model, made while it is still dense; None if not asked for."""
+    """The training of `--recover`, which copies the model while it is dense; None without it."""
     if run.recipe.recovery.steps is None:
         return None
     from tlmtool.training.recovery import Recovery
@@ -177,7 +180,7 @@ def _chosen(outcome: Outcome) -> list[str]:
 
 
 def _notes(outcome: Outcome, calibration: Calibration) -> list[Part]:
-    """The parts of a report that a compression tells itself."""
+    """The parts of a report on the text, the allocation and the sites."""
     left = (LeftDense(site=site, reason=why) for site, why in outcome.left_dense.items())
     return [
         replace(calibration, tokens=outcome.tokens or None),

@@ -35,8 +35,10 @@ def converted(
     quality: Quality | None,
     warnings: list[str],
 ) -> tuple[Any, Converted]:
-    """(the model, or a copy where layers are chosen by loss, its attention converted; the part
-    `attention` of a report). What was not done as asked is added to the warnings."""
+    """(the model with its attention converted, the part `attention` of a report).
+
+    Where layers are chosen by loss, the model is a copy. What could not be done as it was asked
+    for is added to the warnings."""
     recipe, wanted = run.recipe, run.recipe.attention
     kernel, paths = _asked(recipe, model, warnings)
     if tokenizer is None:
@@ -70,14 +72,15 @@ def converted(
 
 
 def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> list[Part]:
-    """Convert a model on the meta device; what a report says of it."""
+    """Convert a model on the meta device; the parts of a report that say so."""
     wanted = recipe.attention
     kernel, paths = _asked(recipe, empty, warnings)
     try:
         attend(empty, dict.fromkeys(paths, kernel))
     except ValueError as error:
         raise refused(error, wanted) from None
-    layers = [{"site": p, "attention": kernel.to_dict()} for p in paths]
+    known = {"attention": kernel.to_dict(), "output_error": None}
+    layers = [{"site": path, **known} for path in paths]
     found = built(Converted, {"layers": layers})
     if wanted.max_loss_increase is None:
         return [Predicted(predicted=True), found]
@@ -90,12 +93,12 @@ def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> list[Part]:
 
 
 def longest_of(recipe: Recipe) -> int | None:
-    """The one length of the kernel asked for, if it has one."""
+    """The one length that the chosen kernel is made for, if there is one."""
     return kernel_of(recipe.attention).length if recipe.attention.kind else None
 
 
 def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, list[str]]:
-    """The kernel, and the modules that are to get it."""
+    """The chosen kernel, and the attention modules that get it."""
     kernel, longest = kernel_of(recipe.attention), recipe.calibration.max_length
     paths, left = convertible(model, recipe.attention.layers)
     check_length(recipe.attention, min(longest, position_limit(model) or longest))
@@ -104,7 +107,8 @@ def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, 
 
 
 def _increase(quality: Quality) -> Any:
-    """model -> share by which its loss has grown; the feature error of one without a loss."""
+    """A function of a model: the share by which its loss has grown. A model without a loss has its
+    feature error instead."""
 
     def measure(model: Any) -> float:
         found = quality.compared(model)

@@ -13,12 +13,15 @@ from tlmtool.models.surgery import plan_of, sites
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.costs import Flops, Parameters, RoleSize, WeightBytes
 
-LENGTH = 128  # tokens of the forward pass whose FLOPs a report counts
+LENGTH = 128  # tokens of the pass whose FLOPs are counted; more tokens, more FLOPs
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """What a model has. `sites`: {site: (role, its parameters)}; `length`: tokens of the pass."""
+    """The size and cost of a model.
+
+    `sites`: {site: (role, its parameters)}; `length`: tokens of the pass whose FLOPs are counted.
+    """
 
     total: int
     bytes: int
@@ -28,10 +31,10 @@ class _Counted:
 
 
 class Costs:
-    """Parameters and FLOPs of a model before a change, and beside them those after it, at the same
-    length: `longest` is what the model will take after the change.
+    """The costs of a model before a change, and later those after it.
 
-    Raises NotLoadable for a model that cannot run: its config is not one that ever ran.
+    `longest`: the most tokens that the model will take after the change, so that both are counted
+    at one length. Raises NotLoadable for a model that cannot run with its config.
     """
 
     def __init__(self, model: Any, longest: int | None = None):
@@ -40,7 +43,7 @@ class Costs:
             self.before = self._counted(model)
         except Failure:
             raise
-        except Exception as error:  # whatever a family's own code says
+        except Exception as error:  # a model's own code raises errors of many kinds
             name, first = name_of(model), (str(error).splitlines() or [type(error).__name__])[0]
             raise NotLoadable(f"{name} cannot run with its config.json: {first}") from error
 
@@ -58,9 +61,8 @@ class Costs:
     def and_after(
         self, model: Any, chosen: Iterable[str] | None = None, note: str = ""
     ) -> list[Part]:
-        """Parameters, FLOPs and bytes before and after; of `chosen` sites also the share kept.
-
-        `note`: what is to be added to the note on FLOPs."""
+        """The parts on parameters, FLOPs and bytes. With `chosen` sites they also say what share of
+        their parameters is kept. `note` is added to the note on FLOPs."""
         before, after = self.before, self._counted(model)
         told = f"one forward pass of {before.length} tokens; {CONVENTION}{note}"
         more = {} if chosen is None else _of_sites(before, after, chosen)

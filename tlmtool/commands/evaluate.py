@@ -21,7 +21,7 @@ from tlmtool.report.report import Report
 
 
 def evaluate(recipe: Recipe) -> Report:
-    """The score of a model on a task, and its paired difference from a baseline's."""
+    """Score a model on a task; with a baseline, also how far its score lies from that one's."""
     wanted = recipe.evaluation
     folder = Folder.of(recipe.model, recipe.revision)
     folder.check()
@@ -67,7 +67,7 @@ def evaluate(recipe: Recipe) -> Report:
 def _read(
     run: Run, folder: Folder, beside: dict[str, Folder], columns: dict[str, str | None]
 ) -> Any:
-    """The examples, read and found to fit the models before any weights are loaded."""
+    """Read the examples, and check that they fit the models, before any weights are loaded."""
     recipe, wanted = run.recipe, run.recipe.evaluation
     empty = run.empty(folder)
     empty.name_or_path = recipe.model

@@ -35,7 +35,7 @@ from tlmtool.training.state import Store
 
 
 def finetune(recipe: Recipe) -> Report:
-    """Train a checkpoint on a task, or to give a teacher's hidden states, and write it."""
+    """Train a checkpoint on a task, or on the hidden states of a teacher, and write it."""
     training.check_launch(recipe)
     recipe = training.resolved(recipe)
     if not recipe.fresh.from_config:
@@ -47,7 +47,7 @@ def finetune(recipe: Recipe) -> Report:
 
 
 def _trained_from(recipe: Recipe, folder: Folder) -> Report:
-    """`finetune` of what lies in a folder: a checkpoint, or config and tokenizer of a new model."""
+    """`finetune` from a folder: a checkpoint, or the config and tokenizer of a new model."""
     if recipe.model:
         folder.check()
     tokenizer = checkpoint.load_tokenizer(folder)
@@ -105,7 +105,7 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
 
 
 def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:
-    """The cost of the training without the training."""
+    """The report of a dry run: what the training would cost."""
     with Run(recipe) as run:
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         model, source = provenance(recipe, folder, job.model, None), Source(data=job.source)
@@ -115,7 +115,7 @@ def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:
 
 
 def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) -> Report | None:
-    """The report of a run that is done, which `--resume` finds where it was killed after its end.
+    """With `--resume`, the report of a run that has ended already; None for others.
 
     Raises Usage where another recipe, or other files, made what is there."""
     file = out / "report.json"
@@ -144,12 +144,12 @@ def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) ->
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was killed."""
+    """The settings that a resumed run must share with the one that was killed."""
     return _same(to_dict(recipe))
 
 
 def _same(kept: dict[str, Any]) -> dict[str, Any]:
-    """`_identity` of a recipe in plain values."""
+    """The same, of a recipe in plain values."""
     sections = ("training", "distillation", "strategy", "study", "fresh", "config", "attention")
     held = ((s, kept[s]) for s in sections if isinstance(kept.get(s), dict))
     same = {f"{s}.{k}": v for s, each in held for k, v in each.items()}
@@ -159,7 +159,7 @@ def _same(kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_store(recipe: Recipe, store: Store) -> None:
-    """An interrupted run is gone on with, or replaced, only where that was asked for."""
+    """Raises Usage for an interrupted run that should neither be resumed nor replaced."""
     store.check_place()
     if store.there and not (recipe.training.resume or recipe.output.overwrite):
         raise Usage(
@@ -169,8 +169,8 @@ def _check_store(recipe: Recipe, store: Store) -> None:
 
 
 def _loader(run: Run, folder: Folder) -> Callable[..., Any]:
-    """`run.load` in float32, which AdamW needs, unless a dtype is asked for; for a new model what
-    draws it."""
+    """How a job gets its model: loaded in float32, which AdamW needs, unless there is a `--dtype`.
+    For a new model it is the function that draws the weights."""
     asked, recipe = run.recipe.dtype, run.recipe
     if recipe.fresh.from_config:
         return lambda _, head, changes, has: fresh.build(recipe, folder, head, changes)
@@ -196,7 +196,7 @@ def _trained(
     """The scores before and after, the course of the training, and what it expanded."""
     used, (name, better) = recipe.training, job.final
     history = list(outcome.history)
-    if outcome.evaluated < outcome.steps:  # what was learned since, and not watched any more
+    if outcome.evaluated < outcome.steps:  # the last steps, which no evaluation followed
         history.append({"step": outcome.steps, "loss": outcome.loss(outcome.evaluated)})
     course = {
         "task": used.task or "distillation",

@@ -23,7 +23,7 @@ from tlmtool.report.parts.ending import Note
 from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 
-HEADS, WIDTH = 8, 64  # where nothing is said
+HEADS, WIDTH = 8, 64  # the defaults of --heads and --head-width
 
 
 def measured(run: Run) -> Report:
@@ -46,8 +46,9 @@ def measured(run: Run) -> Report:
 
 
 def kernels_of(names: tuple[str, ...], wanted: Attending) -> dict[str, Attention]:
-    """{name: kernel}, each with those of the choices that it has. Raises Usage for one that none
-    of them has, or that one cannot be made with."""
+    """{name: kernel}, each with the choices that it has.
+
+    Raises Usage for a choice that none of them has, and for one that a kernel refuses."""
     has = {name: {field.name for field in fields(named(name))} for name in NAMES}
     given = [key for key, value in vars(wanted).items() if value is not None]
     for key in given:
@@ -68,7 +69,7 @@ def kernels_of(names: tuple[str, ...], wanted: Attending) -> dict[str, Attention
 
 
 def case_of(recipe: Recipe) -> Case:
-    """How the kernels are called: as in MODEL, or with the heads asked for."""
+    """How the kernels are called: as in MODEL, or with the heads of the recipe."""
     wanted, causal = recipe.profiling, recipe.profiling.causal
     if recipe.model is None:
         heads, width = wanted.heads or HEADS, wanted.head_width or WIDTH

@@ -24,8 +24,8 @@ from tlmtool.report.report import Report
 def merge(recipe: Recipe) -> Report:
     """Multiply the factors out, check that the model computes the same, write a plain checkpoint.
 
-    Merged, and compared, in float32 (each product in float64); then rounded to the dtype that the
-    factors were stored in, or to the one asked for, and the effect of that is told.
+    The model is merged and compared in float32, each product in float64. Then it is rounded to the
+    dtype of the stored factors, or to `--dtype`, and the report says what the rounding changed.
     """
     out = out_folder(recipe, "dense")
     folder = Folder.of(recipe.model, recipe.revision)

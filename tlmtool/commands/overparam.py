@@ -25,7 +25,7 @@ UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
 def overparam(recipe: Recipe) -> Report:
-    """Hold linears as exact MPO of a wanted size, check that nothing changed, and write it."""
+    """Hold linear layers as exact MPO of a given size, check the outputs, and write the model."""
     wanted = recipe.overparam
     size = f"growth{wanted.growth:g}" if wanted.growth else wanted.to_params
     out = out_folder(recipe, size)
@@ -70,7 +70,7 @@ def _told(step: Step) -> str:
 
 
 def _expanded(model: Any, plan: Plan) -> tuple[Larger, ...]:
-    """Factorize; of each site its decomposition, its growth, and the largest |dW|."""
+    """Factorize each site of the plan; what became of each, with the largest |dW|."""
     found = []
     for entry in records(model, plan):
         site = entry.site

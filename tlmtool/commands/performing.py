@@ -30,11 +30,11 @@ def run(
     recipe: str | Path | None = None,
     **flags: Any,
 ) -> Any:
-    """`tlm VERB MODEL --flag value ...` from Python; its `Report`, whose `data` is the JSON.
+    """`tlm VERB MODEL --flag value ...` from Python. Returns its `Report`; `data` is the JSON.
 
-    Flags go by their names with `_` for `-`: `run("finetune", "minilm", task="cola", N=6)`;
-    `sets` as in `--set`, `recipe` a YAML file. Raises what the command would fail with: a
-    `Failure`, whose `code` is the exit code.
+    Flags have their names with `_` for `-`: `run("finetune", "minilm", task="cola", N=6)`. `sets`
+    are as in `--set`, and `recipe` is a YAML file. Raises a `Failure` where the command would
+    fail; its `code` is the exit code.
     """
     given = {k: str(v) if isinstance(v, Path) else v for k, v in {"model": model, **flags}.items()}
     return perform(recipes.build(verb, given, sets, recipe))

@@ -33,17 +33,19 @@ from tlmtool.training.state import Store
 __all__ = ["Stage", "run", "stages_of", "summary"]
 
 REPORT = "report.json"  # in the folder of a stage that is done
-LIST = "stages.json"  # in the folder of a pipeline: what each result was made by, and of
-FORMAT = 2  # of that file
+LIST = "stages.json"  # in the folder of a pipeline: the recipe and the inputs of each result
+FORMAT = 2  # version of that file; with another number, older folders can only be replaced
 
 
 def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[Stage, Report]]:
-    """Perform the stages; a report as each ends. `resume`: those that are done are not done again,
-    and a training that was killed goes on. `overwrite`: each replaces its earlier result when it
-    ends, none is lost before. Raises Usage for a folder that is taken or was made otherwise.
+    """Perform the stages, and give the report of each as it ends.
 
-    What a stage is made by is noted before it runs, and what it replaces: a result that is whole,
-    and not the one to be replaced, is of that note, wherever the run was killed.
+    With `resume`, stages that are done are kept, and a killed training goes on. With `overwrite`,
+    a stage replaces its earlier result when it ends, and nothing is lost before. Raises Usage for a
+    folder that is taken, or that another recipe made.
+
+    Before a stage runs, its recipe and the result that it replaces are noted. A whole result that
+    is not the replaced one therefore belongs to the note, wherever the run was killed.
     """
     out = stages[0].out.parent
     check_alone("a pipeline")
@@ -80,8 +82,8 @@ def _run(
 
 
 def _check_places(stages: list[Stage], out: Path) -> None:
-    """Raises Usage for a folder that is not apart from what the stages read, but for what they
-    themselves write into it, and for a stage's that cannot be made."""
+    """Raises Usage where a folder holds files that a stage reads, unless an earlier stage writes
+    them, and where the folder of a stage cannot be made."""
     root, names = Path(os.path.realpath(out)), {stage.name for stage in stages}
 
     def within(path: Path) -> bool:
@@ -98,7 +100,7 @@ def _check_places(stages: list[Stage], out: Path) -> None:
 
 
 def _check_replaced(stages: list[Stage], overwrite: bool) -> None:
-    """Raises Usage where a stage's folder, which it replaces, holds what no such stage wrote."""
+    """Raises Usage where a folder that is to be replaced holds what no such stage wrote."""
     for stage in stages:
         if stage.recipe.verb not in WRITES:
             check_out(stage.out, True, _foreign_to_report)
@@ -127,21 +129,21 @@ def _check(out: Path, ours: bool, resume: bool, overwrite: bool) -> None:
 
 
 def _identity(stage: Stage) -> dict[str, Any]:
-    """What an earlier result must have in common with this stage to be its own: all but where it
-    lies and how it is checked."""
+    """The settings that an earlier result must share with this stage. Where it lies and how it is
+    checked are not among them."""
     tree = {key: value for key, value in to_dict(stage.recipe).items() if key != "output"}
     plain = json.dumps(tree).replace(json.dumps(f"{stage.out.parent}/")[:-1], '"@')
     return {"recipe": json.loads(plain)}
 
 
 def _mark(stage: Stage) -> str | None:
-    """What tells the result of a stage from any other: the sum of its report; None without one."""
+    """The checksum of a stage's report, which marks its result; None without one."""
     file = stage.out / REPORT
     return sha256(file) if file.is_file() else None
 
 
 def _compare(stage: Stage, note: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-    """Raises Usage for a result that something else made, and that is not to be replaced."""
+    """Raises Usage for a result that this stage did not make and that it must not replace."""
     there, whole = _mark(stage), not stage.recipe.study.seeds  # a study grows in its place
     if there is None and whole and stage.out.is_dir() and any(stage.out.iterdir()):
         raise Usage(f"{stage.out} is not empty, and holds no result of a stage: move it away")
@@ -158,8 +160,8 @@ def _compare(stage: Stage, note: dict[str, Any] | None, identity: dict[str, Any]
 
 
 class _Note(Kept):
-    """Of a stage: its recipe and the files that it reads, noted before it runs; and the mark of an
-    earlier result in its place, which it replaces."""
+    """The note on a stage before it runs: its recipe, the files that it reads, and the mark of the
+    earlier result that it replaces."""
 
     recipe: dict[str, Any] | None = None
     inputs: dict[str, dict[str, str]] | None = None
@@ -167,14 +169,14 @@ class _Note(Kept):
 
 
 class _List(Kept):
-    format: int = 1  # of a version that did not say it
+    format: int = 1  # files of the first version do not say it
     stages: dict[str, _Note] = Field(default_factory=dict)
 
 
 def _kept(out: Path, overwrite: bool) -> dict[str, Any] | None:
-    """{stage: its note} of the pipeline of this folder; None where there is none.
+    """{stage: its note} of the pipeline in this folder; None where there is none.
 
-    Raises NotLoadable for what is no list of stages, Usage for one of another version."""
+    Raises NotLoadable for a file that is no list of stages, Usage for one of another version."""
     file = out / LIST
     if not os.path.lexists(file):
         return None
@@ -190,7 +192,7 @@ def _kept(out: Path, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _settle(stages: list[Stage], out: Path) -> None:
-    """Clear away what runs that were killed left of the stages, and put back what they moved."""
+    """Clear away what killed runs left of the stages, and put back what they moved."""
     left = {each.name[1:].partition(".")[0] for each in out.glob(".*")}
     for name in left & {stage.name for stage in stages}:
         with claimed(out / name):
@@ -217,13 +219,13 @@ def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
 
 
 def _done(stage: Stage) -> Report:
-    """The report of a stage that an earlier run has ended, perhaps just before it was killed."""
+    """The report of a stage that an earlier run has finished."""
     report = read_report(stage.out / REPORT, stage.recipe.verb)
     Store(stage.out, {}).remove()
     return report
 
 
 def summary(done: list[tuple[Stage, Report]]) -> Report:
-    """The report of a pipeline: those of its stages."""
+    """The report of a pipeline, made of those of its stages."""
     stages = tuple(Done(name=stage.name, report=report) for stage, report in done)
     return Report("run", [Stages(stages=stages)])

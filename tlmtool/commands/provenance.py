@@ -15,7 +15,7 @@ from tlmtool.report.parts.model import Model
 
 
 def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> Model:
-    """The part `model` of a report: which files, of what type, and what they were made from."""
+    """The part `model` of a report: its files, its type, and the model that it was made from."""
     config, front = folder.config, folder.front
     common = {"class_": type(model).__name__, "out": None if out is None else str(out)}
     if recipe.model is None:
@@ -41,7 +41,7 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
 def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
     """(texts to calibrate on, held-out texts, the part `calibration` of a report).
 
-    Where nothing is said, what a recovery is taught on calibrates too."""
+    Without `--calibration`, the text of `--recover` is used, or else the text of the package."""
     wanted, taught = recipe.calibration, recipe.recovery.data
     shipped = held_out(tasks.texts(None, None, recipe.seed))
     if wanted.text == "none":
@@ -54,6 +54,8 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
         rest, held = held_out(tasks.texts(wanted.text, None, recipe.seed))
     used = tasks.choose(rest, wanted.samples, recipe.seed)
     source = wanted.text or taught or "the text that comes with tlm"
-    other = None if held else "the text that comes with tlm"  # none could be spared
+    other = (
+        None if held else "the text that comes with tlm"
+    )  # all of its texts are needed to calibrate
     found = Calibration(source=source, texts=len(used), measured_on=other)
     return used, held or shipped[1], found

@@ -36,7 +36,7 @@ class Run(AbstractContextManager):
     """One command at work: its recipe, its bars, the seconds of its stages."""
 
     def __init__(self, recipe: Recipe):
-        anew = replace(recipe.training, resume=False)  # a result that was gone on with is the same
+        anew = replace(recipe.training, resume=False)  # a resumed run has the same result
         self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
         self.warnings: list[str] = []  # of the checkpoints read, in every report
         torch.manual_seed(recipe.seed)
@@ -55,8 +55,8 @@ class Run(AbstractContextManager):
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def load(self, folder: Folder, dtype: str | None = None, **more: Any) -> Any:
-        """The model of a folder, under the name that it was asked for by. `more`: a head and
-        changes of its config, as `checkpoint.load` takes them."""
+        """The model of a folder, under the name that the user gave. `more`: a head and changes of
+        its config, as `checkpoint.load` takes them."""
         settings = {"dtype": dtype or self.recipe.dtype, "warn": self.warn}
         with self.stage("load"):
             model = checkpoint.load(folder, **settings, device=self.recipe.device, **more)
@@ -64,18 +64,18 @@ class Run(AbstractContextManager):
         return model
 
     def empty(self, folder: Folder) -> Any:
-        """The model of a folder without its weights, in the dtype asked for."""
+        """The model of a folder without its weights, in the dtype of the recipe."""
         return checkpoint.empty(folder, self.recipe.dtype, self.warn)
 
     def warn(self, text: str) -> None:
-        """Keeps it for the report, once."""
+        """Keep a warning for the report, once."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def report(
         self, parts: Iterable[Part], warnings: Iterable[str] = (), peak: int | None = None
     ) -> Report:
-        """The report of these parts, with what every report ends with. `peak`: bytes of memory."""
+        """The report of these parts and of the run. `peak`: most memory at once, in bytes."""
         names = ("torch", "transformers", "safetensors")
         versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
         versions |= {name: importlib.import_module(name).__version__ for name in names}
@@ -101,7 +101,7 @@ class Run(AbstractContextManager):
         warnings: Iterable[str] = (),
         peak: int | None = None,
     ) -> Report:
-        """Write the checkpoint with its report, card and recipe; the report."""
+        """Write the checkpoint with its report, card and recipe; returns the report."""
         made: list[Report] = []
         for text in source.beside[1]:
             self.warn(text)
@@ -133,7 +133,7 @@ class Run(AbstractContextManager):
 
 
 def _beside(parts: Iterable[Part], size: FileBytes) -> list[Part]:
-    """The parts with the size of the files after the other sizes, where its row is to stand."""
+    """The parts, with the size of the files right after the other sizes."""
     found = list(parts)
     sizes = [i for i, part in enumerate(found) if isinstance(part, Parameters | WeightBytes)]
     found.insert(max(sizes, default=len(found)) + 1, size)
@@ -141,13 +141,13 @@ def _beside(parts: Iterable[Part], size: FileBytes) -> list[Part]:
 
 
 def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
-    """`--out`, or `out/<model>-<suffix>`. `name`: of a model that is not there yet."""
+    """`--out`, or `out/<model>-<suffix>`. `name`: the name of a new model."""
     model = name or Path(recipe.model).name or "model"
     return path_of(recipe.output.out or f"out/{model}-{suffix}")
 
 
 def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
-    """The folder to write, `place_of`; refused early if it is taken, and claimed."""
+    """The folder to write, which is claimed. Raises Usage at once where it is taken."""
     out = place_of(recipe, suffix, name)
     if not recipe.output.dry_run:
         check_place(out, reads_of(recipe))

@@ -24,7 +24,7 @@ from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 from tlmtool.training.study import Study
 
-NAME = "study.json"  # in the folder of a study: what its results have in common
+NAME = "study.json"  # in the folder of a study: the settings that its results share
 FILES = r"(study|report|rate-[\w.+-]+|[\w-]+-seed\d+)\.json"  # all that it writes
 FILES = re.compile(rf"{FILES}|\.{FILES}\.\d+\.unfinished")
 
@@ -37,8 +37,9 @@ def studied(
     loader: Callable[[Run], Callable],
     bar: Callable[[Run], Callable],
 ) -> Report:
-    """The comparison of the arms: results in `--out`, a file for each arm and seed; of a dry run
-    what it would cost. `identity`: what a study that goes on has in common with its beginning."""
+    """Compare the arms. `--out` gets a file for each arm and seed; a dry run gives the cost.
+
+    `identity`: the settings that a resumed study must share with its beginning."""
     _check(recipe)
     given = recipe.output.out or f"out/study-{folder.name}-{recipe.training.task}"
     out = path_of(given)
@@ -67,7 +68,7 @@ def studied(
 
 
 def _check(recipe: Recipe) -> None:
-    """Raises Usage for what is of one training, and would mean nothing, or harm, in a study."""
+    """Raises Usage for settings that make sense for a single training only."""
     used = recipe.training
     if used.keep_best or used.patience:
         raise Usage(
@@ -81,7 +82,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
-    """Raises Usage for a folder not to be written to, NotLoadable for one that is broken."""
+    """Raises Usage for a folder that must not be written to, NotLoadable for a broken study."""
     check_place(out, reads_of(recipe))
     claim(out)
     _check_taken(recipe, out)
@@ -110,19 +111,19 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
 
 
 def _plain(identity: dict[str, Any]) -> dict[str, Any]:
-    """The recipe alone, as JSON gives it back."""
+    """The recipe alone, as it is read back from JSON."""
     return json.loads(json.dumps({k: v for k, v in identity.items() if k != "inputs"}))
 
 
 def _check_taken(recipe: Recipe, out: Path) -> None:
-    """Raises Usage for a folder that holds something else than a study; where it is replaced, for
-    one that holds anything else besides."""
+    """Raises Usage for a folder that holds no study. With `--overwrite` also for one that holds
+    anything beside the study."""
     if out.is_dir() and any(out.iterdir()) and not (out / NAME).exists():
         raise Usage(f"--out {out} is not empty, and holds no study ({NAME})")
     check_out(out, True, foreign_to_study if recipe.output.overwrite else lambda _: None)
 
 
 def foreign_to_study(out: Path) -> str | None:
-    """What a folder holds that no study wrote; None where it may be replaced."""
+    """A file of a folder that no study wrote, in words; None where there is none."""
     found = first_foreign(out, lambda path: FILES.fullmatch(path) is not None)
     return f"{found}, which no study wrote" if found else None

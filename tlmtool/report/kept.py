@@ -25,8 +25,10 @@ def read_report(file: Path, verb: str) -> Report:
     that it is not a report any more."""
     told = (f"is no report of tlm {verb}", "remove its folder, or --overwrite replaces it")
     data = read(file, _Report, *told)
-    if data["verb"] != verb or data["schema_version"] != SCHEMA_VERSION:
+    if data["verb"] != verb:
         raise NotLoadable(f"{file} {': '.join(told)}")
+    if data["schema_version"] != SCHEMA_VERSION:
+        raise NotLoadable(f"{file} was written by another version of tlm: {told[1]}")
     try:  # a part may have the right types and still not be one that can be shown
         found = Report.read(data)
         _show(found)

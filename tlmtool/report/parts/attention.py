@@ -25,7 +25,7 @@ class Converted:
         "of the module and its output projection", "parameters", when="written"
     )
     output_error: float | None = entry(
-        "relative error of its output on the calibration text", optional=True
+        "relative error of its output on the calibration text; null where nothing was fitted"
     )
 
 
