@@ -17,7 +17,7 @@ from typing import Any, Union, get_args, get_origin
 
 HERE = Path(__file__).parent
 TYPES = {int: "integer", float: "number", str: "text", bool: "boolean"}  # of a field, in words
-SHARED = "tlmtool.report.parts._pieces"  # what several parts hold is told with each of them
+SHARED = "tlmtool.report.pieces"  # what several parts hold is told with each of them
 BLOCK = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

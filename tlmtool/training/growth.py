@@ -15,8 +15,8 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan, factorize, sites
-from tlmtool.report.parts._pieces import Ends
 from tlmtool.report.parts.step import Larger, Step
+from tlmtool.report.pieces import Ends
 
 CLOSE = 0.08  # share of the growth; larger lets in cheaper candidates that miss it by more
 PADDED = 9  # sizes tried, for O and for I, where the divisors of a weight do not reach the growth

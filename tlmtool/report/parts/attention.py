@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from tlmtool.report.figures import View, figure, human, kernel, words
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Ends
 from tlmtool.report.parts.quality import Quality
+from tlmtool.report.pieces import Ends
 
 FITTED = (
     "parameters with the output projection; output error: relative, of the output map fitted by "

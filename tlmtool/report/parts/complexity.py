@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tlmtool.report.figures import View, figure, human, kernel
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Latency
+from tlmtool.report.pieces import Latency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tlmtool.report.figures import View, human, share
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Latency
+from tlmtool.report.pieces import Latency
 
 Cells = dict[str, dict[int, tuple[float, str]]]  # {row: {column: (value, as text)}}
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from tlmtool.report.figures import View, described, figure, human, largest, mean
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Ends
+from tlmtool.report.pieces import Ends
 
 LARGER: Mapping[str, str] = {"overparam": "", "finetune": "predicted single"}
 COSTS = {  # field: label and unit in the table

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from tlmtool.report.figures import View, figure, human, mean
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Score
 from tlmtool.report.parts.expansions import Expansion, Selection
+from tlmtool.report.pieces import Score
 
 
 @dataclass(frozen=True, kw_only=True)

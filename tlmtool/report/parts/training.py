@@ -6,7 +6,7 @@ from typing import ClassVar
 from tlmtool.report.asked import Asked
 from tlmtool.report.figures import View, figure
 from tlmtool.report.layout import Document, Part, entry
-from tlmtool.report.parts._pieces import Score
+from tlmtool.report.pieces import Score
 from tlmtool.tasks.metrics import digits
 
 TRAINED = {"finetune": "written single"}
