@@ -6,6 +6,7 @@ from tlmtool.failure import Usage
 from tlmtool.recipe.building import build, dump
 from tlmtool.recipe.compression import Compression
 from tlmtool.recipe.schema import Recipe, settings, settings_of
+from tlmtool.recipe.sources import FORMER
 from tlmtool.recipe.verbs import VERBS
 
 
@@ -82,6 +83,28 @@ def test_no_verb_has_a_flag_twice(verb):
     flags = [setting.flag for setting in settings(verb).values() if setting.flag]
     assert len(flags) == len(set(flags))
     assert all(setting.help for setting in settings(verb).values() if setting.flag)
+
+
+@pytest.mark.parametrize("key", sorted(FORMER))
+def test_a_former_key_is_still_read(key, file):
+    """As recipes hold it that an earlier version wrote beside its results."""
+    path, (section, _, leaf) = FORMER[key], key.partition(".")
+    setting = settings("finetune")[path]
+    (other,) = {*setting.rules["choices"]} - {setting.default}
+    for more in (
+        {"sets": [f"{key}={other}"]},
+        {"recipe_file": file(f"{section}: {{{leaf}: {other}}}")},
+    ):
+        recipe = build("finetune", {"model": "m", "task": "grammar"}, **more)
+        assert getattr(recipe.strategy, path.rpartition(".")[2]) == other
+
+
+def test_what_names_a_model_or_data_says_so():
+    """By its metavariable, which the help shows, and by what no output may then replace."""
+    for setting in settings_of(Recipe):
+        names = {"MODEL", "SOURCE", "PATH"} & {*setting.metavar.split("|")}
+        assert bool(names) == bool(setting.reads), setting.path
+        assert (setting.metavar == "MODEL") == (setting.reads == "model"), setting.path
 
 
 def test_defaults_obey_their_own_rules():

@@ -5,16 +5,13 @@ The schema is imported where flags are made, so that `tlm --help` stays fast.
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-if TYPE_CHECKING:
-    from tlmtool.recipe.setting import Setting
+from tlmtool.recipe.setting import GENERAL, Setting
 
-
-GENERAL = "General"  # the part of the help with the flags that every verb has
 FIRST = ("Output",)  # parts that stand right after the first one
 
 
@@ -33,7 +30,7 @@ def _option(
     return _parameter(name, kind, False if kind is bool else None, info)
 
 
-def _in_order(verb: str) -> list[tuple[str, "Setting"]]:
+def _in_order(verb: str) -> list[tuple[str, Setting]]:
     """The settings of a verb by the parts of the help, the part that is used most first."""
     from tlmtool.recipe.schema import settings
 

@@ -6,7 +6,7 @@ from tlmtool.recipe.setting import setting
 from tlmtool.recipe.verbs import EVERY, VERBS, WRITES
 
 WRITING = " ".join(WRITES)
-PREDICTED = "compress overparam finetune"  # verbs with --dry-run; a merge is as cheap as its own
+PREDICTED = "compress overparam finetune"  # the verbs with --dry-run; a merge takes seconds
 
 
 @dataclass(frozen=True)

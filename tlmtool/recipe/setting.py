@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple
 
+GENERAL = "General"  # the part of the help with what every verb has
+
 # What a setting names: a model, files of one, or data. "model" may be `@stage` in a pipeline.
 Reads = Literal["", "model", "model files", "data"]
 
@@ -73,7 +75,7 @@ def schema_in(entry: Field[Any]) -> type | None:
     return entry.type if isinstance(entry.type, type) and is_dataclass(entry.type) else None
 
 
-def settings_of(schema: type, prefix: str = "", panel: str = "General") -> Iterator[Setting]:
+def settings_of(schema: type, prefix: str = "", panel: str = GENERAL) -> Iterator[Setting]:
     """Every setting of a dataclass and of its sections, in the order of their declaration."""
     for entry in fields(schema):
         if inner := schema_in(entry):

@@ -1,7 +1,7 @@
 """The verbs of `tlm`, one row each, in the order in which a newcomer meets them.
 
-A verb is a row here, a file in `commands/` with a function of its name, and its figures in
-`report/`.
+A verb is a row here and a function of that name in `commands/`. Each setting of the schema and each
+part of a report names the verbs that have it.
 """
 
 from typing import NamedTuple
