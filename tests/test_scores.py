@@ -126,6 +126,13 @@ def same(found: dict, wanted: dict) -> None:
     assert {key: found[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_task_of_glue_is_scored_as_glue_scores_it():
+    official = {"cola": "matthews", "mrpc": "accuracy and f1", "qqp": "accuracy and f1"}
+    official |= {"stsb": "pearson and spearman"}
+    official |= dict.fromkeys(("sst2", "rte", "qnli", "mnli"), "accuracy")
+    assert {name: TASKS[name].metric for name in official} == official
+
+
 @pytest.mark.parametrize("name", LABELLED)
 def test_evaluate(name, room, capsys):
     task, folder = TASKS[name], room(name)
@@ -179,3 +186,25 @@ def test_finetune(name, room, tmp_path, capsys):
     same(report["scores"]["after"], after)
     assert report["training"]["history"][-1]["score"] == pytest.approx(after["score"], abs=1e-6)
     assert f"{before['score']:.4f}" in printed and f"{after['score']:.4f}" in printed
+
+
+def test_a_study(room, tmp_path, capsys):
+    """Means, deviations and differences over seeds, of the score of each run."""
+    out, folder = tmp_path / "out", room("stsb")
+    words = ["finetune", folder / "model0", "--task", "stsb", "--data", folder, "--out", out]
+    words += ["--seeds", 2, "--arms", "dense,svd", "--steps", 3, "--batch", 8, "--lr", 1e-3]
+    assert tlm(*words, "--N", 1, "--n", 1, "--every", 1, "-q") == 0
+    study, printed = report_of(out)["study"], capsys.readouterr().out.split()
+    runs = {
+        arm: [r["score"] for r in study["results"] if r["arm"] == arm] for arm in ("dense", "svd")
+    }
+    for each in study["arms"]:
+        scores = runs[each["arm"]]
+        assert each["scores"] == scores and len({*scores}) > 1
+        found = each["mean"], each["deviation"]
+        assert found == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+        assert {f"{x:.4f}" for x in found} <= {*printed}
+    (pair,) = study["pairs"]
+    known = stats.ttest_rel(runs[pair["first"]], runs[pair["second"]])
+    assert pair["difference"] == pytest.approx(np.subtract(*runs.values()).mean())
+    assert pair["p"] == pair["p_holm"] == pytest.approx(known.pvalue)

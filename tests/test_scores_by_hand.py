@@ -1,0 +1,52 @@
+"""Scores and verdicts of small cases, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from tlmtool.measuring.metrics import scored
+from tlmtool.tasks.metrics import METRICS, Metric
+from tlmtool.tasks.table import TASKS
+from tlmtool.training.verdicts import compared
+
+
+def test_a_score_that_is_not_defined_is_0():
+    """Of one answer for everything, and of one example: a correlation has no value there."""
+    same_for_all, labels = np.ones(6), np.array([1, 0, 1, 1, 0, 1])
+    for name in ("matthews", "pearson", "spearman"):
+        assert scored((name,), same_for_all, labels) == {"score": 0.0, name: 0.0}
+    for name in ("pearson", "spearman"):
+        assert scored((name,), np.array([2.0]), np.array([2.0]))["score"] == 0
+        assert scored((name,), np.array([2.0, 3.0]), np.array([2.0, 4.0]))[
+            "score"
+        ] == pytest.approx(1)
+
+
+def test_a_metric_that_tells_labels_from_predictions(monkeypatch):
+    """And one that stands beside the score of a kind of task, but is no part of it."""
+    precision = Metric("precision", "of class 1", "sklearn.metrics:precision_score")
+    beside = Metric(
+        "recall", "of class 1", "sklearn.metrics:recall_score", beside=("classification",)
+    )
+    monkeypatch.setitem(METRICS, "precision", precision)
+    monkeypatch.setitem(METRICS, "recall", beside)
+    labels, answers = np.array([1, 1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1, 0])
+    found = scored(("precision", "accuracy"), answers, labels, TASKS["rte"].scored_beside)
+    assert found["precision"] == pytest.approx(2 / 3) and found["recall"] == pytest.approx(2 / 4)
+    assert found["score"] == pytest.approx((2 / 3 + 3 / 6) / 2)
+    assert "recall" not in scored(("precision",), answers, labels, TASKS["stsb"].scored_beside)
+
+
+def test_a_pair_without_a_p_counts_as_one_more_and_as_the_largest():
+    arms = {"a": [0.5, 0.6, 0.7], "b": [0.5, 0.6, 0.7], "c": [0.1, 0.3, 0.2]}
+    pairs = {(each["first"], each["second"]): each for each in compared(arms)}
+    assert pairs["a", "b"]["p"] is None and pairs["a", "b"]["p_holm"] is None
+    alone = pairs["a", "c"]["p"]  # of b and c too: Holm takes the smallest three times
+    assert pairs["a", "c"]["p_holm"] == pairs["b", "c"]["p_holm"] == pytest.approx(3 * alone)
+
+
+def test_what_holds_for_a_pair_alone_is_not_shown_of_several():
+    arms = {"a": [0.5, 0.6, 0.7], "b": [0.4, 0.54, 0.6], "c": [0.5, 0.7, 0.6]}
+    pair = compared(arms)[0]
+    assert pair["p"] <= 0.05 < pair["p_holm"] and pair["verdict"] == "not shown, of 3 pairs"
+    (pair,) = compared({"a": arms["a"], "b": arms["b"]})
+    assert pair["verdict"] == "differ"
