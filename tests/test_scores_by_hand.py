@@ -50,3 +50,9 @@ def test_what_holds_for_a_pair_alone_is_not_shown_of_several():
     assert pair["p"] <= 0.05 < pair["p_holm"] and pair["verdict"] == "not shown, of 3 pairs"
     (pair,) = compared({"a": arms["a"], "b": arms["b"]})
     assert pair["verdict"] == "differ"
+
+
+@pytest.mark.parametrize(("seeds", "says"), [(1, "1 seed: too few"), (2, "equal in every seed")])
+def test_arms_that_are_equal_in_every_seed_are_called_so(seeds, says):
+    (pair,) = compared({"a": [0.5, 0.6][:seeds], "b": [0.5, 0.6][:seeds]})
+    assert pair["verdict"].startswith(says)
