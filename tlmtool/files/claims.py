@@ -20,7 +20,7 @@ from tlmtool.failure import Usage, speaks
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("tlmtool")
 TOKEN = r"(?:\d+|[0-9a-z_]{8})"  # between the name of what is written and the ends below

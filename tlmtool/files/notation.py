@@ -6,7 +6,7 @@ PyYAML reads YAML 1.1, in which 010 is 8, 1:30 is 90, 5e-5 and 1e3 are text, `no
 
 import re
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -50,7 +50,7 @@ def written(tree: Any) -> str:
 class _Refused(yaml.MarkedYAMLError):
     """YAML, but not of the kind that is read here."""
 
-    def __init__(self, problem: str, mark: yaml.Mark):
+    def __init__(self, problem: str, mark: Any):  # yaml has two kinds of marks
         super().__init__(problem=problem, problem_mark=mark)
 
 
@@ -63,8 +63,6 @@ def _bounded(count: int, depth: int, mark: yaml.Mark) -> None:
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes within bounds, and builds mappings whose keys stand once."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -80,6 +78,7 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         _bounded(self.count, self.depth, event.start_mark)
         node = super().compose_node(parent, index)
+        assert node is not None  # of an event that is no end
         self.depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self.sizes[id(node)] = self._size(node)
@@ -119,6 +118,7 @@ class _Loader(yaml.SafeLoader):
         return number(node.value)
 
 
+_Loader.yaml_implicit_resolvers = {}  # not those of YAML 1.1
 for _name, (_pattern, _letters) in PLAIN.items():
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})\\Z"), _letters
