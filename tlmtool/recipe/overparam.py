@@ -51,20 +51,21 @@ class Strategy:
     name: str = setting(
         "none",
         "finetune",
-        "When weight matrices are over-parameterized. none: never. static: once, the N most "
-        "important of each role, chosen by half of the steps (at once if MODEL has a head for the "
-        "task). dynamic: n more of each role every --every steps",
+        "When weight matrices are over-parameterized, that is, trained as products with more "
+        "parameters. none: never. static: once, the N most important of each role, chosen by half "
+        "of the steps (at once if MODEL has a head for the task). dynamic: n more of each role "
+        "every --every steps",
         "NAME",
         "strategy",
         choices=STRATEGIES,
     )
     N: int = setting(
-        12, "finetune", "Matrices of each role to over-parameterize in all", "N", "N", ge=1
+        12, "finetune", "Matrices of each role (query, key ...) to choose in all", "N", "N", ge=1
     )
     n: int = setting(
-        2, "finetune", "Matrices of each role per selection of dynamic", "n", "n", ge=1
+        2, "finetune", "Matrices of each role to choose at a time (dynamic)", "n", "n", ge=1
     )
-    every: int = setting(100, "finetune", "Steps between selections of dynamic", "STEPS", ge=1)
+    every: int = setting(100, "finetune", "Steps between choices (dynamic)", "STEPS", ge=1)
     importance: str | None = setting(
         None,
         "finetune",
