@@ -51,22 +51,30 @@ def options(verb: str) -> str:
             (f"`{spelled}`", _plain(each.help or ""))
         )
     parts = [f"{_plain(command.help or '')}\n"]
-    for section, rows in sections.items():
+    for section, rows in sorted(sections.items(), key=lambda each: each[0] != "Argument"):
         parts.append(table((section, "meaning"), *rows))
     return "\n".join(parts)
 
 
 def _plain(help: str) -> str:
-    """Help in one line, its markup dropped; globs are no emphasis."""
-    return " ".join(re.sub(r"\[/?\w*\]", "", help).split()).replace("*", r"\*")
+    """Help in one line, its markup dropped; globs are no emphasis, and `<model>` is no tag."""
+    return " ".join(re.sub(r"\[/?\w*\]", "", help).split()).replace("*", r"\*").replace("<", "&lt;")
 
 
 def methods() -> str:
-    """The decompositions, each with the first line of its file."""
+    """The decompositions: the first line of each file, and what each can do."""
+    from tlmtool.decompositions import NAMES, named
     from tlmtool.recipe.compression import decompositions
 
-    rows = [(f"`{name}`", line) for name, line in decompositions().items()]
-    return table(("method", "what it is"), *rows)
+    rows = [
+        (f"`{n}`", decompositions()[n], _yes(named(n).takes_metric), _yes(named(n).automatic))
+        for n in NAMES
+    ]
+    return table(("method", "what it is", "weighs by text", "in `auto`"), *rows)
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
 
 
 def families() -> str:
