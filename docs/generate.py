@@ -88,6 +88,13 @@ def families() -> str:
     return table(("family", "takes tensor attention"), *rows)
 
 
+def family_names() -> str:
+    """The model types in one line, for README."""
+    from tlmtool.models.architectures import ARCHITECTURES
+
+    return f"Families: {', '.join(ARCHITECTURES)}.\n"
+
+
 def metrics() -> str:
     """The metrics, each in words."""
     from tlmtool.tasks.metrics import METRICS
@@ -174,6 +181,7 @@ def _type(kind: Any) -> tuple[str, Any, str]:
 LISTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "families": families,
+    "family names": family_names,
     "metrics": metrics,
     "keys": keys,
     "report": report,
@@ -185,7 +193,7 @@ def generated(page: str) -> str:
 
     def made(match: re.Match[str]) -> str:
         kind, _, verb = match[2].partition(" ")
-        text = options(verb) if kind == "options" else LISTS[kind]()
+        text = options(verb) if kind == "options" else LISTS[match[2]]()
         return f"{match[1]}\n{text}\n{match[3]}"
 
     return BLOCK.sub(made, page)
@@ -193,7 +201,8 @@ def generated(page: str) -> str:
 
 def pages() -> list[Path]:
     """Every page that holds a generated part."""
-    return [page for page in sorted(HERE.rglob("*.md")) if BLOCK.search(page.read_text("utf-8"))]
+    found = [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]
+    return [page for page in found if BLOCK.search(page.read_text("utf-8"))]
 
 
 def main(check: bool) -> int:

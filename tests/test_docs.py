@@ -196,11 +196,6 @@ def test_flags_are_those_there_are(page):
     assert page == CHANGES or found <= known | foreign
 
 
-def test_families_are_those_there_are():
-    families = re.search(r"^Families: (.*)\.$", README.read_text("utf-8"), re.M)[1]
-    assert set(families.split(", ")) <= set(ARCHITECTURES)  # docs/checkpoints.md lists all
-
-
 def test_recipes_are_all_listed():
     listed = set(re.findall(r"`([\w-]+\.yaml)`", (ROOT / "docs" / "recipes.md").read_text("utf-8")))
     assert listed - {"recipe.yaml"} == {file.name for file in (ROOT / "recipes").glob("*.yaml")}
