@@ -32,7 +32,7 @@ class MultiLinear(Attention):
            j and k count from the first real token.
     decay  W_i[j,k,:] = sum_{st} a_s(i-j) b_t(i-k) U[s,t,:] with a_s(d) = c_s lambda_s^|d|, and b
            alike with rates of its own; each has `terms` learned rates. (A CP of terms^2 terms whose
-           two scans cost like `terms`.) c_s = 1 - lambda_s makes means of the sums, so what rows
+           two scans cost like `terms`.) c_s = 1 - lambda_s makes means of the sums: what rows
            have in common does not grow with the reach. Unless causal both sides count by distance,
            so left and right look alike. Linear time, any length.
     conv   out_i = sum_{a,b < kernel} T[i,i-a,i-b] C[a,b,:], with offsets centred, a - (kernel - 1)

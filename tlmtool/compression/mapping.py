@@ -25,9 +25,9 @@ def fit(walk: Walk, dense: Walk, path: str, output: str) -> float | None:
     """Fit the output map of a converted module, which both walks stand before, by least squares.
 
     Returns the relative error. A kernel made for one length has more features (N x N) than there
-    are tokens: it is fitted on as many tokens as memory holds, and its error is that on texts held
-    out, which also chose the damping; None if no text is held out. Raises CheckFailed if the layer
-    gives NaN or infinity, or the kernel in its place does.
+    are tokens, so it is fitted on as many tokens as memory holds. Its error is then that on texts
+    held out, which also chose the damping; None if no text is held out. Raises CheckFailed if the
+    layer gives NaN or infinity, or the kernel in its place does.
     """
     base = walk.model.base_model
     if base.get_submodule(path).mixing.length is not None:

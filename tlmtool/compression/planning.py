@@ -68,8 +68,8 @@ def check(
 ) -> None:
     """Raises Usage for what no measuring could make possible.
 
-    That is a decomposition that does not exist or that texts cannot weigh, a rank that no site can
-    have or that makes none smaller, and a budget below the parameters of rank 1.
+    That is a decomposition that does not exist, or whose error texts cannot weigh. It is a rank
+    that no site can have, or that makes none smaller, and a budget below the parameters of rank 1.
     """
     if rank is not None:
         check_draft(by_rank(sites, rank, method, overrides), weighed)
@@ -171,8 +171,8 @@ def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[W
 def spectrum_of(each: Weighed) -> Spectrum:
     """What a site loses at each rank.
 
-    It is relative to the energy of its output, so that sites compare; with an output metric it is
-    in the units of that, the squared change of the last hidden state.
+    It is relative to the energy of its output, so that sites compare. With an output metric it is
+    the predicted squared change of the last hidden state instead.
     """
     weight, device = each.weight, each.weight.device
     s, g = root(each.metric, device), root(each.output_metric, device)

@@ -16,10 +16,10 @@ class Decomposition:
     """A way to hold W (O, I) as factors. A subclass in a file of this folder is found by its name.
 
     A subclass must define `shapes` and `_factors`, and either `matrices` or both `reconstruct` and
-    `apply`. `rank` is None for full rank; its docstring says what the rank counts. Class variables
-    tell the planner and the tests what the subclass can do:
+    `apply`. Its docstring says what `rank` counts; None is full rank. Class variables tell the
+    planner and the tests what the subclass can do:
 
-    reference            the paper; shown in `--help` and in the model card
+    reference            the paper; the model card cites it
     takes_metric         it can weigh its error by the covariance of the inputs
     takes_output_metric  it can weigh errors of the outputs too; its factor `left` is then (O, R)
     takes_heads          it has a field `modes`, filled with (H, D) for an attention projection
