@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from test_prose import LONGEST, ODD, sentences, words
 
 from tlmtool.cli import run
 from tlmtool.failure import CheckFailed, MissingDependency, NotLoadable
@@ -69,6 +70,16 @@ def _panels(verb) -> set[str]:
 def test_the_help_of_finetune_begins_with_task_data_and_rate():
     named = [each.flag for each in settings("finetune").values() if each.panel == "Training"]
     assert named[:3] == ["task", "data", "lr"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_plain_sentences(verb):
+    """Its words are held to the rules of the pages; it begins with a capital or a kernel's name."""
+    helps = {path: each.help for path, each in settings(verb).items() if each.flag}
+    for path, help in (helps | {verb: VERBS[verb].help}).items():
+        assert help[0].isupper() or path.startswith("attention."), path
+        assert not ODD.search(help), path
+        assert max(map(words, sentences(help))) <= LONGEST, path
 
 
 def test_help_names_all_verbs_and_run_in_their_order(capsys):
