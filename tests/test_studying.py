@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
-import test_finetune
+import torch
+import trainings
 import yaml
-from test_finetune import arguments
+from conftest import of_two
+from trainings import (
+    arguments,
+)
 
 from tlmtool.cli import run
+from tlmtool.models import surgery
+from tlmtool.training import finetune, study
 from tlmtool.training.loop import Trainer
 
-model, data = test_finetune.model, test_finetune.data  # its fixtures
+model, data = trainings.model, trainings.data  # its fixtures
 SMALL = ["--steps", 4, "--every", 2, "--N", 1, "--n", 1, "--growth", 2]
 
 
@@ -145,3 +151,66 @@ def test_a_dry_run_of_a_study_tells_what_all_of_it_costs(model, data, tmp_path, 
     assert run(["finetune", "--recipe", str(tmp_path / "kept.yaml"), "--dry-run", "-q"]) == 0
     shown = capsys.readouterr().out
     assert "mpo-static" in shown and "in all" in shown and "nothing was written" in shown
+
+
+def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
+    out = tmp_path / "study"
+    words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
+    arms = "dense,dense-matched,frozen,svd,mpo-static,mpo-dynamic"
+    del words[words.index("--lr") : words.index("--lr") + 2]
+    words += ["--arms", arms, "--seeds", "2", "--lr-grid", "1e-3,1e-4"]
+    assert run(words) == 0
+    report = json.loads((out / "report.json").read_text())["study"]
+    assert {each["arm"] for each in report["arms"]} == set(arms.split(","))
+    assert len(report["pairs"]) == 15 and {r["steps"] for r in report["results"]} == {6}
+    (out / "svd-seed1.json").unlink()
+    assert run(words) == 2 and run([*words, "--resume"]) == 0
+    again = json.loads((out / "report.json").read_text())["study"]
+    assert again["arms"] == report["arms"]
+
+
+def test_the_arms_of_a_study_are_what_they_say(model, data, tmp_path, monkeypatch):
+    """frozen does not move what was chosen, dense-matched has the measured rate; accelerate keeps
+    nothing of the runs that are over."""
+    out, seen = tmp_path / "study", []
+    prepare, accelerators, made_of = study.prepare, [], finetune.accelerator_of
+
+    def kept(*args):
+        accelerators.append(made_of(*args))
+        return accelerators[-1]
+
+    monkeypatch.setattr(finetune, "accelerator_of", kept)
+
+    def noting(*args):
+        job = prepare(*args)
+        sites = {s: job.model.base_model.get_submodule(s) for s in surgery.sites(job.model)}
+        seen.append((job, {s: m.weight.detach().clone() for s, m in sites.items()}))
+        return job
+
+    monkeypatch.setattr(study, "prepare", noting)
+    words = arguments(model, data, out, "--steps", 6, "--every", 2, "--N", 1, "--n", 1)
+    assert run([*words, "--arms", "dense,dense-matched,frozen,mpo-dynamic", "--seeds", "1"]) == 0
+    found = {
+        each["arm"]: each
+        for each in json.loads((out / "report.json").read_text())["study"]["results"]
+    }
+    chosen, ratio = found["mpo-dynamic"]["chosen"], found["mpo-dynamic"]["step_ratio"]
+    assert found["dense-matched"]["lr"] == pytest.approx(found["dense"]["lr"] * ratio)
+    moved = []
+    for job, before in seen:
+        base = job.model.base_model
+        moved.append(
+            {s for s, w in before.items() if not torch.equal(base.get_submodule(s).weight, w)}
+        )
+    assert any(not each & set(chosen) and each for each in moved)  # one arm of them: frozen
+    assert sum(bool(each & set(chosen)) for each in moved) == 3
+    assert len(accelerators) == 1 and not accelerators[0]._models
+
+
+def test_a_study_that_cannot_be_is_refused(model, data, tmp_path, capsys, monkeypatch):
+    words = arguments(model, data, tmp_path / "out", "--steps", 2, "--seeds", 1)
+    assert run([*words, "--keep-best"]) == 2 and "equal steps" in capsys.readouterr().err
+    assert run([*words, "--arms", "dense-matched,mpo-dynamic"]) == 2
+    assert "expanded nothing in 2 steps: lower --every" in capsys.readouterr().err
+    of_two(monkeypatch)
+    assert run(words) == 2 and "in one process" in capsys.readouterr().err

@@ -4,13 +4,16 @@ import json
 import shutil
 
 import pytest
-import test_finetune
 import torch
+import trainings
 import transformers
 from conftest import MASKED, WORDS, pico, word_tokenizer
 from safetensors.torch import load_file, save_file
-from test_finetune import FAST, arguments
 from torch.utils.flop_counter import FlopCounterMode
+from trainings import (
+    FAST,
+    arguments,
+)
 
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
@@ -20,7 +23,7 @@ from tlmtool.training.jobs import prepare
 from tlmtool.training.loop import Trainer
 from tlmtool.training.outcome import Outcome
 
-model, data = test_finetune.model, test_finetune.data  # its fixtures
+model, data = trainings.model, trainings.data  # its fixtures
 
 
 def test_outputs_that_are_no_numbers_fail_the_check(model, tmp_path, capsys):
@@ -65,23 +68,6 @@ def test_an_expansion_that_cannot_be_is_refused_before_training(
         assert run([*words, *also]) == 2
         said = capsys.readouterr().err
         assert says in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
-
-
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        (["--growth", 50, "--cores", 5], "growth 50 is above 5, the most of 5 cores"),
-        (["--growth", 2, "--sites", "embedding"], "an embedding cannot be over-parameterized"),
-        (["--growth", 2, "--sites", "all"], "an embedding cannot be over-parameterized"),
-        (["--growth", 2, "--dtype", "bfloat16"], "with --dtype float32"),
-    ],
-)
-def test_what_overparam_cannot_hold_is_refused(model, tmp_path, capsys, more, says):
-    assert (
-        run(["overparam", str(model), *map(str, more), "--out", str(tmp_path / "out"), "-q"]) == 2
-    )
-    said = capsys.readouterr().err
-    assert says in said and said.count("\n") == 1 and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("more", [[], ["--keep-best"]], ids=["all", "best"])
@@ -190,60 +176,6 @@ def test_a_run_goes_on_from_the_same_input_and_version_alone(
     assert run([*words, "--resume"]) == 2
     said = capsys.readouterr().err
     assert "of another version of tlm" in said and said.count("\n") == 1
-
-
-def test_a_teacher_without_a_head_teaches_hidden_states_alone(model, data, tmp_path, capsys):
-    """Its missing head is neither made up nor learned from; one for something else is refused."""
-    out, words = tmp_path / "out", ("--steps", 2, "--train", "all")
-    assert run(arguments(model, data, out, *words, "--teacher", model)) == 0
-    taught = json.loads((out / "report.json").read_text())["training"]["taught"]
-    assert (
-        taught == "hidden states" and "hidden states are learned" in (out / "README.md").read_text()
-    )
-    again = tmp_path / "again"
-    assert run(arguments(model, data, again, *words, "--teacher", out)) == 0
-    report = json.loads((again / "report.json").read_text())
-    assert report["training"]["taught"] == "hidden states and outputs"
-    capsys.readouterr()
-    masked = tmp_path / "masked"
-    pico("bert", "lm").save_pretrained(masked)
-    word_tokenizer().save_pretrained(masked)
-    assert run(arguments(model, data, tmp_path / "new", *words, "--teacher", masked)) == 2
-    assert "is not for task classification" in capsys.readouterr().err
-    weights = load_file(out / "model.safetensors")
-    cut = {name: w for name, w in weights.items() if "classifier" not in name}
-    save_file(cut, out / "model.safetensors", {"format": "pt"})
-    for source, more in ((model, ["--teacher", out]), (out, [])):  # as a teacher, and by its task
-        assert run(arguments(source, data, tmp_path / "new", *words, *more)) == 4
-        assert "lacks 2 weights, such as classifier" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("family", "head", "taught"),
-    [
-        ("t5", "lm", "hidden states and outputs"),
-        ("t5", "base", "hidden states"),
-        ("bart", "base", "hidden states"),
-        ("gpt2", "lm", "hidden states and outputs"),
-    ],
-)
-def test_what_was_taught_is_said_of_every_family(family, head, taught, data, tmp_path, capsys):
-    """T5's models are their own base models, head or not; its base makes no decoder inputs."""
-    teacher, out = tmp_path / "teacher", tmp_path / "out"
-    pico(family, head).save_pretrained(teacher)
-    word_tokenizer().save_pretrained(teacher)
-    (tmp_path / "texts.txt").write_text("\n".join(" ".join(WORDS[i:]) for i in range(9)) * 9)
-    words = ["finetune", str(teacher), "--teacher", str(teacher), "--out", str(out)]
-    words += ["--data", str(tmp_path / "texts.txt"), "--train", "all", "--steps", "1", *FAST]
-    assert run(words) == 0
-    assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
-    words = ["--train", "all", "--steps", 1, "--teacher", teacher, "--overwrite"]
-    assert run(arguments(teacher, data, out, *words)) == (2 if head == "lm" else 0)
-    if head == "lm":
-        said = capsys.readouterr().err
-        assert "is not for task classification" in said and said.count("\n") == 1
-    else:
-        assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
 
 
 @pytest.mark.parametrize("name", ["BertForPreTraining", "ElectraForPreTraining"])
