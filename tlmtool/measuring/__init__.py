@@ -1,1 +1,1 @@
-"""Honest numbers: quality, size, cost."""
+"""Honest numbers: what a model is worth, how large it is, what it costs."""

@@ -9,8 +9,8 @@ EXTRA = "pip install 'tlmtool[translation]'"
 
 
 class Bleu:
-    """BLEU (Papineni et al. 2002) as sacrebleu defines it (Post 2018). `language`: the target's,
-    whose words it tells apart.
+    """BLEU (Papineni et al. 2002) as sacrebleu defines it (Post 2018). Words are split by the rules
+    of `language`, that of the target.
 
     Raises MissingDependency without sacrebleu, or without what it needs for that language.
     """
@@ -32,8 +32,8 @@ class Bleu:
             ) from error
 
     def counts(self, found: list[str], true: list[str]) -> np.ndarray:
-        """(n, 10): lengths of a sentence and of its reference, its 1- to 4-grams that are right,
-        and all of them."""
+        """(n, 10): the length of a sentence and of its reference, the number of its 1- to 4-grams
+        that are right, and the number of all of them."""
         scores = [self.single.sentence_score(a, [b]) for a, b in zip(found, true, strict=True)]
         return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores])
 
@@ -51,6 +51,6 @@ class Bleu:
 
     @property
     def signature(self) -> str:
-        """What the score depends on, as sacrebleu writes it."""
-        self.corpus.corpus_score(["a"], [["a"]])  # it is known once something was scored
+        """The settings that the score depends on, as sacrebleu writes them."""
+        self.corpus.corpus_score(["a"], [["a"]])  # sacrebleu knows them once it has scored
         return str(self.corpus.get_signature())

@@ -25,8 +25,8 @@ TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized mod
 
 
 class Quality:
-    """Language-model loss of a model before and after, or, of one without such a head, the error
-    of its last hidden states against those before. Holds the states of `texts` before (N, E)."""
+    """The language-model loss of a model before and after a change. For a model without such a head
+    it is the error of its last hidden states (N, E) of `texts` against those before."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from tlmtool.measuring.outputs import counted
 from tlmtool.measuring.passes import WARM_UP, Work, in_turns, one_pass, peak
 
 Progress = Callable[[int, int], None]
-WAITED = 1.25  # time by the clock over that of the processor, above which a warning is due
+WAITED = 1.25  # ratio of clock time to processor time above which a warning is given
 NOTE = (
     "kernels alone, from q, k, v to what the output projection takes (past it, where a kernel has "
     f"an output map of its own); {CONVENTION}, counted, not measured; memory: the most that one "
@@ -29,7 +29,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Softmax(Attention):
-    """What the kernels stand in for: torch's fused `scaled_dot_product_attention`."""
+    """What the kernels replace: torch's fused `scaled_dot_product_attention`."""
 
     reference = "Vaswani et al. 2017 (Attention Is All You Need)"
 
@@ -59,7 +59,7 @@ class Softmax(Attention):
     def flops(
         self, batch: int, heads: int, length: int, width: int, features: int, causal: bool
     ) -> int:
-        """Two products over all pairs of tokens; causal too, where half of them are masked."""
+        """Two products over all pairs of tokens, also where a causal mask hides half of them."""
         return 2 * 2 * batch * heads * length**2 * width
 
     def to_dict(self) -> dict:
@@ -67,7 +67,7 @@ class Softmax(Attention):
 
 
 class Case(NamedTuple):
-    """How the kernels are called: H, D, E of the model, B, and on what."""
+    """How the kernels are called: H, D and E of the model, B, and the device."""
 
     heads: int = 8
     width: int = 64
@@ -79,8 +79,8 @@ class Case(NamedTuple):
     device: torch.device = torch.device("cpu")
 
     def work(self, kernel: Attention, length: int) -> Work:
-        """One pass of a kernel at N; q, k, v lie in memory as projections give them, (B, N, H, D);
-        the learned tensors are as at the start."""
+        """One pass of a kernel at N. q, k and v lie in memory as projections give them, as
+        (B, N, H, D). The learned tensors have their initial values."""
         torch.manual_seed(0)
         heads, width = kernel.heads(self.heads, self.width)
         shape, made = (self.batch, length, heads, width), {"device": self.device}
@@ -97,8 +97,8 @@ class Case(NamedTuple):
         return one_pass(call, [*qkv, *tensors.values()], self.backward)
 
     def flops(self, kernel: Attention, length: int) -> int:
-        """Of a forward pass the kernel's own count. With a backward pass what torch counts on the
-        meta device; of softmax 7 products, as the fused kernel makes the scores again."""
+        """The kernel's own count of a forward pass. With a backward pass, what torch counts on the
+        meta device; for softmax 7 products, as the fused kernel computes the scores again."""
         heads, width = kernel.heads(self.heads, self.width)
         shape = self.batch, heads, length, width
         forward = kernel.flops(*shape, self.features, self.causal)
@@ -112,14 +112,14 @@ class Case(NamedTuple):
         tensors = {name: torch.empty(each, **kept) for name, each in shapes}
         with FlopCounterMode(display=False) as counter:
             out = kernel.apply(*qkv, tensors, causal=self.causal)
-            unseen = forward - counter.get_total_flops()  # elementwise: a mixer's
+            unseen = forward - counter.get_total_flops()  # elementwise work of a mixer
             torch.autograd.grad(out, [*qkv, *tensors.values()], torch.ones_like(out))
         return counter.get_total_flops() + 3 * unseen
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
-    """p of the power law y = a x^p that fits best, by least squares in the logarithms; None where
-    there is no such fit: one x only, or a y that is not above 0.
+    """p of the power law y = a x^p that fits best, by least squares in the logarithms. None for a
+    single x, or where a y is not above 0.
 
     >>> round(exponent([1, 2, 4, 8], [3, 12, 48, 192]), 6)
     2.0
@@ -133,7 +133,8 @@ def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
 
 
 def check(kernels: Mapping[str, Attention], lengths: Sequence[int], case: Case) -> None:
-    """Raises Usage for a kernel that cannot be called so, before anything is measured."""
+    """Raises Usage, before anything is measured, for a kernel that the case or a length does not
+    fit."""
     for name, kernel in kernels.items():
         if case.causal and not kernel.causal:
             chosen = ", ".join(f"{k} {v}" for k, v in kernel.to_dict().items() if k != "name")
@@ -155,10 +156,10 @@ def complexity(
 ) -> dict[str, Any]:
     """What each kernel costs at each length, {"kernels": {name: {"attention", "runs": [{"seq_len",
     "flops", "latency_ms", "peak_memory_bytes"}], "exponents": {"flops", "time", "processor_time",
-    "memory"}}}, ...}; processor time on a CPU only.
+    "memory"}}}, ...}. There is processor time on a CPU only.
 
-    The kernels take turns at each length, the times of which go to `tell` once it is done. An
-    exponent is fitted over all lengths; None for one.
+    The kernels take turns at each length; `tell` is given its times once it is done. An exponent is
+    fitted over all lengths, and is None for a single length.
     """
     lengths = sorted(set(lengths))
     check(kernels, lengths, case)
@@ -187,7 +188,7 @@ def complexity(
 
 
 def _exponents(runs: list[dict[str, Any]], on_cpu: bool) -> dict[str, float | None]:
-    """The exponent of each quantity over the runs of a kernel."""
+    """The exponent of each quantity over all lengths of a kernel."""
     values = {
         "flops": [run["flops"] for run in runs],
         "time": [run["latency_ms"]["median"] for run in runs],
@@ -199,16 +200,16 @@ def _exponents(runs: list[dict[str, Any]], on_cpu: bool) -> dict[str, float | No
 
 
 def waiting(found: Mapping[str, Any]) -> list[str]:
-    """A sentence where other work kept a kernel of `complexity` from a processor: where a pass
-    took much longer than all its threads worked, and by the clock says little."""
+    """A warning where other work on the machine slowed a kernel of `complexity` down: a pass took
+    much longer than all its threads worked, so that the time by the clock says little."""
     if found["device"] != "cpu":
         return []
-    kept = [
+    seen = [
         (run["latency_ms"]["median"], run["latency_ms"]["cpu"], name, run["seq_len"])
         for name, each in found["kernels"].items()
         for run in each["runs"]
     ]
-    took, worked, name, n = max(kept, key=lambda each: each[0] / max(each[1], 1e-9))
+    took, worked, name, n = max(seen, key=lambda each: each[0] / max(each[1], 1e-9))
     if took <= WAITED * worked:
         return []
     return [

@@ -1,8 +1,8 @@
-"""What can be counted of a model without running it: parameters by role, FLOPs.
+"""What can be counted of a model without running it: parameters by role, and FLOPs.
 
-One convention of FLOPs for models, training steps and kernels alone (`CONVENTION`): 1 multiply-add
-is 2, of matrix products and convolutions only, however they are computed; what a mask throws away
-after it was multiplied is counted, so that causal softmax attention has all N x N pairs.
+Models, training steps and kernels share one convention of FLOPs (`CONVENTION`). A multiply-add is 2
+FLOPs, and matrix products and convolutions alone count, however they are computed. Products that a
+mask hides count too, so that causal softmax attention has all N x N pairs.
 """
 
 import copy
@@ -27,17 +27,17 @@ FUSED = {"sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, tied ones once."""
+    """The number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters, tied ones once."""
+    """The bytes of the parameters; tied ones count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def parameters_by_role(model: nn.Module, roles: dict[str, str]) -> dict[str, int]:
-    """Parameters of each role, `other` for the rest; the parts add up to `count_parameters`.
+    """Parameters of each role, with `other` for the rest; they add up to `count_parameters`.
 
     `roles` is keyed by module, named relative to the model or to its `base_model`. A tied parameter
     counts once, for the first role that holds it.
@@ -67,14 +67,14 @@ def forward_flops(
 ) -> dict[str, Any]:
     """{"total", "by_part"}: FLOPs of one forward pass, counted on the meta device without weights.
 
-    Parts are the roles, `attention scores` (products done by a module that holds a query, key,
-    value or qkv site: those of softmax attention, or by the own count of a kernel in its place) and
-    `other` (embeddings, heads); they add up to the total. The decoder of an encoder-decoder gets
-    the same length. Raises Usage for a length beyond the position table.
+    Parts are the roles, `attention scores` and `other` (embeddings, heads); they add up to the
+    total. `attention scores` are the products of a module that holds a query, key, value or qkv
+    site; a kernel that replaces softmax attention counts its own. The decoder of an encoder-decoder
+    gets the same length. Raises Usage for a length beyond the position table.
     """
     check_length(model, seq_len)
-    # Values cannot be read on meta: encoders read a mask, decoders where there is none; the heads
-    # that look for the end token always do, and are run.
+    # Values cannot be read on meta. Encoders read a mask, decoders read values where there is no
+    # mask, and heads that look for the end token read in any case: those are run on the CPU.
     run_on = "cpu" if next(model.parameters()).is_meta else None
     for device, mask in (("meta", True), ("meta", False), (run_on, True)):
         try:
@@ -98,10 +98,8 @@ def check_length(model: nn.Module, seq_len: int) -> None:
 
 
 def _shadow(model: nn.Module, device: str | None) -> Any:
-    """A copy with modules and config of its own; weights zero on `device`, or shared (None).
-
-    Its attention is eager, so that the counter sees the products of queries, keys and values.
-    """
+    """A copy with modules and config of its own. Its weights are zero on `device`, or shared where
+    that is None. Its attention is eager, so that the counter sees all of its products."""
 
     def ghost(tensor: Tensor) -> Tensor:
         if device is None:
@@ -120,7 +118,7 @@ def _shadow(model: nn.Module, device: str | None) -> Any:
 def _counted(
     shadow: nn.Module, seq_len: int, batch: int, roles: dict[str, str], mask: bool
 ) -> dict[str, Any]:
-    """FLOPs of each part: what a module spends beyond its children goes to the nearest part."""
+    """FLOPs of each part. What a module spends beyond its children goes to its nearest part."""
     parts, placed = {shadow: OTHER}, _placed(shadow, roles)
     for module in shadow.modules():
         holds = {placed.get(child) for child in module.children()} & PROJECTIONS
@@ -157,8 +155,8 @@ def _counted(
 
 
 class _Watched:
-    """A kernel whose calls are noted: (kernel, part, (B, H, N, D, F), causal, FLOPs seen by the
-    counter, which sees no convolution that is not done by matrix products)."""
+    """A kernel whose calls are noted: (kernel, part, (B, H, N, D, F), causal, FLOPs seen).
+    The counter sees a convolution only where matrix products do it."""
 
     def __init__(self, kernel: Any, part: str, counter: FlopCounterMode, calls: list):
         self.kernel, self.part, self.counter, self.calls = kernel, part, counter, calls
@@ -177,8 +175,8 @@ class _Watched:
 
 
 def example_of(model: Any, seq_len: int, batch: int, seed: int | None = None) -> dict[str, Any]:
-    """Inputs (B, N) for one forward pass on the model's device: rows with one end token, equal
-    ones, or of random tokens where there is a seed."""
+    """Inputs (B, N) for one forward pass on the model's device: rows with one end token each. The
+    rows are equal, or have random tokens where there is a seed."""
     device = next(model.parameters()).device
     vocabulary = model.config.get_text_config().vocab_size
     if seed is None:

@@ -1,4 +1,5 @@
-"""A batch as a model takes it: padded by what its head skips, token types if it has a table."""
+"""A batch as a model takes it: padded with the token that its head skips, with token types where it
+has a table of them."""
 
 import inspect
 from pathlib import Path
@@ -16,8 +17,8 @@ def name_of(model: nn.Module) -> str:
 
 
 def folder_of(model: nn.Module) -> Path | None:
-    """The folder that a model was loaded from, also where it goes by another name; None for one
-    that was not."""
+    """The folder that a model was loaded from, also where the model has another name; None where
+    there is no such folder."""
     name = getattr(model.config, "name_or_path", "")
     return Path(name) if name and Path(name).is_dir() else None
 
@@ -39,7 +40,7 @@ def padding_of(model: nn.Module) -> int | None:
 
 
 def skips_padding(model: nn.Module) -> bool:
-    """Whether its head reads the last token of a row that is not the padding of config.json."""
+    """Whether the head reads the last token of a row that is not the padding of config.json."""
     return isinstance(getattr(model, "score", None), nn.Module)
 
 
@@ -53,11 +54,11 @@ def check_token(model: nn.Module, largest: int) -> None:
 
 
 def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The batch as this model takes it, on its device; a text's token beyond its table raises
-    Usage.
+    """The batch as this model takes it, on its device. A token of a text that is beyond the model's
+    table raises Usage.
 
-    What pads is the model's own padding token, whatever the tokenizer pads with: heads look for
-    the last token that is not that one."""
+    Rows are padded with the model's own padding token, and not with that of the tokenizer: heads
+    look for the last token that is another one."""
     ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
     check_token(model, int(ids.masked_fill(~real, 0).max()))
     inputs = batch.inputs | {"input_ids": ids.masked_fill(~real, _filling(model, ids, real))}
@@ -68,16 +69,16 @@ def inputs_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """`inputs_of` for one forward pass, of which no cache is kept: a decoder whose kernel kept its
-    state would go the way of streaming."""
+    """`inputs_of` for one forward pass without a cache. With a cache, a kernel that keeps a state
+    would compute as it does when it generates."""
     return inputs_of(model, batch) | ({"use_cache": False} if takes(model, "use_cache") else {})
 
 
 def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
-    """What a model gives. `own`: the model, `model`: what wraps it.
+    """The output of a model. `own` is the model, `model` what wraps it.
 
-    Where its config names no padding token, a head that skips it is told for this pass which one
-    pads these rows: it then reads the last token of each text, as of a text alone."""
+    Where the config names no padding token, it names the one of these rows during the pass, so that
+    a head reads the last token of each text, as it does for a text alone."""
     config = own.config.get_text_config()
     kept, mask = getattr(config, "pad_token_id", None), inputs.get("attention_mask")
     try:
@@ -88,15 +89,16 @@ def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
     except ValueError as error:
         if isinstance(error, Failure) or not own.config.is_encoder_decoder:
             raise
-        why = str(error)  # heads that read the end token want as many in each row
+        why = str(error)  # a head that reads the end token needs as many of them in each row
         raise Usage(f"{name_of(own)} cannot read these texts together: {why}") from error
     finally:
         config.pad_token_id = kept
 
 
 def _filling(model: nn.Module, ids: Tensor, real: Tensor) -> int:
-    """The model's own padding token; where it has none, or none apart from the end tokens that the
-    heads of encoder-decoders count, the first token that is neither one nor the last of a row."""
+    """The model's own padding token. Heads of encoder-decoders count end tokens, so that an end
+    token cannot pad there. Where no padding token is left, it is the first token that is neither an
+    end token nor the last one of a row."""
     own, end = padding_of(model), getattr(model.config, "eos_token_id", None)
     ends = {*end} if isinstance(end, list | tuple) else {end}
     if own is not None and not (model.config.is_encoder_decoder and own in ends):
@@ -107,10 +109,11 @@ def _filling(model: nn.Module, ids: Tensor, real: Tensor) -> int:
 
 
 def _types(model: nn.Module, types: Tensor | None) -> bool:
-    """Whether a model reads token types: it has a table of several. GPT-2 would add rows of its
-    table of tokens. Raises Usage for a type beyond the table."""
+    """Whether a model reads token types, which it does if it has a table of several. A decoder
+    without a table would add rows of its table of tokens. Raises Usage for a type beyond the table.
+    """
     table = getattr(model.config.get_text_config(), "type_vocab_size", None) or 0
-    if types is None or table < 2:  # a table of one is read without being asked
+    if types is None or table < 2:  # a table with one row is read by default
         return False
     if (largest := int(types.max())) >= table:
         raise Usage(
@@ -121,8 +124,8 @@ def _types(model: nn.Module, types: Tensor | None) -> bool:
 
 
 def oddities(model: nn.Module, tokenizer: Any) -> list[str]:
-    """Warnings of a tokenizer that hands a model what it should not get; tlm leaves that out, but
-    other libraries take both as they are."""
+    """Warnings of a tokenizer that gives a model what it should not read. tlm leaves that out, but
+    other libraries do not."""
     found, own = [], padding_of(model)
     pads = tokenizer.pad_token_id
     if skips_padding(model) and own is not None and pads is not None and pads != own:

@@ -1,5 +1,5 @@
-"""Intervals of the difference of two models on the same examples: a t interval of few examples, by
-resampling of many."""
+"""Intervals of the difference of two models on the same examples: a t interval for few examples,
+and percentiles of resamples for many."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,13 @@ from scipy.stats import t as student
 
 from tlmtool.failure import Failure
 
-RESAMPLES, LEVEL = 2000, 0.95
-FEW = 64  # examples below which percentiles of resamples lie too near: 0.85 to 0.92 for 0.95
-LEAST = 1e-9  # of a difference: a smaller spread is rounding
-ADDED = 2  # examples that go with few answers that are right or wrong
-AT_ONCE = 2**21  # examples resampled at once: bounds the memory of the bootstrap
+RESAMPLES, LEVEL = 2000, 0.95  # more resamples take longer, and make the ends less noisy
+FEW = (
+    64  # with fewer examples a t interval is given: percentiles would cover 0.85 to 0.92, not 0.95
+)
+LEAST = 1e-9  # share of a difference; a smaller spread is taken for rounding
+ADDED = 2  # examples that are added to a classification of few examples (`with_added`)
+AT_ONCE = 2**21  # examples that are resampled at once; more take more memory and less time
 # indices of examples (S, n) -> a score for each of the S samples
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -26,11 +28,12 @@ def paired_interval(
     resamples: int = RESAMPLES,
     added: int = 0,
 ) -> tuple[float, float]:
-    """Interval of first - second on the same n examples: percentiles of seeded resamples of them,
-    below `FEW` a t interval by the jackknife (of a mean the usual paired t interval).
+    """The interval of first - second on the same n examples: percentiles of seeded resamples of
+    them, or below `FEW` a t interval by the jackknife. For a mean that is the usual paired t
+    interval.
 
-    `added`: so many examples more, at n and after it, that the t interval takes in. Raises Failure
-    for fewer than two examples, or where no sample of them has a score, or all have the same one.
+    `added`: the number of examples at n and after it that the t interval includes. Raises Failure
+    for fewer than two examples, and where no sample has a score or all have the same one.
     """
 
     def apart(index: np.ndarray) -> np.ndarray:
@@ -55,11 +58,12 @@ def said(n: int, added: int = 0) -> str:
 
 
 def with_added(labels: np.ndarray, answers: list[np.ndarray]) -> tuple[np.ndarray, list, int]:
-    """(labels, answers of each of two models, how many were added): classes with `ADDED` examples
-    of class 1 more, of which each model alone gets one right.
+    """(labels, answers of each of two models, how many were added). `ADDED` examples of class 1 are
+    added, and each model gets another one of them right.
 
-    Of few examples two good models often differ in none or one, which has no spread: a t interval
-    is then far too narrow. With these two it covers (Agresti and Min 2005; Bonett and Price 2012).
+    On few examples, two good models often differ in one answer or none. That has no spread, so that
+    a t interval is far too narrow. With the two added, it covers (Agresti and Min 2005; Bonett and
+    Price 2012).
     """
     if len(answers) != ADDED:
         return labels, answers, 0
@@ -70,7 +74,7 @@ def with_added(labels: np.ndarray, answers: list[np.ndarray]) -> tuple[np.ndarra
 
 
 def _jackknife(apart: Statistic, n: int, level: float) -> tuple[float, float]:
-    """t interval by the spread of what leaving out each of n examples changes (Tukey 1958)."""
+    """A t interval by the spread of the scores with each of n examples left out (Tukey 1958)."""
     if n < 2:
         raise Failure(f"no interval can be given of {n} example: two are needed")
     places = np.arange(n)
@@ -85,7 +89,7 @@ def _jackknife(apart: Statistic, n: int, level: float) -> tuple[float, float]:
 
 
 def _finite(found: np.ndarray, least: int, n: int) -> np.ndarray:
-    """Those that are numbers: a sample of equal pairs has no correlation."""
+    """The scores that are numbers; a sample of equal pairs has no correlation."""
     held = found[np.isfinite(found)]
     if len(held) < least:
         raise Failure(

@@ -21,8 +21,8 @@ from tlmtool.measuring.outputs import (
 )
 from tlmtool.tasks.table import TASKS
 
-LOGITS = 2**25  # logits held at once: 128 MiB in float32
-MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
+LOGITS = 2**25  # logits held at once, 128 MiB in float32; more means larger batches
+MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1  # shares of BERT; others make losses incomparable
 RECONSTRUCTION = (
     "reconstruction loss: mean NLL in nats of a text's tokens, teacher-forced, the encoder reading "
     "the same text"
@@ -30,7 +30,7 @@ RECONSTRUCTION = (
 
 
 def objective_of(model: nn.Module) -> str | None:
-    """Which language-model head it has, by its class: `mlm`, `clm`, `seq2seq` or None."""
+    """The kind of a model's language-model head, by its class: `mlm`, `clm`, `seq2seq` or None."""
     from transformers.models.auto import modeling_auto as auto
 
     names = {kind.__name__ for kind in type(model).__mro__}
@@ -53,7 +53,7 @@ def described(objective: str) -> str:
 
 @dataclass(frozen=True)
 class Loss:
-    """NLL of each text in nats (`sums`) over so many tokens (`counts`); `mean` is per token."""
+    """The NLL of each text in nats (`sums`) and its number of tokens (`counts`)."""
 
     objective: str
     sums: np.ndarray
@@ -84,10 +84,11 @@ def language_loss(
     pack: bool = False,
     tick: Tick | None = None,
 ) -> Loss:
-    """The loss of the model's own objective on each text (with `pack` on each full block of
-    `max_length` tokens of them); masks depend on seed and tokenizer only.
+    """The loss of the model's own objective on each text, or with `pack` on each full block of
+    `max_length` tokens. Masks depend on the seed and the tokenizer only.
 
-    Raises Usage for a model without a language-model head Failure for a loss that is not finite.
+    Raises Usage for a model without a language-model head, and Failure for a loss that is not
+    finite.
     """
     objective = objective_of(model)
     if objective is None:
@@ -113,7 +114,7 @@ def language_loss(
             sums[part.indices], counts[part.indices] = _text_losses(
                 model, tokenizer, part, objective, seed
             )
-            if tick:  # in texts, also where what is read is blocks of them
+            if tick:  # it counts texts, also where blocks are read
                 now = read + len(part.indices)
                 tick(len(texts) * now // held - len(texts) * read // held)
                 read = now
@@ -131,7 +132,7 @@ def language_loss(
 def _text_losses(
     model: nn.Module, tokenizer: Any, part: Batch, objective: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the NLL (B,) and number of predicted tokens (B,) of each text in a batch."""
+    """The sum of the NLL (B,) and the number of predicted tokens (B,) of each text in a batch."""
     read, real = part, part.inputs["attention_mask"].bool()  # (B, N)
     if objective == "mlm":
         corrupted, wanted = masked(part, tokenizer, seed, rows_of(model))
@@ -154,10 +155,10 @@ def _text_losses(
 def masked(
     part: Batch, tokenizer: Any, seed: int, rows: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Corrupted ids (B, N) and which tokens to predict (B, N), drawn from (seed, place of text).
+    """Corrupted ids (B, N) and which tokens to predict (B, N), drawn by (seed, place of the text).
 
-    Predicted are 15 % of a text's tokens that are not special, one at least; of these 80 % become
-    the mask token, 10 % a random one (of the first `rows`), 10 % stay.
+    15 % of a text's tokens that are not special are predicted, and at least one. Of these, 80 %
+    become the mask token, 10 % a random one (of the first `rows`), and 10 % stay.
     """
     others = min(tokenizer.vocab_size, rows or tokenizer.vocab_size)
     ids, chosen = part.inputs["input_ids"].clone(), torch.zeros_like(part.special)

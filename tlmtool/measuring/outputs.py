@@ -1,4 +1,4 @@
-"""What a model gives for texts: its last hidden states, and how far those of two are apart."""
+"""The outputs of a model for texts: logits, last hidden states, and how far two of these differ."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ Tick = Callable[[int], None]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, each module put back afterwards."""
+    """Put the model in evaluation mode, and each module back afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -40,13 +40,13 @@ def counted(progress: Callable[[int, int], None] | None, total: int) -> Tick | N
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """The longest input that the model's position tables, or kernels made for one length, allow;
-    None where it has neither."""
+    """The longest input that the model's position tables and its kernels allow; None where neither
+    has a limit."""
     return min(filter(None, [_table(model), kernel_length(model)]), default=None)
 
 
 def kernel_length(model: nn.Module) -> int | None:
-    """The least of the lengths that kernels of the model are made for; None where all take any."""
+    """The shortest length that a kernel of the model is made for; None where each takes any."""
     kernels = (getattr(each, "mixing", None) for each in model.modules())
     made_for = (getattr(kernel, "length", None) for kernel in kernels)
     return min((n for n in made_for if n is not None), default=None)
@@ -80,21 +80,21 @@ def _table(model: nn.Module) -> int | None:
         )
         for table in tables
         if configured <= table.num_embeddings <= configured + 8 and table.weight is not words
-    ]  # some tables have a few more rows than positions, some start after the padding's row
+    ]  # some tables have a few more rows than positions, or start after the row of the padding
     return min(limits, default=None)
 
 
 def logits_at(model: nn.Module, own: nn.Module, inputs: dict[str, Any], places: Tensor) -> Tensor:
-    """Logits (M, V), float32, at these places (B, N) of a language-model head, in their order.
-    `own`: the model, `model`: what wraps it.
+    """Logits (M, V), float32, of a language-model head at these places (B, N), in their order.
+    `own` is the model, `model` what wraps it.
 
-    The head is given the hidden states of these alone: it takes each token by itself, and those of
-    all others would cost a small model more than its body does."""
+    The head is given the hidden states of these places alone. It treats each token by itself, and
+    all other tokens would cost a small model more than its body does."""
     few = False
 
     def kept(module: nn.Module, args: Any, output: Any) -> Any:
         nonlocal few
-        few = "last_hidden_state" in output  # T5's base gives logits; OPT goes round its own
+        few = "last_hidden_state" in output  # some bases give logits, or call a part of their own
         if few:
             output["last_hidden_state"] = output["last_hidden_state"][places][None]
         return output
@@ -106,7 +106,7 @@ def logits_at(model: nn.Module, own: nn.Module, inputs: dict[str, Any], places: 
 
 
 def before(wanted: Tensor) -> Tensor:
-    """Where the tokens wanted (B, N), never the first, are predicted: one place to the left."""
+    """Where the wanted tokens (B, N) are predicted, one place to the left; never the first one."""
     return wanted.roll(-1, 1)
 
 
@@ -119,8 +119,8 @@ def shifted(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def last_hidden(model: nn.Module, batch: Batch, encoder: bool = False) -> Tensor:
-    """The last hidden state (B, N, E), float32; of an encoder-decoder the decoder's, or the
-    encoder's."""
+    """The last hidden state (B, N, E), float32. Of an encoder-decoder it is that of the decoder, or
+    that of the encoder if asked for."""
     base: Any = model.base_model
     inputs: dict[str, Any] = inputs_of(base, batch)
     if not takes(base, "decoder_input_ids"):

@@ -1,4 +1,4 @@
-"""One pass of a function at a time: seconds of several in turns, and the memory that one takes."""
+"""Single passes of functions: the time of several that take turns, and the memory of one."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Work = Callable[..., Any]
 
 
 def one_pass(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) -> Work:
-    """`call` without a graph, or with the gradients of all leaves; arguments are ignored."""
+    """`call` without a graph, or with the gradients of all leaves. Arguments are ignored."""
 
     def forward(*_: Any) -> Tensor:
         with torch.no_grad():
@@ -34,7 +34,7 @@ def one_pass(call: Callable[..., Tensor], leaves: list[Tensor], backward: bool) 
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Waits for what a GPU still does."""
+    """Wait until a GPU has finished."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -45,11 +45,11 @@ def in_turns(
     device: torch.device | str = "cpu",
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each, {name: {"median", "min", "max", "cpu", "runs"}}; cpu: the
-    median of the processor time of all threads, which waiting for other work does not lengthen.
+    """Milliseconds of each, {name: {"median", "min", "max", "cpu", "runs"}}. `cpu` is the median of
+    the processor time of all threads, which does not grow while other work has the processor.
 
-    They take turns (A B A B ...) in one process after a warm-up, so that what else the machine
-    does meets them alike.
+    They take turns (A B A B ...) in one process after a warm-up, so that other work on the machine
+    affects them alike.
     """
     if runs < 1:
         raise Usage(f"runs is {runs}; at least 1 is needed")
@@ -73,11 +73,11 @@ def in_turns(
 
 
 def peak(work: Work, device: torch.device | str = "cpu") -> int | None:
-    """Bytes allotted at once by `work` beyond what was there before, its result included; None on
-    a device whose allocator is not known.
+    """The most bytes that `work` has allocated at once, its result included. None on a device whose
+    allocator is not known.
 
-    On a CPU the profiler records each allotment and release by the allocator, those inside
-    operators too, which a mode that looks at tensors does not see.
+    On a CPU the profiler records what the allocator gives and takes back, also inside operators,
+    where a mode that looks at tensors sees nothing.
     """
     work()
     kind = torch.device(device).type
@@ -90,7 +90,7 @@ def peak(work: Work, device: torch.device | str = "cpu") -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     if kind != "cpu":
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr when it starts
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # without it, the profiler writes to stderr
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a model with a classification head says of each example."""
+"""What a model with a classification head predicts for each example."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def predictions(
     batch: int = 32,
     tick: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """The class (n,) of each example, or its figure for a regression; raises Failure for an output
+    """The class (n,) of each example, or its figure for a regression. Raises Failure for an output
     that is not finite."""
     max_length = min(max_length, position_limit(model) or max_length)
     firsts = [each.first for each in examples]
@@ -73,14 +73,14 @@ def classes_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def columns(task: Task, model: nn.Module) -> list[int]:
-    """The output of a head for each class of a task, by name; in the order of the task where the
-    names of the head say nothing. Raises Usage where only some match."""
+    """The output of a head for each class of a task, matched by name. They are in the order of the
+    task where the names of the head say nothing. Raises Usage where only some match."""
     found = matched(task.labels, classes_of(model), name_of(model)) if task.labels else None
     return [*range(len(task.labels))] if found is None else found
 
 
 def nameless(task: Task, names: tuple[str, ...], whose: str) -> list[str]:
-    """A warning where the names of a head's classes say nothing: which order is taken."""
+    """A warning where the names of a head's classes say nothing, which tells the order taken."""
     if not task.labels or matched(task.labels, names, whose) is not None:
         return []
     return [

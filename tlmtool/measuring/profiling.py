@@ -48,8 +48,8 @@ def forward_latency(
 class PeakMemory:
     """Context manager: afterwards `bytes` is the peak above the memory in use on entry.
 
-    On a GPU what torch allocates there, else the resident memory of this process (Linux); None
-    where the system does not let its peak be reset (`/proc/self/clear_refs`).
+    On a GPU it is what torch allocates there, else the resident memory of this process (on Linux).
+    It is None where the system cannot reset the peak (`/proc/self/clear_refs`).
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -74,13 +74,13 @@ class PeakMemory:
 
 
 def release_memory() -> None:
-    """Gives what the allocator keeps of freed memory back to the system, where it can."""
-    with suppress(OSError, AttributeError):  # another C library
+    """Give freed memory that the allocator keeps back to the system, where that is possible."""
+    with suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> int | None:
-    """Gives free memory back and makes the peak the present; resident bytes or None."""
+    """Give free memory back and start the peak again; the resident bytes, or None."""
     release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -97,7 +97,7 @@ def _status(field: str) -> int:
 
 @torch.no_grad()
 def activation_peak(model: nn.Module, seq_len: int, batch: int = 1) -> int | None:
-    """Peak bytes of one forward pass above the loaded weights, after one to load what is lazy."""
+    """Peak bytes of one forward pass above the loaded weights; a first pass loads what is lazy."""
     inputs = example_of(model, seq_len, batch)
     with evaluating(model):
         model(**example_of(model, min(seq_len, 8), 1))

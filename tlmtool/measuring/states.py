@@ -1,4 +1,4 @@
-"""What hidden states are scored by: the similarity of sentences, the error against a truth."""
+"""Scores of hidden states: the similarity of sentences, and the error against another model."""
 
 from contextlib import ExitStack
 from typing import Any

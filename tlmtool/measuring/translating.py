@@ -1,4 +1,4 @@
-"""How well an encoder-decoder translates: the loss of the target's tokens, BLEU of what it says."""
+"""How well an encoder-decoder translates: the loss of target tokens, and BLEU of its output."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,11 +24,11 @@ from tlmtool.measuring.outputs import (
     shifted,
 )
 
-LONGER, MORE = 2, 10  # a translation has at most 2 N + 10 tokens
+LONGER, MORE = 2, 10  # a translation has at most 2 N + 10 tokens; less cuts long translations
 
 
 class Part(NamedTuple):
-    """Sources as a batch, their translations `ids` (B, M), and which of these are no padding."""
+    """Sources as a batch, their translations `ids` (B, M), and which of these are not padding."""
 
     sources: Batch
     ids: Tensor
@@ -36,8 +36,9 @@ class Part(NamedTuple):
 
 
 class Sides:
-    """Sentence pairs as tokens, both sides cut to `max_length`. `lengths`: of source and target
-    together. Raises Usage where the model cannot translate, or not with this tokenizer."""
+    """Sentence pairs as tokens, both sides cut to `max_length`. `lengths`: the tokens of source and
+    target together. Raises Usage where the model cannot translate with this tokenizer, or at all.
+    """
 
     def __init__(self, model: nn.Module, tokenizer: Any, pairs: list[Pair], max_length: int):
         translates(model, tokenizer)
@@ -66,7 +67,7 @@ class Sides:
 
 
 def translates(model: nn.Module, tokenizer: Any) -> None:
-    """Raises Usage where the model has no head for it, or its tokens do not fit."""
+    """Raises Usage where the model has no head for translation, or its tokens do not fit."""
     if objective_of(model) != "seq2seq":
         raise Usage(
             f"task translation does not fit {name_of(model)}: a {type(model).__name__} has no "
@@ -90,8 +91,8 @@ def start_of(model: nn.Module) -> int:
 
 
 def target_logits(model: nn.Module, own: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
-    """(logits (T, V) float32, token ids (T,)) of the T target tokens of a batch, each after the
-    true ones before it. `own`: the model, `model`: what wraps it."""
+    """(logits (T, V) float32, token ids (T,)) of the T target tokens of a batch, each after
+    the true tokens before it. `own` is the model, `model` what wraps it."""
     inputs = inputs_of(own, part.sources)
     device = inputs["input_ids"].device
     ids, wanted = part.ids.to(device), part.wanted.to(device)
@@ -103,8 +104,8 @@ def target_logits(model: nn.Module, own: nn.Module, part: Part) -> tuple[Tensor,
 def translation_loss(
     model: nn.Module, sides: Sides, batch: int = 32, tick: Tick | None = None
 ) -> Loss:
-    """NLL of each translation in nats, its end token included, and the number of its tokens;
-    raises Failure for one that is not finite."""
+    """The NLL of each translation in nats, and the number of its tokens, with the end token. Raises
+    Failure for a loss that is not finite."""
     batch = max(1, min(batch, LOGITS // (sides.max_length * rows_of(model))))
     sums, counts = np.zeros(len(sides.pairs)), np.zeros(len(sides.pairs), int)
     with evaluating(model):
@@ -122,10 +123,10 @@ def translation_loss(
 
 
 def generation(model: nn.Module, tokenizer: Any, beams: int, length: int) -> GenerationConfig:
-    """How a model translates: beam search (greedy for one beam) of at most `length` tokens, never
-    the padding token, ended by the tokenizer's end token."""
+    """How a model translates: by beam search (greedy for one beam) of at most `length` tokens. It
+    never generates the padding token, and stops at the tokenizer's end token."""
     end, fill = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if fill is not None and fill >= rows_of(model):  # added beyond the table
+    if fill is not None and fill >= rows_of(model):  # the tokenizer has tokens beyond the table
         fill = padding_of(model)
     fill = end if fill is None else fill
     return GenerationConfig(
@@ -136,7 +137,7 @@ def generation(model: nn.Module, tokenizer: Any, beams: int, length: int) -> Gen
         eos_token_id=end,
         bos_token_id=tokenizer.bos_token_id,
         decoder_start_token_id=start_of(model),
-        forced_eos_token_id=end,  # a config made new may name another token
+        forced_eos_token_id=end,  # a new config may name another token
         bad_words_ids=None if fill == end else [[fill]],
     )
 
@@ -145,7 +146,7 @@ def generation(model: nn.Module, tokenizer: Any, beams: int, length: int) -> Gen
 def translations(
     model: nn.Module, sides: Sides, beams: int, batch: int = 32, tick: Tick | None = None
 ) -> list[str]:
-    """What the model says for each source, without special tokens."""
+    """The translation of each source, without special tokens."""
     found = [""] * len(sides.pairs)
     with evaluating(model):
         for part in sides.parts(batch):
@@ -162,7 +163,7 @@ def translations(
 
 
 class Translated(NamedTuple):
-    """What a model said, its BLEU by sentences, and the figures that go with it."""
+    """The translations of a model, their BLEU by sentences, and the figures that go with it."""
 
     texts: list[str]
     statistic: Statistic
@@ -177,7 +178,7 @@ def translated(
     batch: int = 32,
     tick: Tick | None = None,
 ) -> Translated:
-    """Translate the sources, and compare with the targets: BLEU, loss, and perplexity."""
+    """Translate the sources and compare with the targets, by BLEU, loss and perplexity."""
     loss = translation_loss(model, sides, batch, tick)
     texts = translations(model, sides, beams, batch, tick)
     statistic = bleu.statistic(bleu.counts(texts, [b for _, b in sides.pairs]))
