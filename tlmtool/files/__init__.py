@@ -1,1 +1,1 @@
-"""The files of a run on this machine: what may be written, claimed and replaced, and read."""
+"""Files on this machine: what a run may read, write, claim and replace."""

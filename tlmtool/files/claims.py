@@ -1,8 +1,8 @@
-"""One writer at a time: a claim on a path ends with its process, and whoever has it next clears
-away what a killed writer left.
+"""Only one process writes to a path at a time.
 
-The lock is `flock` on an empty hidden sibling, `.NAME.lock`. A path that ends in a link is claimed
-where the link leads.
+A claim on a path ends with its process. The next process that claims the path clears away what a
+killed one left. The lock is `flock` on an empty hidden file beside the path, `.NAME.lock`. For a
+link, the path that it leads to is claimed.
 """
 
 import errno
@@ -13,27 +13,34 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from tlmtool.failure import Usage, speaks
 
+fcntl: ModuleType | None
 try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = import_module("fcntl")
+except ImportError:  # Windows: nothing is locked
+    fcntl = None
 
 log = logging.getLogger("tlmtool")
-TOKEN = r"(?:\d+|[0-9a-z_]{8})"  # between the name of what is written and the ends below
+# Names of unfinished and replaced files are `.NAME.TOKEN` with one of these ends. Change none of
+# them: what a killed run of an older version left would not be found any more.
+TOKEN = r"(?:\d+|[0-9a-z_]{8})"
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
+# Errors of file systems that know no locks: the run goes on without one.
 UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
-_held: ContextVar[tuple[tuple[Path, bool], ...]] = ContextVar("held", default=())  # and if locked
+# (path, whether it is locked) of the claims of this context.
+_held: ContextVar[tuple[tuple[Path, bool], ...]] = ContextVar("held", default=())
 _stack: ContextVar[ExitStack | None] = ContextVar("stack", default=None)
 
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """Whatever is claimed in the block by `claim` is given back at its end."""
+    """Release at the end of the block whatever `claim` has claimed inside it."""
     before = _stack.get()
     with ExitStack() as stack:
         _stack.set(stack)
@@ -44,18 +51,19 @@ def claims() -> Iterator[None]:
 
 
 def claim(path: Path) -> None:
-    """`claimed` until the end of the `claims` round it; without one, nothing is claimed yet."""
+    """As `claimed`, until the end of the surrounding `claims`. Without one, nothing is claimed."""
     if (stack := _stack.get()) is not None:
         stack.enter_context(claimed(path))
 
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """No other process or thread claims `path` in the block; inside a claim of one's own, nothing
-    happens. Of several processes launched together the first claims.
+    """Let no other process or thread claim `path` during the block.
 
-    Folders above are made, and go again where the block leaves them empty. Raises Usage where
-    another has it. Where the file system knows no locks, nothing is locked or cleared away.
+    Inside a claim on the same path nothing happens. Of several processes that were launched
+    together, the first one claims. Missing parent folders are made, and removed again where they
+    stay empty. Raises Usage where another run has the path. Where the file system knows no locks,
+    nothing is locked or cleared away.
     """
     target = Path(os.path.realpath(path))
     if target in dict(_held.get()) or not speaks():
@@ -73,15 +81,15 @@ def claimed(path: Path) -> Iterator[None]:
                 _held.set(tuple(each for each in _held.get() if each[0] != target))
     finally:
         for folder in made:
-            with suppress(OSError):  # it holds something, or another run has removed it
+            with suppress(OSError):  # it is not empty, or another run has removed it
                 folder.rmdir()
 
 
 @contextmanager
 def _locked(target: Path, path: Path) -> Iterator[bool]:
-    """Whether there is a lock at all; it is removed before it is let go."""
+    """Yields whether there is a lock. Its file is removed before the lock is released."""
     lock = target.with_name(f".{target.name}.lock")
-    for last in (*[False] * 99, True):  # where files have no lasting identity, one is as good
+    for last in (*[False] * 99, True):  # some file systems give no file a lasting identity
         opened = _opened(lock)
         try:
             if fcntl is not None:
@@ -99,12 +107,12 @@ def _locked(target: Path, path: Path) -> Iterator[bool]:
         with suppress(OSError):
             if last or os.path.samestat(os.fstat(opened), os.stat(lock)):
                 break
-        os.close(opened)  # its holder has removed it meanwhile
+        os.close(opened)  # the one that held it has removed it: lock the new file
     try:
         yield locked
     finally:
         with suppress(OSError):
-            if os.fstat(opened).st_size == 0:  # else it is somebody's file of this name
+            if os.fstat(opened).st_size == 0:  # else it is a file of the user's
                 lock.unlink()
         os.close(opened)
 
@@ -112,13 +120,13 @@ def _locked(target: Path, path: Path) -> Iterator[bool]:
 def _opened(lock: Path) -> int:
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # a run that has failed removed the folder meanwhile
+        with suppress(FileNotFoundError):  # another run that failed has removed the folder
             return os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def settle(target: Path) -> None:
-    """Put back what a killed run had moved away, remove what it left unfinished, and say so. By the
-    holder of the claim, who is the only living writer."""
+    """Put back what a killed run had moved away, remove what it left unfinished, and log both. Only
+    for the process that holds the claim, since then no other one writes."""
     kind = re.compile(rf"\.{re.escape(target.name)}\.{TOKEN}(?:{UNFINISHED}|{REPLACED})")
     with os.scandir(target.parent) as entries:
         left = sorted(Path(each.path) for each in entries if kind.fullmatch(each.name))
@@ -133,7 +141,7 @@ def settle(target: Path) -> None:
 
 
 def sweep(left: list[Path]) -> None:
-    """Remove files and folders that a killed run left; links are not followed."""
+    """Remove files and folders that a killed run left. Links are removed, not followed."""
     for each in left:
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each, ignore_errors=True)
@@ -146,7 +154,7 @@ def sweep(left: list[Path]) -> None:
 
 
 def sweep_within(folder: Path) -> None:
-    """Remove the files in a claimed folder that a killed run had begun to write."""
+    """Remove the unfinished files of a killed run inside a claimed folder."""
     if not dict(_held.get()).get(Path(os.path.realpath(folder))):
         return
     kind = re.compile(rf"\..+\.{TOKEN}{UNFINISHED}", re.DOTALL)

@@ -1,5 +1,4 @@
-"""What an earlier run wrote as JSON and a later one reads: of the form that it should have, or a
-sentence, since others may have changed it."""
+"""Reads JSON of an earlier run, and checks its keys and types: a user may have edited it."""
 
 import json
 from pathlib import Path
@@ -10,22 +9,23 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text
 
-LARGEST = 2**28  # bytes of a file; a report of a hundred thousand sites has 50 MB
+LARGEST = 2**28  # the most bytes of a file; the report of a hundred thousand sites has 50 MB
 
 
 class Kept(BaseModel):
-    """Of an object: the keys that are read, each of its type; others may be there too."""
+    """The keys of a JSON object that are read, each with its type. Other keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-def read(file: Path, form: Any, not_so: str, advice: str) -> Any:
-    """The JSON of a file, of a form (a type, as pydantic takes them).
+def read(file: Path, kind: Any, not_so: str, advice: str) -> Any:
+    """The JSON of a file, which must fit `kind`: a `Kept` class or any type that pydantic takes.
 
-    Raises NotLoadable: '<file> <not so> (<why>): <advice>'."""
+    Raises NotLoadable: '<file> <not so> (<why>): <advice>'.
+    """
     try:
         found = json.loads(read_text(file, LARGEST))
-        TypeAdapter(form).validate_python(found)
+        TypeAdapter(kind).validate_python(found)
         return found
     except NotLoadable:
         raise

@@ -1,7 +1,7 @@
-"""YAML as tlm reads and writes it: plain data, keys that stand once, numbers as YAML 1.2 has them.
+"""Reads and writes YAML: plain data only, each key once, numbers as in YAML 1.2.
 
-PyYAML reads YAML 1.1, in which 010 is 8, 1:30 is 90, 5e-5 and 1e3 are text, `no` is false and
-2024-01-01 a date. Here they are 10, text, two numbers, text and text.
+PyYAML reads YAML 1.1, where 010 is 8, 1:30 is 90, 5e-5 and 1e3 are text, `no` is false and
+2024-01-01 is a date. Here 010 is 10, 5e-5 and 1e3 are numbers, and the others are text.
 """
 
 import re
@@ -13,9 +13,9 @@ import yaml
 from tlmtool.failure import Usage, show
 from tlmtool.files.numbers import FLOAT, INTEGER, number
 
-DEEPEST, MOST = 64, 20_000  # levels and values; a recipe has some five and some hundred of them
+DEEPEST, MOST = 64, 20_000  # levels and values, aliases written out; recipes have 5 and 100
 NULL, BOOLEAN = r"~|null|Null|NULL|", r"true|True|TRUE|false|False|FALSE"
-PLAIN = {  # what text without quotes is, and the letters that it can begin with
+PLAIN = {  # kinds of values without quotes: their pattern, and the letters they begin with
     "null": (NULL, ["~", "n", "N", ""]),
     "bool": (BOOLEAN, list("tTfF")),
     "int": (INTEGER, list("-+0123456789")),
@@ -24,11 +24,10 @@ PLAIN = {  # what text without quotes is, and the letters that it can begin with
 
 
 def parse(text: str, where: str) -> Any:
-    """The value that YAML text holds: lists, dicts, text, numbers, booleans or None.
+    """The value of a YAML text: lists, dicts, text, numbers, booleans or None.
 
-    `where` it stands, in words. Raises Usage, with line and column, for what is no YAML, and for a
-    key that is given twice, a tag, a merge (`<<`) and what, its aliases written out, is too deep or
-    too much.
+    `where` says in words where the text is. Raises Usage, with line and column, for broken YAML, a
+    key that is given twice, a tag, a merge (`<<`), and for too many values or levels.
     """
     try:
         return _Loader(text).get_single_data()
@@ -43,18 +42,18 @@ def parse(text: str, where: str) -> Any:
 
 
 def written(tree: Any) -> str:
-    """YAML that `parse` reads back as the same, keys in their order."""
+    """YAML that `parse` reads back as the same value, keys in the same order."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """YAML, but not of the kind that is read here."""
+    """Valid YAML that is not read here."""
 
     def __init__(self, problem: str, mark: Any):  # yaml has two kinds of marks
         super().__init__(problem=problem, problem_mark=mark)
 
 
-def _bounded(count: int, depth: int, mark: yaml.Mark) -> None:
+def _bounded(count: int, depth: int, mark: Any) -> None:
     if depth > DEEPEST:
         raise _Refused(f"it nests too deep, more than {DEEPEST} levels", mark)
     if count > MOST:
@@ -62,23 +61,22 @@ def _bounded(count: int, depth: int, mark: yaml.Mark) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes within bounds, and builds mappings whose keys stand once."""
+    """A loader with bounds on values and levels, and without repeated keys."""
 
     def __init__(self, text: str):
         super().__init__(text)
         self.count = self.depth = 0
-        self.sizes: dict[int, tuple[int, int]] = {}  # id of a node: values, levels written out
+        self.sizes: dict[int, tuple[int, int]] = {}  # {id of a node: (values, levels)}
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        event = self.peek_event()
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
         if tag := getattr(event, "tag", None):
             what = tag.removeprefix("tag:yaml.org,2002:")
             raise _Refused(f"YAML tags such as {what[:80]} are refused", event.start_mark)
         self.count += 1
         self.depth += 1
         _bounded(self.count, self.depth, event.start_mark)
-        node = super().compose_node(parent, index)
-        assert node is not None  # of an event that is no end
+        node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self.sizes[id(node)] = self._size(node)
@@ -87,7 +85,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _size(self, node: yaml.Node) -> tuple[int, int]:
-        """Values and levels of a node, each alias counted as what it stands for."""
+        """(values, levels) of a node; an alias counts as what it stands for."""
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         parts = [
             self.sizes[id(e)] for each in inner for e in (each if type(each) is tuple else [each])
@@ -98,7 +96,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
-        marks: dict[Any, yaml.Mark] = {}
+        marks: dict[Any, Any] = {}
         for name, value in node.value:
             key, mark = self.construct_object(name, deep=True), name.start_mark
             if key == "<<" and not name.style:
@@ -118,7 +116,7 @@ class _Loader(yaml.SafeLoader):
         return number(node.value)
 
 
-_Loader.yaml_implicit_resolvers = {}  # not those of YAML 1.1
+_Loader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
 for _name, (_pattern, _letters) in PLAIN.items():
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})\\Z"), _letters
@@ -128,7 +126,7 @@ for _name in ("int", "float"):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would read as something else than text; writes no aliases."""
+    """A dumper that quotes any text which YAML 1.1 or 1.2 reads as something else; no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Numbers as YAML 1.2 writes them: 010 is 10, 0x10 is 16, 1e3 is a thousand, 1_000 is none."""
+"""Reads numbers by the rules of YAML 1.2: 010 is 10, 0x10 is 16, 1e3 is 1000, 1_000 is text."""
 
 import re
 
@@ -12,10 +12,10 @@ FLOAT = (
 
 
 def number(text: str) -> int | float:
-    """The number that a text writes, by the rules of YAML 1.2: 010 is 10, 0x10 is 16, 1e3 is a
-    thousand, 1_000 is none. Raises ValueError for what is none, or has thousands of digits."""
+    """The number that a text is by YAML 1.2. Raises ValueError for a text that is no number, or
+    that has thousands of digits."""
     if re.fullmatch(INTEGER, text):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if re.fullmatch(FLOAT, text):
-        return float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python writes inf and nan without
+        return float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python writes inf and nan without a dot
     raise ValueError(f"{show(text)} is not a number")

@@ -1,4 +1,4 @@
-"""Whether a place may be written to: no output replaces what its run reads, or where it runs."""
+"""Whether a folder may be written to: never what the run reads, nor its working directory."""
 
 import os
 import re
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from tlmtool.failure import Usage
 
-LONGEST, LONGEST_PATH = 255, 3000  # bytes of a name, and of a path with what is written in it
-ROOM = 24  # bytes put round a name while it is written
-ENTRIES = 10_000  # of a folder that is read, looked at for links
+LONGEST, LONGEST_PATH = 255, 3000  # bytes of a name, and of a path: more fails on some systems
+ROOM = 24  # bytes that a name grows by while its folder is written
+ENTRIES = 10_000  # the most files of a folder that are looked at for links out of it
 MOUNTS = Path("/proc/self/mountinfo")
 
-Read = tuple[str, Path]  # what it is called, and where it lies
+Read = tuple[str, Path]  # (what a user calls it, where it is)
 
 
-def path_of(text: str | os.PathLike) -> Path:
+def path_of(text: str | os.PathLike[str]) -> Path:
     """The path that a user names: `~` is home, `..` is followed. Raises Usage for no path."""
     try:
         path = Path(text).expanduser()
         os.stat(os.fsencode(path))
-    except (RuntimeError, ValueError) as error:  # no such home; a NUL or a lone surrogate
+    except (RuntimeError, ValueError) as error:  # no such home, a NUL, or a lone surrogate
         raise Usage(f"{os.fspath(text)!r} cannot be the name of a file: {error}") from None
     except OSError:
         pass
@@ -35,8 +35,8 @@ def check_place(out: Path, reads: Iterable[Read] = ()) -> None:
 
 
 def check_apart(out: Path, reads: Iterable[Read] = ()) -> None:
-    """Raises Usage where a folder is, contains or lies inside what is read, links followed, or is
-    or contains the working directory."""
+    """Raises Usage where a folder is, contains or lies inside what is read, or is or contains the
+    working directory. Links are followed."""
     _check_name(out)
     target = Path(os.path.realpath(out))
     here = Path(os.path.realpath(os.curdir))
@@ -48,7 +48,7 @@ def check_apart(out: Path, reads: Iterable[Read] = ()) -> None:
 
 
 def check_makeable(out: Path) -> None:
-    """Raises Usage where no finished folder can be put, by way of a sibling."""
+    """Raises Usage where a finished folder cannot be moved into place from beside it."""
     target = Path(os.path.realpath(out))
     if target.is_dir() and _mounted(target):
         raise Usage(
@@ -61,8 +61,8 @@ def check_makeable(out: Path) -> None:
 
 
 def related(target: Path, path: Path) -> str:
-    """'is', 'contains' or 'lies inside', of a folder to be written and a path that is read, by name
-    and with links followed, also those of the files in it; '' where they are apart."""
+    """How a folder to be written relates to a path that is read: 'is', 'contains', 'lies inside',
+    'contains files of', or '' where they are apart. Links are followed, also those in the path."""
     places = (Path(os.path.realpath(path)), Path(os.path.abspath(path)))
     if how := next(filter(None, (_relation(target, each) for each in places)), ""):
         return how
@@ -81,7 +81,7 @@ def _relation(target: Path, path: Path, whole: bool = True) -> str:
 
 
 def _same(first: Path, second: Path) -> bool:
-    """Of names, or of one folder under two names, as a bind mount gives."""
+    """Whether two paths are the same folder, also under two names, as a bind mount gives it."""
     try:
         return first == second or os.path.samefile(first, second)
     except OSError:
@@ -89,7 +89,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _mounted(target: Path) -> bool:
-    """Whether something is mounted there, a folder of the same file system too."""
+    """Whether something is mounted there, even a folder of the same file system."""
     if os.path.ismount(target):
         return True
     try:
@@ -100,7 +100,7 @@ def _mounted(target: Path) -> bool:
     return os.fsencode(target) in places
 
 
-def _octal(found: re.Match) -> bytes:
+def _octal(found: re.Match[bytes]) -> bytes:
     return bytes([int(found[1], 8)])
 
 

@@ -1,6 +1,6 @@
-"""Files that others wrote: only regular ones are opened, and none that is larger than it can be.
+"""Reads files that others wrote: only ordinary ones, and none that is larger than it can be.
 
-A pipe or a device in place of a file would be waited for, or read, without end.
+A pipe or a device in place of a file would block the run, or be read without end.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ KINDS = {
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
-def regular(path: str | os.PathLike, most: int | None = None) -> Path:
-    """The path, of a regular file (links are followed) of at most `most` bytes, or of nothing.
+def regular(path: str | os.PathLike[str], most: int | None = None) -> Path:
+    """The path, once it is known to be an ordinary file of at most `most` bytes, or missing.
 
-    Raises NotLoadable where something else stands there, which is told by what it is.
+    Links are followed. Raises NotLoadable for anything else, and says what it is.
     """
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # it is not there: whoever opens it has the sentence for that
+    except (OSError, ValueError):  # missing: the caller opens it and has the sentence for that
         return Path(path)
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "no file")
@@ -40,8 +40,8 @@ def regular(path: str | os.PathLike, most: int | None = None) -> Path:
     return Path(path)
 
 
-def read_text(path: str | os.PathLike, most: int) -> str:
-    """The text, in UTF-8, of a regular file of at most `most` bytes.
+def read_text(path: str | os.PathLike[str], most: int) -> str:
+    """The text, in UTF-8, of an ordinary file of at most `most` bytes.
 
     Raises NotLoadable as `regular` does, OSError where it cannot be opened, and UnicodeDecodeError.
     """
@@ -50,7 +50,7 @@ def read_text(path: str | os.PathLike, most: int) -> str:
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a regular file."""
+    """The hex digest of an ordinary file."""
     with regular(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, with the modes that the umask says."""
+"""Writes files and folders whole or not at all, with the permissions that the umask gives."""
 
 import ctypes
 import itertools
@@ -12,12 +12,12 @@ from pathlib import Path
 from tlmtool.failure import Failure, Usage
 from tlmtool.files.claims import REPLACED, UNFINISHED, claimed
 
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # constants of Linux, for `renameat2`
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file, text in UTF-8: a killed run leaves the one that was there before. A link stays,
-    and the file that it leads to is replaced."""
+    """Write a file; text in UTF-8. A killed run leaves the file that was there before. Of a link,
+    the file that it leads to is replaced."""
     file = Path(os.path.realpath(file))
     unfinished = file.with_name(f".{file.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -29,11 +29,11 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_folder(out: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A temporary sibling that becomes `out` when the block ends well, and else disappears.
+    """Yields a temporary folder beside `out`, which becomes `out` when the block succeeds.
 
-    What `out` held is exchanged for it at once where the system can, once `check` has raised
-    nothing; a link to a folder stays. Raises Failure, which tells where the finished folder is,
-    if it cannot be put in place.
+    If the block fails, the temporary folder is removed. Just before the exchange `check` may raise.
+    What `out` held is exchanged in one step where the system can. A link to a folder stays a link.
+    Raises Failure where the finished folder cannot be put in place; it says where the folder is.
     """
     target = Path(os.path.realpath(out))
     with claimed(target):
@@ -48,7 +48,7 @@ def whole_folder(out: Path, check: Callable[[], None] = lambda: None) -> Iterato
             except (OSError, Usage) as error:
                 raise _kept(temporary, out, error) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # what was exchanged, or has failed
+            shutil.rmtree(temporary, ignore_errors=True)  # what `out` held, or what has failed
 
 
 def _sibling(target: Path, end: str) -> Path:
@@ -56,7 +56,7 @@ def _sibling(target: Path, end: str) -> Path:
 
 
 def _open_up(folder: Path) -> None:
-    """Give files the mode of a new file: safetensors are written for their owner alone."""
+    """Give files the permissions of new ones: safetensors writes files for their owner only."""
     mode = folder.stat().st_mode & 0o666
     for place, _, files in os.walk(folder):
         for name in files:
@@ -64,12 +64,12 @@ def _open_up(folder: Path) -> None:
 
 
 def _put(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there is afterwards at `new`, or gone."""
+    """Rename `new` to `target`. What was there is then at `new`, or removed."""
     if not target.exists():
         return os.rename(new, target)
     if exchange(new, target):
         return None
-    old = _sibling(target, REPLACED)  # a kill from here on is mended by the next claim
+    old = _sibling(target, REPLACED)  # after a kill from here on the next claim puts it back
     try:
         os.rename(target, old)
         os.rename(new, target)
@@ -91,7 +91,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def _kept(temporary: Path, out: Path, error: Exception) -> Exception:
-    """The failure to raise, the finished folder moved to where it is found."""
+    """The failure to raise, after moving the finished folder to a visible name."""
     target = Path(os.path.realpath(out))
     names = (f"{target.name}.finished{n}" for n in itertools.chain([""], itertools.count(2)))
     place = next(p for p in map(target.with_name, names) if not os.path.lexists(p))

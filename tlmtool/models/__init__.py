@@ -1,1 +1,1 @@
-"""Families, surgery on their modules, and checkpoints of the result."""
+"""Families of models, factorized modules in them, and checkpoints on disk."""

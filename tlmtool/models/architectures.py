@@ -1,4 +1,7 @@
-"""THE table of families: which module of a model plays which role. Family names stand only here."""
+"""The table of families: which module of a model plays which role.
+
+A new family is one row here. Names of families appear in no other file of the package.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,16 +9,17 @@ ATTENTION = ("query", "key", "value", "qkv", "output")
 FFN = ("gate", "up", "down")
 GROUPS = {"attention": ATTENTION, "ffn": FFN, "embedding": ("embedding",)}
 GROUPS["all"] = (*ATTENTION, *FFN, "embedding")
-WRITES_RESIDUAL = ("output", "down")  # their output is added to the residual stream
+WRITES_RESIDUAL = ("output", "down")  # roles whose output is added to the residual stream
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family. `roles`: {role: path endings below the base model}, matched on whole components.
+    """A family of models. Paths are relative to the base model and match on whole components.
 
-    The longest ending wins; `embedding` is a whole path; a role may be `optional`. `attention`: the
-    ending of a self-attention module that a kernel can take over, or `refuses` says why none can.
-    `masked`: endings of the classes with a head that predicts masked tokens.
+    `roles`: {role: endings of the paths of its modules}; the longest ending that fits wins.
+    `embedding`: whole paths of the table of tokens. `optional`: roles that a model may lack.
+    `attention`: the ending of a self-attention module that can take a kernel; `refuses`: why none
+    can. `masked`: endings of the names of classes with a head that predicts masked tokens.
     """
 
     roles: dict[str, tuple[str, ...]]
@@ -122,7 +126,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bart": _BART_LIKE,
     "marian": _BART_LIKE,
 }
-ALIASES = {
+ALIASES = {  # short names of checkpoints on the Hub
     "bert-base": "bert-base-uncased",
     "bert-large": "bert-large-uncased",
     "roberta-base": "FacebookAI/roberta-base",
@@ -130,7 +134,7 @@ ALIASES = {
     "gpt2-small": "gpt2",
     "t5-small": "google-t5/t5-small",
 }
-PREFIX = "tlm-"
+PREFIX = "tlm-"  # of our model types; checkpoints on disk have it in their config.json
 
 
 def base_type(model_type: str) -> str:
@@ -139,7 +143,7 @@ def base_type(model_type: str) -> str:
 
 
 def architecture(model_type: str) -> Architecture:
-    """The row of a model type; raises ValueError that names the known ones."""
+    """The row of a model type. Raises ValueError, with the known types, for another."""
     try:
         return ARCHITECTURES[base_type(model_type)]
     except KeyError:

@@ -1,5 +1,5 @@
-"""Which folders may be replaced: those that tlm, transformers or sentence-transformers wrote, and
-that hold nothing else."""
+"""Which folders `--overwrite` may replace: those that hold only what tlm, transformers or
+sentence-transformers wrote."""
 
 import json
 import os
@@ -9,8 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.files.reading import read_text
-from tlmtool.models.guarding import MIB, modules
+from tlmtool.models.guarding import CONFIG, MIB, TEMPLATES, modules
 
+LARGEST = 64 * MIB  # the most bytes of a report whose list of files counts
+# Names that a checkpoint may hold. A name that is missing here keeps a folder from replacement.
 NAMES = re.compile(
     r"""
     (model|pytorch_model|tf_model|flax_model)(-\d+-of-\d+)?\.(safetensors|bin|h5|msgpack)
@@ -26,15 +28,16 @@ NAMES = re.compile(
     """,
     re.VERBOSE,
 )
-TEMPLATES = "additional_chat_templates"  # of a tokenizer, each a file of this folder
 
 
 def check_out(
     out: Path, overwrite: bool, foreign: Callable[[Path], str | None] | None = None
 ) -> None:
-    """Refuse an `--out` that holds something, unless it may be replaced.
+    """Raises Usage for an `--out` that is a file, or a folder with files that may not be replaced.
 
-    `foreign`: a folder -> what it holds that is not to be lost, by default as a checkpoint."""
+    `foreign` is a function from a folder to what it holds that must not be lost; None for nothing.
+    By default that is what does not belong to a checkpoint.
+    """
     if os.path.lexists(out) and out.exists() and not out.is_dir():
         raise Usage(f"--out {out} is a file, not a folder")
     if not out.is_dir() or not any(out.iterdir()):
@@ -46,16 +49,15 @@ def check_out(
 
 
 def foreign_to_checkpoint(folder: Path) -> str | None:
-    """What a folder holds that no checkpoint holds; None where it may be replaced.
+    """What a folder holds that does not belong to a checkpoint; None where it may be replaced.
 
-    Its own report knows what travelled into it; besides, the names are known that transformers,
-    tokenizers and sentence-transformers write, a Trainer's state among them. Links are foreign.
+    The files that its report lists belong to it. So do the names that transformers, tokenizers and
+    sentence-transformers write, the state of a Trainer included. Links never belong.
     """
     try:
-        parts = modules(folder)
+        parts = [PurePosixPath(part).as_posix() for part in modules(folder)]
     except NotLoadable:
         parts = []
-    parts = [PurePosixPath(part).as_posix() for part in parts]
     listed, places = _listed(folder), {".", *parts}
 
     def known(path: str) -> bool:
@@ -73,8 +75,8 @@ def foreign_to_checkpoint(folder: Path) -> str | None:
 def first_foreign(
     folder: Path, known: Callable[[str], bool], within: Iterable[str] = ()
 ) -> str | None:
-    """The first path in a folder that is no ordinary file with a known path, nor a folder on the
-    way to one of `within`. Stops there: what else lies below is not walked."""
+    """The first path in a folder that is neither an ordinary file with a known path nor a folder
+    above one of `within`. The search stops there."""
     folders = {str(above) for path in within for above in PurePosixPath(path).parents}
     waiting = [""]
     while waiting:
@@ -92,9 +94,9 @@ def first_foreign(
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files that the report of tlm in a folder says it was written with."""
+    """The files that a report of tlm in a folder lists."""
     try:
-        report = json.loads(read_text(folder / "report.json", 64 * MIB))
+        report = json.loads(read_text(folder / "report.json", LARGEST))
         files = report["files"] if isinstance(report["schema_version"], int | str) else []
         return {each for each in files if isinstance(each, str)}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -103,7 +105,7 @@ def _listed(folder: Path) -> set[str]:
 
 def _is_config(file: Path) -> bool:
     try:
-        found = json.loads(read_text(file, 4 * MIB))
+        found = json.loads(read_text(file, CONFIG))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and isinstance(found.get("model_type"), str)
