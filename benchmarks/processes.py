@@ -15,7 +15,7 @@ from dense import NO_MINILM, base, minilm, skipped
 from side_by_side import Goal, Result, Setup, turns
 
 from tlmtool import compress, load, save
-from tlmtool.data import tasks
+from tlmtool.data import reading
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models.checkpoint import load_tokenizer
 from tlmtool.models.folder import Folder
@@ -68,7 +68,7 @@ def whole_compress(folder: str, tokenizer: str) -> None:
     """What `_peak` runs in its process. Prints {"bytes", "seconds"} as JSON."""
     before, start = _most(), time.perf_counter()
     with PeakMemory() as peak:
-        found = tasks.texts(None, TEXTS) if tokenizer else None
+        found = reading.texts(None, TEXTS) if tokenizer else None
         words = load_tokenizer(Path(tokenizer)) if tokenizer else None
         model = load(folder)
         compress(model, keep=KEEP, sites=BOTH, method="svd", tokenizer=words, texts=found)

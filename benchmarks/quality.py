@@ -20,7 +20,7 @@ from rich.table import Table
 
 from tlmtool.compression.compress import compress
 from tlmtool.data.language import held_out
-from tlmtool.data.tasks import sentence_pairs, texts
+from tlmtool.data.reading import sentence_pairs, texts
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint

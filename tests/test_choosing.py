@@ -8,7 +8,7 @@ from test_converting import DIMENSIONWISE, compress, folder, report
 
 from tlmtool.cli import run
 from tlmtool.data.language import held_out
-from tlmtool.data.tasks import texts
+from tlmtool.data.reading import texts
 from tlmtool.measuring.comparison import Quality
 from tlmtool.models.checkpoint import load
 from tlmtool.recipe.attention import flag

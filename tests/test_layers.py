@@ -119,9 +119,9 @@ def test_no_files_of_a_room_import_each_other_in_a_circle(name):
 
 
 def test_an_arrow_up_and_a_circle_are_found():
-    assert upward("data.tasks", "from ..models import surgery") == []
-    assert upward("models.surgery", "from ..data.tasks import texts") == [
-        "models.surgery imports data.tasks"
+    assert upward("data.reading", "from ..models import surgery") == []
+    assert upward("models.surgery", "from ..data.reading import texts") == [
+        "models.surgery imports data.reading"
     ]
     assert upward("decompositions.svd", "def f():\n    from ..models import states") == [
         "decompositions.svd imports models.states"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tlmtool.data import tables
 from tlmtool.data.labelled import examples, splits
 from tlmtool.data.parallel import parallel_pairs
+from tlmtool.data.reading import sentence_pairs, texts
 from tlmtool.data.tables import rows
-from tlmtool.data.tasks import sentence_pairs, texts
 from tlmtool.failure import Failure, NotLoadable
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
@@ -59,8 +59,8 @@ def test_names_of_columns_are_not_each_compared_with_all():
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (['{"text": "a \\ud800", "label": 1}'], "line 3 of .*: no text|line 3 of .*half a char"),
-        (['{"\\udfff": "a"}'], "line 3 of .* holds half a character"),
+        (['{"text": "a \\ud800", "label": 1}'], "line 3 of .*: no text|line 3 of .*lone surrogate"),
+        (['{"\\udfff": "a"}'], "line 3 of .* holds a lone surrogate"),
         (['{"text": "a", "text": "b"}'], "line 3 of .* names column text 2 times"),
         (["[1]"], "line 3 of .* is no JSON object"),
         (['{"text": "a"'], "line 3 of .* is not JSON"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tlmtool.data import tasks
+from tlmtool.data import reading
 from tlmtool.data.language import held_out
 from tlmtool.files.reading import sha256
 from tlmtool.models.architectures import ALIASES
@@ -43,7 +43,7 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
 
     Without `--calibration`, the text of `--recover` is used, or else the text of the package."""
     wanted, taught = recipe.calibration, recipe.recovery.data
-    shipped = held_out(tasks.texts(None, None, recipe.seed))
+    shipped = held_out(reading.texts(None, None, recipe.seed))
     if wanted.text == "none":
         return [], shipped[1], Calibration(source="none: the weights alone decide")
     if wanted.text is None and taught:
@@ -51,8 +51,8 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
 
         rest, held = (found := lesson(taught, 0)).sentences, found.measured()
     else:
-        rest, held = held_out(tasks.texts(wanted.text, None, recipe.seed))
-    used = tasks.choose(rest, wanted.samples, recipe.seed)
+        rest, held = held_out(reading.texts(wanted.text, None, recipe.seed))
+    used = reading.choose(rest, wanted.samples, recipe.seed)
     source = wanted.text or taught or "the text that comes with tlm"
     other = (
         None if held else "the text that comes with tlm"

@@ -1,1 +1,1 @@
-"""Files and data sets to texts and batches; the calibration text."""
+"""Files and data sets become texts, examples and batches of tokens."""

@@ -1,4 +1,4 @@
-"""Texts become token batches: encoded once, padded batch by batch."""
+"""Texts become batches of tokens: they are encoded once, and padded batch by batch."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tlmtool.failure import Usage, blaming
 
-FILL = {"token_type_ids": 0, "special_tokens_mask": 1}  # and input_ids: the padding token
+FILL = {"token_type_ids": 0, "special_tokens_mask": 1}  # what pads besides the padding token
 
 
 class Batch(NamedTuple):
@@ -34,10 +34,10 @@ def encode(
     seconds: list[str] | None = None,
     max_length: int | None = 128,
 ) -> dict[str, list[list[int]]]:
-    """{name: a list of each text} of token ids and what goes with them, without padding.
+    """{name: a list for each text} of token ids and what goes with them, without padding.
 
-    Texts (pairs with `seconds`) are cut to `max_length` tokens, special ones included; a length
-    that leaves no room for a token of a text raises Usage.
+    Texts, or pairs with `seconds`, are cut to `max_length` tokens, special ones included. Raises
+    Usage for a length that leaves no room for a token of a text.
     """
     added = tokenizer.num_special_tokens_to_add(pair=seconds is not None)
     if max_length is not None and max_length <= added:
@@ -58,22 +58,22 @@ def encode(
 
 
 def _tokenizing(tokenizer: Any) -> AbstractContextManager:
-    """Blames a tokenizer for what it raises, a panic too: on some text its patterns run away."""
+    """Turns what a tokenizer raises on a text, a panic of Rust too, into NotLoadable."""
     name = getattr(tokenizer, "name_or_path", "") or "given"
     return blaming(f"the tokenizer {name} fails on a text")
 
 
 def cut(tokenizer: Any, texts: list[str], max_length: int, what: str) -> list[str]:
-    """A warning that says how many texts, and of `what`, `encode` cuts to a length, if it does."""
+    """A warning that says how many texts `encode` cuts to a length, if any; `what` names them."""
     one_more = encode(tokenizer, texts, max_length=max_length + 1)["input_ids"] if texts else []
     many = sum(len(ids) > max_length for ids in one_more)
     return [f"{many:,} of the {len(texts):,} {what} are cut at {max_length} tokens"] if many else []
 
 
 def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:
-    """What `encode` gives, of blocks of `max_length` tokens: the texts one after the other, each
-    ended by the tokenizer's end (or separating) token. What does not fill the last block is left
-    out, unless it is the only one."""
+    """The same as `encode`, for blocks of `max_length` tokens: the texts one after the other, each
+    followed by the tokenizer's end token, or else its separating token. A last block that is not
+    full is left out, unless it is the only one."""
     known = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     end = [next((token for token in known if token is not None), None)]
     end = end if end[0] is not None else []
@@ -87,8 +87,8 @@ def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[
 
 
 def encode_targets(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:
-    """Token ids of texts of the language that a tokenizer translates to, cut to `max_length`; the
-    last of each is the end token, whether or not the tokenizer adds it."""
+    """Token ids of texts in the language that a tokenizer translates to, cut to `max_length`. The
+    last one of each is the end token, also where the tokenizer does not add it."""
     cut, end = {"truncation": True, "max_length": max_length}, tokenizer.eos_token_id
     settings = {"padding": False, "return_attention_mask": False, **cut}
     with _tokenizing(tokenizer):
@@ -100,9 +100,9 @@ def encode_targets(tokenizer: Any, texts: list[str], max_length: int) -> list[li
 
 
 def pad(tokenizer: Any, encoded: dict[str, list[list[int]]], indices: list[int]) -> Batch:
-    """These rows of what `encode` gave, padded on the right whatever the tokenizer says; one
-    without a padding token pads with its end token. The attention mask (B, N) is right in either
-    case."""
+    """These rows of what `encode` gave, padded on the right, also where the tokenizer pads on the
+    left. A tokenizer without a padding token pads with its end token. The attention mask (B, N) is
+    right in either case."""
     ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     fill = {"input_ids": next(token for token in ends if token is not None)} | FILL
     lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices])
@@ -126,18 +126,18 @@ def batches(
     max_length: int | None = 128,
     seconds: list[str] | None = None,
 ) -> Iterator[Batch]:
-    """The texts as batches, cut as `encode` does, in the order and form of `in_batches`."""
+    """The texts as batches, cut by `encode`, in the order of `in_batches`."""
     yield from in_batches(tokenizer, encode(tokenizer, texts, seconds, max_length), batch)
 
 
 def in_batches(
     tokenizer: Any, encoded: dict[str, list[list[int]]], batch: int = 32
 ) -> Iterator[Batch]:
-    """Encoded texts, at most `batch` at a time, padded as `pad` does, longest first (the first
-    shows if memory suffices)."""
+    """Encoded texts, at most `batch` at a time, padded by `pad`. The longest come first, so that
+    the first batch shows whether memory suffices."""
     if batch < 1:
         raise Usage(f"batch is {batch}; at least 1 is needed")
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # stable: a run repeats
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # sorting is stable
     for start in range(0, len(order), batch):
         yield pad(tokenizer, encoded, order[start : start + batch])

@@ -1,5 +1,5 @@
-"""What a recipe reads from this machine, by sha256, so that a run goes on, and counts as done, from
-the same input alone. What comes from the Hub goes by its name and revision."""
+"""The sha256 of what a recipe reads from this machine. A run is resumed, or counts as done, only
+where these are the same. What comes from the Hub is known by its name and revision."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.data import parallel
+from tlmtool.data.reading import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN
-from tlmtool.data.tasks import SAVED_DATASET, TEXT_SUFFIXES
 from tlmtool.files.reading import sha256
 from tlmtool.models.finding import SIDE_FILES
 from tlmtool.recipe.building import Recipe
@@ -16,16 +16,15 @@ from tlmtool.recipe.inputs import named_by
 from tlmtool.recipe.schema import settings
 from tlmtool.tasks.table import TRANSLATION
 
-SAVED = {*TEXT_SUFFIXES, *SUFFIXES, ".arrow"}  # of files that `datasets` reads in a folder
-OURS = ("README.md", "report.json", "recipe.yaml")  # of a checkpoint: nothing reads them
+SAVED = {*TEXT_SUFFIXES, *SUFFIXES, ".arrow"}  # suffixes of files that `datasets` reads in a folder
+OURS = ("README.md", "report.json", "recipe.yaml")  # files of a checkpoint that no command reads
 Sums = dict[str, dict[str, str]]  # {setting: {file: sha256}}
-Known = dict[tuple[str, int, int, int], str]  # sums of files that stayed as they were meanwhile
+Known = dict[tuple[str, int, int, int], str]  # {(path, inode, size, time): sha256}
 
 
 def sums_of(recipe: Recipe, known: Known | None = None) -> Sums:
-    """The sums of every file that the recipe reads, by the setting that names it.
-
-    `known`: kept between calls, so that a file that has not changed is read once."""
+    """The sum of every file that the recipe reads, by the setting that names it. Give the same
+    `known` to several calls, so that a file that has not changed is read once."""
     known = {} if known is None else known
     return {
         setting: {
@@ -37,7 +36,7 @@ def sums_of(recipe: Recipe, known: Known | None = None) -> Sums:
 
 
 def changed(before: Any, now: Sums) -> str:
-    """The first file that is not as it was, in words: 'train.tsv (training.data)'."""
+    """The first file that has changed, in words: 'train.tsv (training.data)'."""
     before = before if isinstance(before, dict) else {}
     for setting in sorted({*map(str, before), *now}):
         old, new = before.get(setting), now.get(setting, {})
@@ -57,7 +56,7 @@ def _sum(file: Path, known: Known) -> str:
 
 
 def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:
-    """The regular files that are read of a place; others are refused by whoever opens them."""
+    """The regular files that are read of a place. Others are refused by what opens them."""
     if place.is_file():
         others = (place.with_suffix(f".{side}") for side in _sides(recipe, place))
         found: Iterable[Path] = {place, *others}
@@ -72,13 +71,13 @@ def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:
 
 
 def _sides(recipe: Recipe, file: Path) -> list[str]:
-    """The languages of aligned files, of which one is named."""
+    """The languages of aligned files, where the recipe names one of these files."""
     given = recipe.training.languages or ""
     return [] if file.suffix.lower() in SUFFIXES else given.split("-") if given else []
 
 
 def _of_dataset(folder: Path) -> Iterable[Path]:
-    """What `datasets` reads of a folder; of one that it does not know, nothing is read."""
+    """The files of a folder that `datasets` reads; none where it does not know the folder."""
     if any(any(folder.glob(pattern)) for pattern in SAVED_DATASET):
         for place, below, names in os.walk(folder):
             below[:] = [name for name in below if not name.startswith(".")]
@@ -87,7 +86,7 @@ def _of_dataset(folder: Path) -> Iterable[Path]:
 
 
 def _of_checkpoint(folder: Path) -> Iterator[Path]:
-    """Weights, config, tokenizer, and what a client library keeps in folders below."""
+    """Weights, config, tokenizer, and what client libraries keep in folders below."""
     parts = (f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "check")))
     for place in (folder, *parts):
         for pattern in ("*.safetensors", *SIDE_FILES):

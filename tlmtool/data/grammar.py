@@ -1,14 +1,14 @@
-"""An acceptability task out of a small grammar of English: right sentences, and ones with an error.
+"""An acceptability task from a small grammar of English: right sentences, and ones with an error.
 
-A wrong sentence is a right one with one planted error: a verb, an auxiliary or a reflexive that
-does not agree with its subject, or two words that have changed places. The words of both kinds
-are the same, so that no count of words tells them apart.
+A wrong sentence is a right one with one error: a verb, an auxiliary or a reflexive that does not
+agree with its subject, or two words that have changed places. Both kinds use the same words, so
+that counting words does not tell them apart.
 """
 
 import random
 from collections.abc import Callable
 
-COUNT, SEED = 4000, 20  # of the sentences, and of their draw: the data do not depend on a run
+COUNT, SEED = 4000, 20  # sentences, and the seed of all of them; others make another task
 
 
 def _words(text: str) -> list[str]:
@@ -23,7 +23,7 @@ NOUNS = _words(
 PLURALS = {"child": "children"}
 THINGS = _words("box car door garden house key lamp letter picture river ship table tower window")
 PLACES = _words("near behind beside opposite")
-VERBS = {  # that take an object: third person, plural
+VERBS = {  # with an object: {third person: plural}
     f"{each}s": each
     for each in _words("admire avoid blame chase follow greet help know like see thank visit")
 }
@@ -40,7 +40,7 @@ Sentence = tuple[Words, list[tuple[int, str]]]  # words, and the places where an
 
 
 class _Draw:
-    """Parts of sentences from one stream of chances."""
+    """Parts of sentences, drawn from one random stream."""
 
     def __init__(self, seed: int):
         self.draw = random.Random(seed)
@@ -71,9 +71,9 @@ class _Draw:
         subject = self.subject(plural)
         at = len(subject)
 
-        def agreeing(forms: dict[str, str]) -> tuple[str, str]:
-            one = self.pick(list(forms))
-            return (forms[one], one) if plural else (one, forms[one])
+        def agreeing(plurals: dict[str, str]) -> tuple[str, str]:
+            one = self.pick(list(plurals))
+            return (plurals[one], one) if plural else (one, plurals[one])
 
         if kind < 0.3:  # the guests near the door laugh
             right, wrong = agreeing(ALONE)
@@ -97,7 +97,7 @@ class _Draw:
         return [right, *subject, verb, *self.any()], [(0, wrong)]
 
     def broken(self, words: Words, places: list[tuple[int, str]]) -> Words:
-        """One planted error: agreement at a place, or neighbours that have changed places."""
+        """The words with one error: of agreement, or two neighbours that have changed places."""
         if self.draw.random() < 0.75:
             at, wrong = self.pick(places)
             return [*words[:at], wrong, *words[at + 1 :]]
@@ -108,7 +108,7 @@ class _Draw:
 
 
 def sentences(count: int = COUNT, seed: int = SEED) -> list[tuple[str, int]]:
-    """(sentence, 1 if acceptable else 0): `count` different ones, shuffled, about half of each."""
+    """(sentence, 1 if acceptable else 0) of `count` different ones, about half of each kind."""
     made, found = _Draw(seed), {}
     while len(found) < count:
         words, places = made.sentence()

@@ -1,10 +1,10 @@
 """Labelled examples: GLUE's tasks as GLUE and the Hub lay them out, and tables of one's own.
 
-A GLUE task is read from a folder of GLUE's tsv files (`train.tsv`, `dev.tsv`; of mnli
+A GLUE task is read from a folder of GLUE's tsv files (`train.tsv`, and `dev.tsv` or
 `dev_matched.tsv`; quotes are text), from tables with the Hub's column names, or from the Hub's
 `glue`. `classification` and `regression` are read from a folder with `train` and `dev` (or
-`validation`, `valid`, `val`) in csv, tsv, jsonl or parquet, from one such file, of which every
-tenth row becomes the development split, or from a data set of the Hub.
+`validation`, `valid`, `val`) in csv, tsv, jsonl or parquet, or from a data set of the Hub. They are
+also read from one such file, of which every tenth row becomes the development split.
 """
 
 from contextlib import suppress
@@ -43,7 +43,7 @@ class Example(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """What a task is learned from and scored on; `source` says where it came from."""
+    """Examples to train on and to develop on; `source` says where they came from."""
 
     task: Task
     train: list[Example]
@@ -103,9 +103,10 @@ def examples(
     label: str | None = None,
     classes: tuple[str, ...] = (),
 ) -> tuple[Task, list[Example]]:
-    """What a model is scored on: the development split, or all of one file.
+    """What a model is scored on: the development split, or all of a single file.
 
-    `classes`: those that the model of a `classification` knows, by id; of themselves the file's.
+    `classes`: those that the model of a `classification` knows, by id; by default those of the
+    file.
     """
     path, row = place(data) if data is not None else None, TASKS[known_task(task, LABELLED)]
     if row.made or path is None or not path.is_file():

@@ -35,7 +35,7 @@ Side = tuple[str, str]  # where a sentence stands, and the sentence
 
 
 class Parallel(NamedTuple):
-    """What translating is learned from and scored on; `source` says where it came from."""
+    """Pairs to train on and to develop on; `source` says where they came from."""
 
     train: list[Pair]
     dev: list[Pair]
@@ -43,7 +43,7 @@ class Parallel(NamedTuple):
 
 
 def languages_of(given: str | None) -> Languages | None:
-    """('en', 'de') of 'en-de'; raises Usage for anything else but nothing."""
+    """('en', 'de') of 'en-de', None of None. Raises Usage for anything else."""
     if given is None:
         return None
     first, _, second = given.partition("-")
@@ -58,15 +58,16 @@ def parallel_splits(
     text: str | None = None,
     label: str | None = None,
 ) -> Parallel:
-    """The pairs to train on and those to develop on. `languages`: 'source-target'; `text`, `label`:
-    columns of a table that hold the two sides.
+    """The pairs to train on and those to develop on. `languages`: 'source-target'. `text` and
+    `label`: the columns of a table that hold the two sides.
 
-    Raises Usage where the direction is not said, NotLoadable for data that is missing or malformed.
+    Raises Usage where the direction is not given, and NotLoadable for data that are missing or
+    malformed.
     """
     source, pair, path = str(data), languages_of(languages), _path(data)
-    if path.is_dir() and (named_by := _languages(path, pair)):
-        train = _split(path, TRAIN, named_by)
-        return Parallel(train, _split(path, DEV, named_by), source)
+    if path.is_dir() and (there := _languages(path, pair)):
+        train = _split(path, TRAIN, there)
+        return Parallel(train, _split(path, DEV, there), source)
     if whole := _one_file(path, pair):
         return Parallel(*tenth_aside(whole, source), source + ASIDE)
     train, dev, source = _rows(data, path, pair, text, label)
@@ -82,10 +83,10 @@ def parallel_pairs(
     text: str | None = None,
     label: str | None = None,
 ) -> list[Pair]:
-    """What a model is scored on: the development split, or all of one file."""
+    """What a model is scored on: the development split, or all of a single file."""
     pair, path = languages_of(languages), _path(data)
-    if path.is_dir() and (named_by := _languages(path, pair)):
-        return _split(path, DEV, named_by)
+    if path.is_dir() and (there := _languages(path, pair)):
+        return _split(path, DEV, there)
     if whole := _one_file(path, pair):
         return whole
     if path.is_file():
@@ -103,8 +104,8 @@ def _path(data: str | Path | None) -> Path:
 
 
 def _languages(folder: Path, given: Languages | None) -> Languages | None:
-    """The languages of a folder's aligned files, in the direction that was asked for; None where
-    it holds tables instead."""
+    """The languages of a folder's aligned files, in the direction that is asked for; None where the
+    folder holds tables instead."""
     files = [f for f in folder.iterdir() if f.is_file() and f.stem in (*TRAIN, *DEV)]
     there = sorted({file.suffix[1:] for file in files if _is_language(file.suffix[1:], given)})
     if not there:
@@ -129,7 +130,7 @@ def _is_language(name: str, given: Languages | None) -> bool:
 
 
 def _ask(where: str, there: list[str]) -> NoReturn:
-    """Raises Usage: which way to translate cannot be guessed."""
+    """Raises Usage, as the direction cannot be guessed."""
     a, b = there[:2]
     more = f"{a}-{b} or {b}-{a}" if len(there) == 2 else f"{a}-{b}"
     raise Usage(
@@ -139,7 +140,7 @@ def _ask(where: str, there: list[str]) -> NoReturn:
 
 
 def _split(folder: Path, names: tuple[str, ...], languages: Languages) -> list[Pair]:
-    """The pairs of the first split of these names; raises NotLoadable where a side is missing."""
+    """The pairs of the first split of these names. Raises NotLoadable where a side is missing."""
     for name in names:
         files = [folder / f"{name}.{language}" for language in languages]
         there = [file for file in files if file.is_file()]
@@ -156,7 +157,7 @@ def _split(folder: Path, names: tuple[str, ...], languages: Languages) -> list[P
 
 
 def _one_file(path: Path, languages: Languages | None) -> list[Pair] | None:
-    """The pairs of one side's file and of the other beside it; None for a file of another kind."""
+    """The pairs of a side's file and the other side's beside it; None for other kinds of file."""
     if not path.is_file() or path.suffix.lower() in SUFFIXES:
         return None
     if languages is None or path.suffix[1:] not in languages:
@@ -189,7 +190,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _kept(rows: Iterable[tuple[Side, Side]], source: str) -> list[Pair]:
-    """The pairs, those with two empty sides left out; raises NotLoadable where one is empty."""
+    """The pairs, without those of two empty sides. Raises NotLoadable where one side is empty."""
     found = []
     for (here, first), (there, second) in rows:
         a, b = first.strip(), second.strip()
@@ -209,7 +210,7 @@ def _kept(rows: Iterable[tuple[Side, Side]], source: str) -> list[Pair]:
 def _rows(
     data: Any, path: Path, languages: Languages | None, text: str | None, label: str | None
 ) -> tuple[list[Row], list[Row] | None, str]:
-    """The rows of tables; of a data set of the Hub those of the part named by the languages."""
+    """The rows of tables, or of the part of a Hub data set that is named by the languages."""
     parts = ("-".join(languages), "-".join(languages[::-1])) if languages else ()
     there = path.exists()
     return read_tables(TASK, data, (text, None, label), () if there else parts)
@@ -218,8 +219,8 @@ def _rows(
 def _pairs(
     read: list[Row], languages: Languages | None, text: str | None, label: str | None
 ) -> list[Pair]:
-    """Of the columns asked for; or of the Hub's column of translations; or of columns named by the
-    languages, else `source` and `target`."""
+    """The pairs in the columns that are asked for, or in the Hub's column of translations. Without
+    either, the columns are named by the languages, or `source` and `target`."""
     columns, where = columns_of(read), file_of(read)
     if (text or label) is None and TASK in columns:
         read = [(place, _of_languages(place, row)) for place, row in read]

@@ -17,8 +17,8 @@ Columns = tuple[str | None, str | None, str | None]  # names asked for: text, se
 def read_tables(
     task: str, data: str | Path | None, given: Columns, configs: tuple[str, ...] = ()
 ) -> tuple[list[Row], list[Row] | None, str]:
-    """(training rows, development rows if they lie apart, where they came from); `configs`: names
-    that the part of a data set of the Hub may have."""
+    """(training rows, development rows if they lie apart, where they came from). `configs`: the
+    names that the part of a data set of the Hub may have."""
     path = place(data) if data is not None else None
     if path is not None and path.is_file():
         return read_file(task, path, given), None, str(data)
@@ -39,10 +39,10 @@ def read_tables(
 
 
 def read_file(task: str, path: Path, given: Columns) -> list[Row]:
-    """The rows of a file, those without a header by the columns that GLUE gives them."""
-    form = TASKS[task]
-    columns = {".tsv": form.columns, ".csv": form.csv}.get(path.suffix.lower())
-    header = (asked or known[0] for asked, known in zip(given, form.texts, strict=False))
+    """The rows of a file. Without a header, its columns are those that GLUE gives them."""
+    row = TASKS[task]
+    columns = {".tsv": row.columns, ".csv": row.csv}.get(path.suffix.lower())
+    header = (asked or known[0] for asked, known in zip(given, row.texts, strict=False))
     return rows(path, columns, tuple(header))
 
 
@@ -78,7 +78,7 @@ def _from_hub(
 
 
 def tenth_aside(whole: list, source: str) -> tuple[list, list]:
-    """(to learn on, every tenth for development); raises NotLoadable for fewer than ten."""
+    """(rows to train on, every tenth row, to develop on). Raises NotLoadable for fewer than ten."""
     if len(whole) < TENTH:
         raise NotLoadable(
             f"{source} holds {len(whole)} examples: {TENTH} are needed, as every tenth is set "
@@ -98,7 +98,7 @@ def columns_of(read: list[Row]) -> list[str]:
 
 
 def column_of(read: list[Row], asked: str | None, names: tuple[str, ...], what: str) -> str:
-    """The name of a column: as asked for, or the first known one that is there."""
+    """The name of a column: the one that is asked for, or the first known one that is there."""
     there = columns_of(read)
     found = next((n for n in ([asked] if asked else names) if n in there), None)
     if found is None:
@@ -109,7 +109,7 @@ def column_of(read: list[Row], asked: str | None, names: tuple[str, ...], what: 
 
 
 def text_of(where: str, row: dict[str, Any], column: str) -> str:
-    """The text of a row in a column; raises NotLoadable, with `where`, for what is none."""
+    """The text of a row in a column. Raises NotLoadable, with `where`, where it has no text."""
     found = row.get(column)
     if not isinstance(found, str):
         but = "" if found is None else f" but {str(found)[:40]}"

@@ -1,4 +1,4 @@
-"""Rows of a table file: csv, tsv, jsonl or parquet, each row with the place it came from."""
+"""Reads the rows of a csv, tsv, jsonl or parquet file, each with the place that it came from."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from tlmtool.failure import MissingDependency, NotLoadable, first_line
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 TRAIN = ("train",)
 DEV = ("dev", "validation", "valid", "val", "dev_matched", "validation_matched")
-MOST_ROWS = 100_000_000
+MOST_ROWS = 100_000_000  # a parquet file that says it has more is refused
 Row = tuple[str, dict[str, Any]]  # ("line 12 of train.tsv", {column: value})
 
 
@@ -29,12 +29,12 @@ def split_file(
 def rows(
     path: Path, columns: tuple[str, ...] | None = None, header: tuple[str, ...] = ()
 ) -> list[Row]:
-    """The rows of a file, by its suffix. `columns`: those of a csv or tsv whose first line is no
-    header; it is one where it holds every name in `header`.
+    """The rows of a file, by its suffix. `columns` are those of a csv or tsv without a header. Its
+    first line is a header if it holds every name in `header`.
 
-    In a tsv quotes are text, in a csv they quote. Blank lines do not count. Raises NotLoadable,
-    with the line, for a row with too few fields, or too many; for quotes that do not close; for
-    what is not JSON; for a column named twice; for a file without rows.
+    In a tsv, quotes are text; in a csv, they quote. Blank lines do not count. Raises NotLoadable,
+    with the line, for a row with too few fields or too many, for quotes that do not close, for what
+    is not JSON, for a column that is named twice, and for a file without rows.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -47,11 +47,11 @@ def rows(
 
 
 def records(text: str, name: str, tabs: bool) -> Iterator[tuple[str, list[str]]]:
-    """(place, fields) of each line of csv that is not blank; of tsv with `tabs`, where quotes are
-    text. `name` is that of the file; raises NotLoadable with the line."""
-    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    """(place, fields) of each line of csv that is not blank. With `tabs` it is tsv, where quotes
+    are text. `name` is that of the file. Raises NotLoadable with the line."""
+    settings: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     usual = csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a field of any length
-    reader = csv.reader(io.StringIO(text, newline=""), strict=not tabs, **form)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=not tabs, **settings)
     start = 1
     try:
         for fields in reader:
@@ -97,7 +97,7 @@ def _once(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     twice = next(((n, many) for n, many in Counter(names).items() if n and many > 1), None)
     if twice is not None:
         name = twice[0][:40]
-        raise NotLoadable(f"{where} names column {name} {twice[1]} times: once is meant")
+        raise NotLoadable(f"{where} names column {name} {twice[1]} times: name it once")
     return names
 
 
@@ -109,7 +109,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _object(where: str, line: str) -> dict[str, Any]:
-    """The object in a line of JSON, whose keys stand once and whose texts can be written."""
+    """The object in a line of JSON. Raises NotLoadable where a key is there twice."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _once(where, tuple(name for name, _ in pairs))
@@ -120,7 +120,7 @@ def _object(where: str, line: str) -> dict[str, Any]:
         if "\\ud" in line.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise NotLoadable(f"{where} holds half a character, a lone surrogate: no text") from None
+        raise NotLoadable(f"{where} holds a lone surrogate, which is not text") from None
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", str(error))
         raise NotLoadable(f"{where} is not JSON, one object a line: {why}") from error
@@ -138,7 +138,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         ) from error
     try:
         with parquet.ParquetFile(place(path)) as file:
-            if (many := file.metadata.num_rows) > MOST_ROWS:  # a file of some bytes may say so
+            if (many := file.metadata.num_rows) > MOST_ROWS:  # a tiny file may claim to hold them
                 raise NotLoadable(f"{path} holds {many:,} rows: at most {MOST_ROWS:,} are read")
             table = file.read()
             _once(str(path), tuple(table.column_names))

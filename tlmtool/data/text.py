@@ -1,4 +1,4 @@
-"""The text of a file: UTF-8, or a sentence that says why not."""
+"""Reads the text of a file, which must be UTF-8."""
 
 import codecs
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import regular
 
-WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins so too
+WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 also begins with one of them
 
 
 def place(data: str | Path) -> Path:
-    """Where data lies, if it does; raises NotLoadable for what is neither file nor folder: a pipe
-    would be waited for, a device read, without end."""
+    """The path of data, also where nothing is there. Raises NotLoadable for what is neither a file
+    nor a folder, as reading a pipe or a device may never end."""
     path = Path(data).expanduser()
     return path if path.is_dir() else regular(path)
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, a byte order mark dropped; raises NotLoadable where there is none."""
+    """The text of a file, without a byte order mark. Raises NotLoadable where it has no text."""
     if path.is_dir():
         raise NotLoadable(f"{path} is a directory, not a text file: name a file in it")
     if not path.exists():
@@ -32,7 +32,7 @@ def read_text(path: Path) -> str:
 
 
 def decoded(raw: bytes, name: str) -> str:
-    """UTF-8 text without byte order mark, with plain line ends; raises NotLoadable for others."""
+    """UTF-8 text without a byte order mark, with plain line ends. Raises NotLoadable for others."""
     if raw.startswith(WIDE):
         raise NotLoadable(f"{name} is UTF-16 or UTF-32 text: save it as UTF-8")
     if b"\0" in raw:

@@ -14,20 +14,20 @@ SPECIAL = {
     "unk_token": "<unk>",
     "mask_token": "<mask>",
 }
-FRAMES = {  # what stands around a text, by how the model reads
+FRAMES = {  # {how a model reads: the tokens around a text}
     "mlm": "<s> $A </s>",
     "seq2seq": "$A </s>",
     "clm": "$A",
 }
-LEAST = 2  # times that a word is met before it gets a token of its own
+LEAST = 2  # a word that is met fewer times has no token of its own
 
 
 def trained(texts: list[str], kind: str, size: int, reads: str, longest: int | None) -> Any:
-    """A tokenizer of at most `size` tokens, learned from `texts`.
+    """A tokenizer of at most `size` tokens, trained on `texts`.
 
-    `kind`: `bpe` (bytes, so that no text is unknown) or `word` (split at blanks and punctuation;
-    rare words are unknown); `reads`: `mlm`, `clm` or `seq2seq`, which says what stands around a
-    text. Raises NotLoadable where a word level is left with no word.
+    `kind`: `bpe` (of bytes, so that no text is unknown) or `word` (split at blanks and punctuation;
+    rare words are unknown). `reads`: `mlm`, `clm` or `seq2seq`, on which the tokens around a text
+    depend. Raises NotLoadable where no word is met often enough.
     """
     special = list(SPECIAL.values())
     if kind == "bpe":

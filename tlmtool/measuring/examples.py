@@ -9,7 +9,7 @@ from tlmtool.data import labelled
 from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
-from tlmtool.data.tasks import choose, sentence_pairs, texts
+from tlmtool.data.reading import choose, sentence_pairs, texts
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.losses import objective_of

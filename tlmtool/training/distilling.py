@@ -11,8 +11,8 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from tlmtool.data.batching import Batch
 from tlmtool.data.labels import matched
 from tlmtool.data.language import HELD, apart, language_splits
+from tlmtool.data.reading import Pair, sentence_pairs
 from tlmtool.data.tables import DEV, TRAIN, split_file
-from tlmtool.data.tasks import Pair, sentence_pairs
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import check_token, inputs_once, name_of, outputs_of, takes
 from tlmtool.measuring.outputs import shifted

@@ -1,4 +1,4 @@
-"""Reading data: a file or data set becomes texts or sentence pairs."""
+"""A file or a data set becomes texts or sentence pairs."""
 
 import importlib.resources
 import math
@@ -20,7 +20,7 @@ SAVED_DATASET = ("dataset_info.json", "dataset_dict.json", "*.parquet", "*.arrow
 
 
 def choose(items: list[Item], samples: int | None, seed: int) -> list[Item]:
-    """`samples` of the items, a seeded draw kept in the items' order; all where there are fewer."""
+    """A seeded choice of `samples` items, in their order; all of them where there are fewer."""
     if samples is None or samples >= len(items):
         return list(items)
     if samples < 1:
@@ -31,10 +31,10 @@ def choose(items: list[Item], samples: int | None, seed: int) -> list[Item]:
 def texts(source: str | Path | None = None, samples: int | None = None, seed: int = 0) -> list[str]:
     """The texts of a file (one a line, stripped, blank lines dropped), or of a data set.
 
-    `None` is the calibration text shipped with the package. A folder or a name that is no file is
-    given to `datasets` (split `train`, column `text` or else the first column of strings). Of more
-    lines than `samples`, a seeded choice. Raises NotLoadable for a file that is missing, empty,
-    binary, or holds fewer than two words.
+    `None` is the calibration text that comes with the package. A folder, or a name that is no file,
+    is given to `datasets` (split `train`, column `text` or else the first column of strings). Of
+    more lines than `samples`, a seeded choice is made. Raises NotLoadable for a file that is
+    missing, empty or binary, or that holds fewer than two words.
     """
     if source is None:
         shipped = importlib.resources.files("tlmtool.data").joinpath("calibration.txt")
@@ -58,12 +58,12 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
 
 
 def _dataset(source: str) -> list[str]:
-    """The texts of a folder or of a Hub data set, by the optional `datasets`."""
+    """The texts of a folder or of a data set of the Hub, by the optional `datasets`."""
     path = Path(source).expanduser()
     saved = path.is_dir() and any(any(path.glob(pattern)) for pattern in SAVED_DATASET)
     hub = HUB_NAME.fullmatch(source) and path.suffix.lower() not in TEXT_SUFFIXES
     if not saved and (path.is_dir() or not hub):
-        read_text(path)  # raises: a directory, or a file that does not exist
+        read_text(path)  # it raises: a folder, or a file that does not exist
     try:
         import datasets
     except ImportError as error:
@@ -78,7 +78,9 @@ def _dataset(source: str) -> list[str]:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise NotLoadable(f"{source} cannot be loaded by `datasets`: {reason}") from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+    if not splits:
+        raise NotLoadable(f"{source} has no split: it should have one with a column of texts")
+    rows = splits["train" if "train" in splits else next(iter(splits))]
     first = rows[0] if len(rows) else {}
     columns = [name for name, value in first.items() if isinstance(value, str)]
     if not columns:
@@ -90,10 +92,11 @@ def _dataset(source: str) -> list[str]:
 
 
 def sentence_pairs(path: str | Path) -> list[Pair]:
-    """(sentence1, sentence2, score) of each line of a csv or tsv; in a tsv quotes are text.
+    """(sentence1, sentence2, score) of each line of a csv or tsv; in a tsv, quotes are text.
 
-    A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order among
-    others; without one there are exactly these three. Raises NotLoadable with the line's number.
+    A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order and
+    among others. Without a header there are exactly these three. Raises NotLoadable with the number
+    of the line.
     """
     path = Path(path).expanduser()
     text = read_text(path)
@@ -127,7 +130,7 @@ def _columns(fields: list[str], where: str) -> tuple[list[int], bool]:
 
 
 def _pair(fields: list[str], columns: list[int], where: str) -> Pair:
-    """One line's pair; raises NotLoadable with its place."""
+    """The pair in a line. Raises NotLoadable with the place of the line."""
     if len(fields) <= max(columns) or (columns == [0, 1, 2] and len(fields) != 3):
         raise NotLoadable(f"{where} has {len(fields)} fields: {max(columns) + 1} are expected")
     left, right, score = (fields[column] for column in columns)
