@@ -8,6 +8,7 @@ import pytest
 from tlmtool.attention.dimensionwise import DimensionWise
 from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.cli import run
+from tlmtool.commands import kernels
 from tlmtool.measuring import complexity as measuring
 from tlmtool.measuring.complexity import Case, Softmax, complexity
 from tlmtool.report import plots
@@ -38,6 +39,15 @@ def test_a_picture_is_drawn_and_nothing_else_is_left(tmp_path, capsys, name, sta
         assert file.read_bytes().startswith(starts)
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
         assert f"-> {file}" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["thesis.pdf", "figure.png", "drawing.svg"])
+def test_a_file_that_tlm_did_not_draw_is_kept(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(kernels, "case_of", lambda *_: pytest.fail("is at work"))
+    (tmp_path / name).write_bytes(b"%PDF-1.7 a year of work")
+    assert tlm(*PICTURE, "--seq-len", "8", "--plot", tmp_path / name) == 2
+    assert f"--plot {tmp_path / name} exists, and tlm did not draw it" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == b"%PDF-1.7 a year of work"
 
 
 def test_a_picture_shows_each_kernel_with_its_exponent(tmp_path):

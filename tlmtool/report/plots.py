@@ -13,6 +13,8 @@ from tlmtool.report.parts.complexity import QUANTITIES, Complexity, power
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MARKERS = "os^Dvp"
+MARK = "drawn by tlm profile --plot"  # in a picture's metadata; without it none is replaced
+LARGEST = 2**24  # bytes of a picture in which the mark is looked for
 UNITS = {  # of an axis, and what one of a run's is in it
     "flops": ("FLOPs", 1),
     "time": ("s", 1e-3),
@@ -32,6 +34,8 @@ def ready(name: str) -> Path:
     if os.path.lexists(file) and not file.is_file():
         found = "a folder: name a file in it" if file.is_dir() else "no ordinary file"
         raise Usage(f"--plot {file} is {found}")
+    if file.is_file() and not _drawn(file):
+        raise Usage(f"--plot {file} exists, and tlm did not draw it: give another file")
     above = next(folder for folder in file.absolute().parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise Usage(f"--plot {file} cannot be made: {above} is no folder that can be written to")
@@ -119,8 +123,19 @@ def _mathematical(exponent: float | None) -> str:
     return power(exponent).replace("^", "^{").join(("$", "}$")) if exponent is not None else ""
 
 
+def _drawn(file: Path) -> bool:
+    """Whether a file is a picture of ours, which a new one may replace."""
+    try:
+        with file.open("rb") as opened:
+            return MARK.encode() in opened.read(LARGEST)
+    except OSError:
+        return False
+
+
 def _write(figure: Any, file: Path) -> None:
     content = BytesIO()
-    figure.savefig(content, format=file.suffix[1:].lower(), dpi=150)
+    kind = file.suffix[1:].lower()
+    metadata = {"Software" if kind == "png" else "Creator": MARK}
+    figure.savefig(content, format=kind, dpi=150, metadata=metadata)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, content.getvalue())
