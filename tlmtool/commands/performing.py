@@ -8,6 +8,7 @@ from typing import Any
 from tlmtool.failure import check_alone
 from tlmtool.files.claims import claims
 from tlmtool.files.places import check_place, path_of
+from tlmtool.models.finding import cached
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.inputs import reads_of
 
@@ -17,7 +18,7 @@ def perform(recipe: recipes.Recipe) -> Any:
     if recipe.verb != "finetune":
         check_alone(f"tlm {recipe.verb}")
     if recipe.output.out and not recipe.output.dry_run:
-        check_place(path_of(recipe.output.out), reads_of(recipe))
+        check_place(path_of(recipe.output.out), reads_of(recipe, cached))
     with claims():
         return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
 

@@ -19,6 +19,7 @@ from tlmtool.files.kept import Kept
 from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
+from tlmtool.models.finding import cached
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import to_dict
 from tlmtool.recipe.inputs import reads_of
@@ -90,11 +91,12 @@ def _check_places(stages: list[Stage], out: Path) -> None:
         place = Path(os.path.realpath(path))
         return root in place.parents and place.relative_to(root).parts[0] in names
 
-    reads = {each: within(each[1]) for stage in stages for each in reads_of(stage.recipe)}
+    found = {stage.name: reads_of(stage.recipe, cached) for stage in stages}
+    reads = {each: within(each[1]) for several in found.values() for each in several}
     check_apart(out, [each for each, ours in reads.items() if not ours])
     check_makeable(stages[0].out if out.exists() else out)
     for stage in stages:
-        check_apart(stage.out, [each for each in reads_of(stage.recipe) if reads.get(each)])
+        check_apart(stage.out, [each for each in found[stage.name] if reads[each]])
         if (plot := stage.recipe.profiling.plot) and within(path_of(plot)):
             raise Usage(f"--plot {plot} lies in the folder of a stage: give another file")
 

@@ -16,6 +16,7 @@ import torch
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
 from tlmtool.models import checkpoint
+from tlmtool.models.finding import cached
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
@@ -150,7 +151,7 @@ def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
     """The folder to write, which is claimed. Raises Usage at once where it is taken."""
     out = place_of(recipe, suffix, name)
     if not recipe.output.dry_run:
-        check_place(out, reads_of(recipe))
+        check_place(out, reads_of(recipe, cached))
         claim(out)
         check_out(out, recipe.output.overwrite)
     return out

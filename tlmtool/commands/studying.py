@@ -14,6 +14,7 @@ from tlmtool.files.claims import claim, sweep_within
 from tlmtool.files.places import check_place, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
+from tlmtool.models.finding import cached
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import Recipe
@@ -83,7 +84,7 @@ def _check(recipe: Recipe) -> None:
 
 def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
     """Raises Usage for a folder that must not be written to, NotLoadable for a broken study."""
-    check_place(out, reads_of(recipe))
+    check_place(out, reads_of(recipe, cached))
     claim(out)
     _check_taken(recipe, out)
     if recipe.output.overwrite or not out.is_dir() or not any(out.iterdir()):

@@ -1,7 +1,7 @@
 """The files and folders that a recipe names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
@@ -10,11 +10,24 @@ from tlmtool.files.places import Read
 from tlmtool.recipe.schema import Recipe
 from tlmtool.recipe.setting import Setting, settings_of
 
+Find = Callable[[str, str | None], Path | None]  # (name of a model, revision) -> its folder
 
-def reads_of(recipe: Recipe) -> list[Read]:
-    """The files and folders of this machine that a run reads, and the recipe itself."""
+
+def reads_of(recipe: Recipe, find: Find = lambda *_: None) -> list[Read]:
+    """The files and folders of this machine that a run reads, and the recipe itself.
+
+    `find` returns the folder of a model that is named otherwise than by its path, where it is on
+    this machine.
+    """
     found = [] if recipe.file is None else [("the recipe", Path(recipe.file))]
-    found += [(setting.name, place) for setting, place in _places(recipe)]
+    for setting, place in _places(recipe):
+        if os.path.lexists(place) or "model" not in setting.reads:
+            found.append((setting.name, place))
+            continue
+        revision = recipe.revision if setting.path == "model" else None
+        name = str(reduce(getattr, setting.path.split("."), recipe))
+        if folder := find(name, revision):
+            found.append((f"{setting.name} {name} in", folder))
     return [(name, place) for name, place in found if os.path.lexists(place)]
 
 
