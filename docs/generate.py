@@ -95,6 +95,14 @@ def family_names() -> str:
     return f"Families: {', '.join(ARCHITECTURES)}.\n"
 
 
+def rooms() -> str:
+    """The rooms of the package, from the top to the ground, as its docstring lists them."""
+    import tlmtool
+
+    found = re.findall(r"^    (\w+) {2,}(.+)$", tlmtool.__doc__ or "", re.M)
+    return table(("room", "what is in it"), *((f"`{name}`", what) for name, what in found))
+
+
 def metrics() -> str:
     """The metrics, each in words."""
     from tlmtool.tasks.metrics import METRICS
@@ -182,6 +190,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "families": families,
     "family names": family_names,
+    "rooms": rooms,
     "metrics": metrics,
     "keys": keys,
     "report": report,
@@ -201,7 +210,8 @@ def generated(page: str) -> str:
 
 def pages() -> list[Path]:
     """Every page that holds a generated part."""
-    found = [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]
+    front = [HERE.parent / name for name in ("README.md", "CONTRIBUTING.md")]
+    found = [*front, *sorted(HERE.rglob("*.md"))]
     return [page for page in found if BLOCK.search(page.read_text("utf-8"))]
 
 

@@ -167,6 +167,15 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{page.name}: no heading for {target}"
 
 
+@EVERY
+def test_files_that_are_named_are_there(page):
+    if page == CHANGES:
+        return
+    paths = r"\b((?:tests|tlmtool|docs|benchmarks|recipes)/[\w./*-]*\w)"
+    for path in re.findall(paths, page.read_text("utf-8")):
+        assert list(ROOT.glob(path)), f"{page.name} names {path}, which does not exist"
+
+
 def test_every_page_is_in_the_index():
     index = "".join(
         (ROOT / "docs" / name).read_text("utf-8") for name in ("README.md", "results.md")
