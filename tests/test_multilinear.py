@@ -85,7 +85,7 @@ def test_blocks_that_share_projections_are_one_with_the_mean_core(kernel, causal
 
 @CAUSAL
 @pytest.mark.parametrize("rate", [0.5, 0.9, 1 - 1e-4])
-def test_decays_are_their_closed_form_at_length_2048_without_overflow(rate, causal):
+def test_decays_are_the_closed_formula_at_length_2048_without_overflow(rate, causal):
     n, kernel = 2048, MultiLinear("decay", terms=1)
     tensors = kernel.initial(1, 1, 1)
     for name in ("rate_k", "rate_v"):

@@ -21,8 +21,8 @@ MIXING += [("llama", "dimensionwise"), ("bart", "conv"), ("distilbert", "decay")
 def compressed(family: str, name: str):
     """Every site held as factors, the table and the head tied to it too."""
     model = pico(family, "lm")
-    form = named(name)(3)
-    factorize(model, {s: SVD(5) if r == "embedding" else form for s, r in sites(model).items()})
+    small = named(name)(3)
+    factorize(model, {s: SVD(5) if r == "embedding" else small for s, r in sites(model).items()})
     return adopt(model).eval()
 
 

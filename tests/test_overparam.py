@@ -50,8 +50,8 @@ def test_a_total_is_met_and_an_impossible_size_refused(model, tmp_path, capsys):
 @pytest.mark.parametrize("size", [(31, 37), (32, 48), (768, 768), (384, 1536), (30522, 384)])
 @pytest.mark.parametrize("wanted", [1.25, 3.0, 6.0])
 def test_an_expansion_is_as_large_as_asked(size, wanted):
-    form = growth.expansion(*size, wanted)
-    assert abs(form.parameters(*size) / (size[0] * size[1]) - wanted) <= 0.08 * wanted
+    made = growth.expansion(*size, wanted)
+    assert abs(made.parameters(*size) / (size[0] * size[1]) - wanted) <= 0.08 * wanted
 
 
 def test_overparam_from_python_is_merged_back():

@@ -108,9 +108,9 @@ def state_of(o: Path, old: dict) -> str:
     if tree(o) == old:
         return "old"
     assert {"README.md", "recipe.yaml", "merges.txt", "1_Pooling"} <= set(os.listdir(o))
-    (form,) = tlmtool.plan_of(tlmtool.load(o)).values()
+    (made,) = tlmtool.plan_of(tlmtool.load(o)).values()
     report = json.loads((o / "report.json").read_text())
-    assert report["sites"][0]["decomposition"]["rank"] == form.rank == 3
+    assert report["sites"][0]["decomposition"]["rank"] == made.rank == 3
     return "new"
 
 

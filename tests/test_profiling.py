@@ -217,7 +217,7 @@ def test_peak_memory_sees_what_is_freed_again():
     assert scores < activation_peak(wide, 512, 8) < 6 * scores
 
 
-def test_the_profile_has_its_form():
+def test_the_profile_has_its_keys():
     models = [(kind, BUILD[kind](), roles_of(BUILD[kind]())) for kind in ("bert", "t5")]
     found = json.loads(json.dumps(profile(models, [8, 16], batch=2, latency=True, runs=1)))
     assert "2 FLOPs" in found["note"]

@@ -34,18 +34,18 @@ def words_of(model, data, out, *more) -> list[str]:
     return arguments(model, data, out, *SMALL, "--seeds", 1, "--arms", "dense", *more)
 
 
-def test_each_arm_has_its_own_form_and_its_report(made):
+def test_each_arm_has_its_own_method_and_its_report(made):
     report = json.loads((made / "report.json").read_text())
     kept = [json.loads(f.read_text()) for f in sorted(made.glob("*-seed*.json"))]
     assert sorted((each["arm"], each["seed"]) for each in kept) == [
         (arm, seed) for arm in ("mpo-dynamic", "svd") for seed in (3, 4)
     ]
     for each in kept:
-        form = "svd" if each["arm"] == "svd" else "mpo"
+        method = "svd" if each["arm"] == "svd" else "mpo"
         assert each["expansions"] and each in report["study"]["results"]
         for one in each["expansions"]:
-            assert one["decomposition"]["name"] == form and min(one["first_update"].values()) > 0
-            assert form == "svd" or abs(one["growth"] - 2) <= 0.16
+            assert one["decomposition"]["name"] == method and min(one["first_update"].values()) > 0
+            assert method == "svd" or abs(one["growth"] - 2) <= 0.16
         chosen = [site for entry in each["selections"] for site in entry["chosen"]]
         assert sorted(chosen) == sorted(each["chosen"])
     said = " ".join(report["warnings"])
