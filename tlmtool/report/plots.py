@@ -1,4 +1,4 @@
-"""Pictures of reports, by matplotlib (the extra `plots`), written whole or not at all."""
+"""Pictures of reports, drawn with matplotlib, which the extra `plots` installs."""
 
 import os
 from io import BytesIO
@@ -15,7 +15,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 MARKERS = "os^Dvp"
 MARK = "drawn by tlm profile --plot"  # in a picture's metadata; without it none is replaced
 LARGEST = 2**24  # bytes of a picture in which the mark is looked for
-UNITS = {  # of an axis, and what one of a run's is in it
+UNITS = {  # of an axis, and the factor from the unit of the report to it
     "flops": ("FLOPs", 1),
     "time": ("s", 1e-3),
     "memory": ("B", 1),
@@ -23,7 +23,7 @@ UNITS = {  # of an axis, and what one of a run's is in it
 
 
 def ready(name: str) -> Path:
-    """The file that a picture goes to, refused before any work where none could be written."""
+    """The file of a picture. Raises Usage before any work where it could not be written."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -44,8 +44,8 @@ def ready(name: str) -> Path:
 
 
 def complexity(found: Complexity, file: Path) -> None:
-    """Draws the part `complexity` of a report: FLOPs, time and memory against N, both axes in
-    logarithms, and the power law fitted to each kernel."""
+    """Draws FLOPs, time and memory against N, with logarithmic axes, and the power law that is
+    fitted to each kernel."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5.2), layout="constrained")
@@ -67,7 +67,7 @@ def complexity(found: Complexity, file: Path) -> None:
 
 
 def _processor(found: Complexity) -> str:
-    """The exponents that waiting for other work does not move, where there are such."""
+    """The exponents of the processor time, in words; other programs do not change these."""
     each = {name: one.exponents.processor_time for name, one in found.kernels.items()}
     fitted = [f"{name} {_mathematical(p)}" for name, p in each.items() if p is not None]
     return f"time, by processor time instead of the clock: {', '.join(fitted)}" if fitted else ""
@@ -101,7 +101,8 @@ def _panel(axes: Any, found: Complexity, key: str) -> None:
         few = max(values) < 100 * min(values)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         axes.yaxis.set_major_formatter(EngFormatter(unit))
-        axes.set_ylim(top=max(values) * (max(values) / min(values)) ** 0.3 * 1.5)  # for the legend
+        room = (max(values) / min(values)) ** 0.3 * 1.5  # above the points, for the legend
+        axes.set_ylim(top=max(values) * room)
         axes.legend(loc="upper left", frameon=False)
     axes.grid(True, color="#dddddd", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Text that a terminal shows and does not obey: what comes from files, names and other programs."""
+"""Text from files, names and other programs, made safe for a terminal."""
 
 import re
 

@@ -1,12 +1,19 @@
-"""Progress on stderr: bars on a terminal, a line for each stage elsewhere, nothing with -q."""
+"""Progress on stderr: bars in a terminal, otherwise a line for each stage, nothing with -q."""
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from tlmtool.report.printable import printable
 
@@ -27,14 +34,14 @@ class Bars(AbstractContextManager):
         self.progress = Progress(
             *columns, TimeRemainingColumn(), console=console, disable=not self.shown, transient=True
         )
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "Bars":
         self.progress.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        with suppress(OSError):  # a terminal that hung up takes no last line
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # the terminal may be closed by now
             self.progress.stop()
             sys.stderr.flush()
 
@@ -53,6 +60,6 @@ class Bars(AbstractContextManager):
         else:
             log.info("%s", text)
 
-    def of(self, what: str) -> Any:
+    def of(self, what: str) -> Callable[[int, int], None]:
         """The bar of one stage as a function (done, total)."""
         return lambda done, total: self(what, done, total)
