@@ -60,7 +60,7 @@ def evaluate(recipe: Recipe) -> Report:
         told = found.pop("warnings")
         for each in (model, *others.values()):
             told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
-        parts = [Model(id=recipe.model), built(Evaluation, found), Source(data=source)]
+        parts = [Model(id=recipe.model), Source(data=source), built(Evaluation, found)]
         return run.report(parts, told)
 
 
