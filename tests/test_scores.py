@@ -1,5 +1,6 @@
 """Printed scores of classes and figures are scikit-learn's and scipy's of predictions made here."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from sklearn import metrics
 from transformers import AutoModelForSequenceClassification
 
 from tlmtool.data import grammar
+from tlmtool.failure import Failure
+from tlmtool.measuring.evaluation import evaluate
 from tlmtool.tasks.table import TASKS, Task
 
 COUNT, FEW = 80, 20  # of few examples an interval is found in another way
@@ -38,7 +41,7 @@ def texts(task: Task) -> list[tuple[str, ...]]:
     if task.made:
         return [(text,) for text, _ in grammar.sentences()[9::10]]  # every tenth is held out
     lines = sentences(COUNT)
-    columns = [lines, lines[::-1]][: max(1, len(task.texts))]
+    columns = [lines, lines[7:] + lines[:7]][: max(1, len(task.texts))]
     return list(zip(*columns, strict=True))
 
 
@@ -143,6 +146,21 @@ def test_evaluate(name, room, capsys):
     same(found["models"][0], wanted)
     assert found["models"][0]["n"] == len(texts(task))
     assert (found["metric"], found["better"]) == (" and ".join(task.metrics), "higher")
+
+
+def test_a_model_in_training_mode_is_scored_without_dropout_and_stays_in_it(room):
+    model, data = copy.deepcopy(head("mnli")).train(), room("mnli") / "dev.jsonl"
+    found = evaluate("mnli", model, word_tokenizer(), data, batch=7)
+    same(found["models"][0], expected(TASKS["mnli"], said("mnli")))
+    assert model.training and model.classifier.training
+
+
+@pytest.mark.parametrize("name", ["mnli", "stsb"])
+def test_answers_that_are_no_numbers_are_a_failure(name, room):
+    model = copy.deepcopy(head(name))
+    model.classifier.bias.data[-1] = float("nan")
+    with pytest.raises(Failure, match=r"outputs of .* are not finite"):
+        evaluate(name, model, word_tokenizer(), room(name) / "dev.jsonl")
 
 
 @pytest.mark.parametrize("name", TABLES)

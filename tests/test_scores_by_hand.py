@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from conftest import pico
 
+from tlmtool.failure import Usage
+from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.intervals import paired_interval, said
 from tlmtool.measuring.metrics import scored
+from tlmtool.measuring.predictions import task_fits
 from tlmtool.tasks.metrics import METRICS, Metric
 from tlmtool.tasks.table import TASKS
 from tlmtool.training.verdicts import compared
@@ -56,3 +61,31 @@ def test_what_holds_for_a_pair_alone_is_not_shown_of_several():
 def test_arms_that_are_equal_in_every_seed_are_called_so(seeds, says):
     (pair,) = compared({"a": [0.5, 0.6][:seeds], "b": [0.5, 0.6][:seeds]})
     assert pair["verdict"].startswith(says)
+
+
+def test_every_example_is_resampled_as_often_as_is_said():
+    n, drawn = 100, []
+    values = np.zeros(n)
+    values[-1] = 1000.0
+
+    def first(index: np.ndarray) -> np.ndarray:
+        drawn.append(len(index))
+        return values[index].mean(-1)
+
+    low, high = paired_interval(first, lambda index: np.zeros(len(index)), n)
+    assert sum(drawn) == 2000 and low == 0 and 20 <= high <= 50
+    assert said(64) == "2,000 paired resamples" and said(63) == "jackknife t, 63 examples"
+
+
+def test_bleu_tells_capitals_apart_and_several_calls_alike():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    given, true = ["Die Katze saß hier", "die Hunde"], ["die Katze saß hier", "die Hunde liefen"]
+    bleu = Bleu("de")
+    found = bleu.statistic(bleu.counts(given, true))(np.array([[0, 1]]))
+    assert found.tolist() == pytest.approx([sacrebleu.corpus_bleu(given, [true]).score])
+
+
+def test_a_head_of_more_classes_than_the_task_has_is_refused():
+    model = pico("bert", "classification", num_labels=5)
+    with pytest.raises(Usage, match="its head has 5 outputs, the task needs 3"):
+        task_fits(TASKS["mnli"], model)

@@ -1,5 +1,7 @@
 """Printed losses, similarities, feature errors and BLEU are what plain loops and sacrebleu give."""
 
+import copy
+import json
 import math
 
 import numpy as np
@@ -8,7 +10,12 @@ import torch
 from conftest import pico, sentences, word_tokenizer
 from front_door import tlm, told
 from scipy.stats import spearmanr
+from tokenizers import Tokenizer
 from torch.nn.functional import log_softmax
+from transformers import PreTrainedTokenizerFast
+
+from tlmtool.measuring.evaluation import evaluate
+from tlmtool.measuring.intervals import FEW, RESAMPLES
 
 TEXTS = sentences(30)
 ENDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
@@ -114,6 +121,20 @@ def test_the_error_of_features(tmp_path, data, capsys):
     printed(capsys, words, f"{error:.4f}")
 
 
+def swapped(model, tokenizer) -> tuple:
+    """The same model, to which two words are each other's numbers, and its tokenizer."""
+    other, kept = copy.deepcopy(model), json.loads(tokenizer.backend_tokenizer.to_str())
+    words = kept["model"]["vocab"]
+    first, second = words["the"], words["cat"]
+    words["the"], words["cat"] = second, first
+    for table in (other.model.shared.weight.data, other.final_logits_bias.T):
+        table[[first, second]] = table[[second, first]]
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(kept)), **tokenizer.special_tokens_map
+    )
+    return other, made
+
+
 def test_bleu(tmp_path, capsys):
     """Of references that are what a model says, with some words changed."""
     sacrebleu = pytest.importorskip("sacrebleu")
@@ -130,8 +151,31 @@ def test_bleu(tmp_path, capsys):
     assert 20 < wanted < 90
     for side, lines in (("en", TEXTS), ("de", true)):
         (tmp_path / f"dev.{side}").write_text("\n".join(lines) + "\n")
-    words = ["evaluate", saved(tmp_path / "model", model), "--task", "translation", "--beams", 2]
-    words += ["--data", tmp_path, "--languages", "en-de", "--max-length", length]
-    (found,) = told(capsys, *words)["models"]
-    assert found["score"] == pytest.approx(wanted, abs=1e-6)
+    folders = [saved(tmp_path / "model", model), tmp_path / "other"]
+    for each in swapped(model, word_tokenizer()):  # a baseline is read by its own tokenizer
+        each.save_pretrained(folders[1])
+    words = ["evaluate", folders[0], "--task", "translation", "--beams", 2, "--data", tmp_path]
+    words += ["--languages", "en-de", "--max-length", length, "--baseline", folders[1]]
+    found = told(capsys, *words)
+    assert found["models"][0]["score"] == pytest.approx(wanted, abs=1e-6)
+    assert found["baseline"]["score"] == pytest.approx(wanted, abs=1e-6)
     printed(capsys, words, f"{wanted:.2f}")
+
+
+def test_an_interval_of_many_texts_is_of_resamples_that_a_seed_draws():
+    models, texts = [pico("gpt2", "lm", seed) for seed in (0, 1)], sentences(FEW)
+    given = ("clm", models[0], word_tokenizer(), texts)
+    lines = [evaluate(*given, baseline=models[1], seed=seed)["baseline"] for seed in (0, 0, 1)]
+    assert all(line["resamples"] == RESAMPLES for line in lines)
+    ends = [line["interval"] for line in lines]
+    assert ends[0] == ends[1] != ends[2]
+    few = evaluate(*given[:3], texts[1:], baseline=models[1])["baseline"]
+    assert "resamples" not in few
+
+
+def test_texts_are_cut_for_the_model_that_reads_least():
+    models = [pico("gpt2", "lm"), pico("gpt2", "lm", n_positions=6)]
+    for model, other in (models, models[::-1]):
+        found = evaluate("clm", model, word_tokenizer(), TEXTS, baseline=other)
+        assert found["max_length"] == 6
+        assert found["models"][0]["tokens"] == sum(min(6, ids(t).shape[1]) - 1 for t in TEXTS)
