@@ -17,7 +17,7 @@ def condition(questions: str) -> list[str]:
     return [", ".join(told)] if questions else []
 
 
-SECONDS = {  # the stages of each verb, whose seconds a report may have
+SECONDS = {  # the stages of each verb; one that is missing cannot be named by --fail-if
     "compress": "load measure plan fit convert recover save",
     "merge": "load merge save",
     "overparam": "load expand save",
@@ -75,7 +75,7 @@ class Asked:
 
     @property
     def sized(self) -> bool:
-        """for `overparam`, and of `compress` with `--rank`, `--keep` or `--energy`"""
+        """for `overparam`, and for `compress` with `--rank`, `--keep` or `--energy`"""
         return self.grows or self.shrinks
 
     @property

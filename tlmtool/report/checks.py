@@ -89,7 +89,7 @@ def figures(verb: str, values: Mapping[str, Any]) -> list[str]:
     """Paths of the figures that a report may have."""
     asked = Asked(verb, values)
     expected = (kind for kind in kinds() if kind.expected(asked))
-    return [path for kind in expected for path in _figures(kind, kind.key, asked)]
+    return [path for kind in expected for path in _figures(kind, kind.key, asked, {})]
 
 
 def _figures(kind: Any, path: str, asked: Asked, field: Mapping[str, Any] = {}) -> Iterator[str]:
