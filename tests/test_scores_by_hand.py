@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import pico
+from scipy import stats
 
 from tlmtool.failure import Usage
 from tlmtool.measuring.bleu import Bleu
@@ -89,3 +90,17 @@ def test_a_head_of_more_classes_than_the_task_has_is_refused():
     model = pico("bert", "classification", num_labels=5)
     with pytest.raises(Usage, match="its head has 5 outputs, the task needs 3"):
         task_fits(TASKS["mnli"], model)
+
+
+def test_a_t_interval_is_that_of_the_jackknife_also_where_it_is_small():
+    draw = np.random.default_rng(0)
+    values, weights, n = 1 + 1e-5 * draw.normal(size=20), draw.integers(1, 9, 20), 20
+
+    def ratio(index: np.ndarray) -> np.ndarray:
+        return (values * weights)[index].sum(-1) / weights[index].sum(-1)
+
+    left_out = [np.average(np.delete(values, i), weights=np.delete(weights, i)) for i in range(n)]
+    half = stats.t.ppf(0.975, n - 1) * np.std(left_out) * (n - 1) ** 0.5
+    whole = np.average(values, weights=weights)
+    found = paired_interval(ratio, lambda index: np.zeros(len(index)), n)
+    assert found == pytest.approx((whole - half, whole + half), rel=1e-12, abs=0)
