@@ -16,7 +16,7 @@ from tlmtool.data.batching import Batch
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan
-from tlmtool.recipe.schema import Compression
+from tlmtool.recipe.compression import ALLOCATIONS, Compression
 
 TOKENS = 2048  # in a calibration batch, padding included: more of them take more memory
 
@@ -138,7 +138,8 @@ def _one_budget(wanted: Compression) -> None:
     shares = [share for share in (wanted.keep, wanted.energy) if share is not None]
     if not all(0 < share <= 1 for share in shares):
         raise Usage(f"keep and energy are shares above 0 and up to 1, got {shares[0]}")
-    if wanted.allocate not in ("greedy", "uniform"):
-        raise Usage(f"unknown way to allocate {wanted.allocate!r}; known: greedy, uniform")
+    if wanted.allocate not in ALLOCATIONS:
+        known = ", ".join(ALLOCATIONS)
+        raise Usage(f"unknown way to allocate {wanted.allocate!r}; known: {known}")
     if wanted.overrides and wanted.rank is None:
         raise Usage("overrides give ranks to globs: they go with rank, not with keep or energy")

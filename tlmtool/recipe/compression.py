@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tlmtool.recipe.setting import setting
 
+ALLOCATIONS = ("greedy", "uniform")  # ways to divide `keep` among the sites
 ROOM = Path(__file__).parents[1] / "decompositions"
 
 
@@ -99,7 +100,7 @@ class Compression:
         "How --keep is divided: greedy keeps parameters where they help most, uniform keeps the "
         "same share of every layer",
         "HOW",
-        choices=("greedy", "uniform"),
+        choices=ALLOCATIONS,
     )
     fit: str = setting(
         "sequential",

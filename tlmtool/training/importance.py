@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-KINDS = ("taylor", "zero-out", "fisher")
-
 
 class Scores:
     """The importance I_W of each weight, added up over steps (`add`) or measured at once
