@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import output, pico, sentences, word_tokenizer
-from folders import compressed, masked_bert, read_config
+from folders import RANK, compressed, masked_bert, read_config
 from safetensors.torch import load_file, save_file
 
+from tlmtool.cli import run
 from tlmtool.failure import NotLoadable
+from tlmtool.models import folder as folder_of_model
 from tlmtool.models.checkpoint import empty, load, load_tokenizer
 from tlmtool.models.folder import Folder
 from tlmtool.models.guarding import modules
@@ -22,6 +26,33 @@ from tlmtool.models.saving import save
 def folder(tmp_path) -> Path:
     """A bert with its tokenizer."""
     return masked_bert(tmp_path / "model")
+
+
+MLM = ("--task", "mlm", "--data", "TEXTS", "--max-length", "16")
+READERS = ("guard", "read_config", "headers", "front_matter", "side_files", "sha256")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["compress", *RANK], ["overparam", "--growth", "2"], ["finetune", "--steps", "1", *MLM]],
+    ids=lambda words: words[0],
+)
+def test_a_command_reads_the_files_of_its_model_once(folder, monkeypatch, words):
+    read = Counter()
+
+    def counted(name, own, path, *rest):
+        read[name, path] += folder in (path, path.parent)
+        return own(path, *rest)
+
+    for name in READERS:
+        own = getattr(folder_of_model, name)
+        monkeypatch.setattr(folder_of_model, name, partial(counted, name, own))
+    (folder / "texts.txt").write_text("\n".join(sentences(24)))
+    out = str(folder.parent / "out")
+    flags = [word.replace("TEXTS", str(folder / "texts.txt")) for word in words[1:]]
+    assert run([words[0], str(folder), *flags, "--out", out, "-q"]) == 0
+    seen = {name for (name, _), count in read.items() if count}
+    assert seen == {*READERS} and max(read.values()) == 1, read
 
 
 # ---- what it needs travels
