@@ -18,7 +18,7 @@ from tlmtool.training.distilling import Distilled
 from tlmtool.training.objectives import Labelled
 
 MNLI = GLUE["mnli"].labels
-FORMS = {  # as checkpoints name the classes of tasks, in the order of the task
+SPELLINGS = {  # as checkpoints name the classes of tasks, in the order of the task
     "mnli": [MNLI, ("ENTAILMENT", "NEUTRAL", "CONTRADICTION"), ("entail", "Neutral", "contradict")],
     "rte": [("entailment", "not_entailment"), ("ENTAILMENT", "NOT ENTAILMENT"), ("0", "1")],
     "sst2": [("NEGATIVE", "POSITIVE"), ("neg", "pos")],
@@ -26,7 +26,7 @@ FORMS = {  # as checkpoints name the classes of tasks, in the order of the task
     "mrpc": [("not-equivalent", "equivalent"), ("not_paraphrase", "paraphrase")],
     "qqp": [("not duplicate", "duplicate"), ("different", "same")],
 }
-CASES = [(task, names) for task, several in FORMS.items() for names in several]
+CASES = [(task, names) for task, several in SPELLINGS.items() for names in several]
 
 
 def head(names, order, seed=0, family="bert"):
@@ -71,7 +71,7 @@ def test_a_task_is_scored_by_the_names_of_the_head(task, names, tmp_path):
 
 def test_a_baseline_counts_its_own_classes(tmp_path):
     data, tokenizer = table(tmp_path / "d.jsonl", "mnli", MNLI), word_tokenizer()
-    models = [head(FORMS["mnli"][1], order) for order in ((2, 0, 1), (0, 1, 2))]
+    models = [head(SPELLINGS["mnli"][1], order) for order in ((2, 0, 1), (0, 1, 2))]
     found = evaluate("mnli", models[0], tokenizer, data, baseline=models[1])
     assert found["baseline"]["difference"] == 0
     assert found["baseline"]["score"] == found["models"][0]["score"]
@@ -102,7 +102,7 @@ def test_names_that_match_in_part_are_refused(names, verb, tmp_path, capsys):
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0)])
 def test_training_goes_on_in_the_order_of_the_head(order, tmp_path):
-    names, task = FORMS["mnli"][1], GLUE["mnli"]
+    names, task = SPELLINGS["mnli"][1], GLUE["mnli"]
     examples = [Example(text, None, k % 3) for k, text in enumerate(sentences(9))]
     models = head(MNLI, (0, 1, 2)), head(names, order)
     every = [Labelled(m, word_tokenizer(), task, examples, examples, 64) for m in models]
@@ -127,10 +127,10 @@ def test_training_goes_on_in_the_order_of_the_head(order, tmp_path):
 def test_a_teacher_teaches_classes_by_name(labelled):
     task = GLUE["mnli"]
     examples = [Example(text, None, k % 3) for k, text in enumerate(sentences(9))]
-    student, losses = head(FORMS["mnli"][2], (2, 0, 1), 1), []
+    student, losses = head(SPELLINGS["mnli"][2], (2, 0, 1), 1), []
     inner = Labelled(student, word_tokenizer(), task, examples, examples, 64)
     for order in permutations(range(3)):
-        both = Distilled(student, head(FORMS["mnli"][1], order), inner, None, 2.0, labelled)
+        both = Distilled(student, head(SPELLINGS["mnli"][1], order), inner, None, 2.0, labelled)
         with torch.no_grad():
             losses.append(float(both.loss(student, student, both.part([*range(9)], 0))))
     assert losses == pytest.approx(losses[:1] * 6, rel=1e-5)
@@ -142,7 +142,7 @@ def test_a_nameless_teacher_is_taken_in_the_order_of_the_task():
     task = GLUE["mnli"]
     examples = [Example(text, None, k % 3) for k, text in enumerate(sentences(9))]
     nameless, losses = head(("LABEL_0", "LABEL_1", "LABEL_2"), (0, 1, 2), 1), []
-    for names, order in ((MNLI, (0, 1, 2)), (FORMS["mnli"][1], (2, 1, 0))):
+    for names, order in ((MNLI, (0, 1, 2)), (SPELLINGS["mnli"][1], (2, 1, 0))):
         named = head(names, order)
         for student, teacher in ((named, nameless), (nameless, named)):
             inner = Labelled(student, word_tokenizer(), task, examples, examples, 64)
@@ -152,7 +152,7 @@ def test_a_nameless_teacher_is_taken_in_the_order_of_the_task():
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-5)
 
 
-@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), FORMS["mnli"][1]])
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), SPELLINGS["mnli"][1]])
 def test_a_head_that_config_json_does_not_name_is_told_by_its_weights(names, tmp_path):
     """`architectures` is missing: the order taken is said, or is that of the names."""
     data, out = table(tmp_path / "d.jsonl", "mnli", MNLI), tmp_path / "o"

@@ -10,8 +10,11 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5EncoderM
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.decompositions.btd import BTD
+from tlmtool.models import modeling
 from tlmtool.models.architectures import ARCHITECTURES, ATTENTION, GROUPS, architecture
+from tlmtool.models.attending import heads_of
 from tlmtool.models.factorized import dense_weight, shape
+from tlmtool.models.kernels import attending
 from tlmtool.models.surgery import factorize, modes, sites
 
 SEPARATE = ("query", "key", "value", "output")
@@ -204,3 +207,18 @@ def test_errors_of_a_plan_name_the_site():
         factorize(model, {site: BTD(49)})
     with pytest.raises(ValueError, match=r"word_embeddings: .* takes svd, not btd"):
         factorize(model, {"embeddings.word_embeddings": BTD(3)})
+
+
+def test_a_family_with_names_of_its_own_is_told_where_to_add_them():
+    odd = nn.Module()
+    odd.config = nn.Module()
+    with pytest.raises(ValueError, match=r"has num_attention_heads or .*models/attending\.py"):
+        heads_of(odd)
+    with pytest.raises(ValueError, match=r"OddConfig has none of initializer_range, .* SPREADS in"):
+        modeling._config_class(type("OddConfig", (), {}))
+
+
+def test_classes_are_made_once_however_many_there_are():
+    several = [type(f"Attention{i}", (nn.Module,), {}) for i in range(200)]
+    made = [attending(each) for each in several]
+    assert [attending(each) for each in several] == made

@@ -63,7 +63,7 @@ def test_the_package_does_not_import_transformers():
 
 
 def test_without_us_it_is_an_error_never_noise(tmp_path):
-    """Also by the family's own class, which of itself warns and goes on with random weights."""
+    """Also by the family's own class, which only warns and goes on with random weights."""
     for family in CONFIGS:
         compressed(family).save_pretrained(tmp_path / family)
     ran = fresh(f"""

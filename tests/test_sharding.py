@@ -81,12 +81,12 @@ def test_two_processes_that_share_the_weights_learn_as_one(here):
     labels = ["--task", "classification", "--data", str(here / "labels"), "--steps", "9"]
     texts = ["--data", str(here / "texts")]
     pairs = ["--data", str(here / "pairs"), "--languages", "en-de", "--beams", "2"]
-    taught = ["--data", str(here / "texts" / "train.txt"), "--teacher", str(here / "bert")]
+    distilled = ["--data", str(here / "texts" / "train.txt"), "--teacher", str(here / "bert")]
     jobs = {  # with how many micro-batches of each process
         "labels": (2, ["bert", *labels, "--keep-best", "--clip", "0"]),
         "mlm": (1, ["bert", "--task", "mlm", "--pack", "--steps", "6", *texts]),
         "clm": (2, ["gpt2", "--task", "clm", "--checkpointing", "--steps", "7", *texts]),
-        "taught": (1, ["factors", "--steps", "6", *taught]),
+        "distilled": (1, ["factors", "--steps", "6", *distilled]),
         "t5": (1, ["t5", "--task", "translation", "--steps", "9", "--patience", "3", *pairs]),
     }
     commands = []

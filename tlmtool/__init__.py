@@ -1,9 +1,9 @@
 """tlm: pretrained language models made smaller by tensor decomposition, and measured.
 
 The library is what the commands call: `compress`, `overparam`, `merge`, `save`, `load` (and
-`evaluate`, `profile`); `run` is a whole command, such as finetune. Importing this package makes
-transformers know the model types `tlm-<type>`, now or at its first use, so that
-`AutoModel.from_pretrained` re-loads our checkpoints.
+`evaluate`, `profile`); `run` is a whole command, such as finetune. After `import tlmtool`,
+transformers knows the model types `tlm-<type>`, and `AutoModel.from_pretrained` loads our
+checkpoints.
 
 The rooms of the package, from the top of the house to the ground. A file imports only from its own
 room, without a circle, and from rooms below it; tests/test_layers.py reads this list.

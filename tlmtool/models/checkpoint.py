@@ -229,7 +229,7 @@ def _left_out(folder: Folder, names: Iterable[str], model: PreTrainedModel) -> s
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The names; of more than NAMED the first ones, and how many more there are."""
+    """The names, or the first NAMED of them and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more

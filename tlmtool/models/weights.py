@@ -32,7 +32,7 @@ def headers(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
     """(the files of weights that transformers will load, {name: shape and dtype} of their tensors).
 
     Raises NotLoadable for a pickle, for files that are missing, damaged or outside of the folder,
-    for an index of shards that is wrong, and for two sets of weights in one folder.
+    for a wrong index of shards, and for two sets of weights.
     """
     index = _index(folder)
     files = [folder / name for name in _names(folder, index)]
