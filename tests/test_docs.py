@@ -210,6 +210,16 @@ def test_recipes_are_all_listed():
     assert listed - {"recipe.yaml"} == {file.name for file in (ROOT / "recipes").glob("*.yaml")}
 
 
+def test_results_of_the_readme_are_those_of_the_studies():
+    """Each row's parameters and score stand together in a row of the pages that measured them."""
+    studies = [ROOT / "docs" / name for name in ("choosing.md", "results/recovery.md")]
+    rows = [row for page in studies for row in page.read_text("utf-8").splitlines()]
+    found = re.findall(r"\| ([\d,]{10,}) \| (0\.\d{4}) \|$", README.read_text("utf-8"), re.M)
+    assert len(found) > 5
+    for parameters, score in found:
+        assert any(parameters in row and score in row for row in rows), (parameters, score)
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     found = re.search(r"grep -m 1 -- '(.*?)' README\.md", (ROOT / ".ci" / "run").read_text())
     line = next(line for line in README.read_text("utf-8").splitlines() if found[1] in line)
