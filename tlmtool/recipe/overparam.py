@@ -16,14 +16,14 @@ class Growth:
     growth: float | None = setting(
         None,
         "overparam",
-        "Enlarge the layers to this many times their parameters, such as 3",
+        "Size (give one of two): enlarge the layers to this many times their parameters, such as 3",
         "G",
         gt=1,
     )
     to_params: str | None = setting(
         None,
         "overparam",
-        "Enlarge the whole model to this many parameters, such as 60M",
+        "Size: enlarge the whole model to this many parameters, such as 60M",
         "N",
         pattern=r"^[1-9]\d*(\.\d+)?[kKMGB]?$",
         what="a number of parameters such as 60M, 1.2B or 750k",
