@@ -92,7 +92,7 @@ def figures(verb: str, values: Mapping[str, Any]) -> list[str]:
     return [path for kind in expected for path in _figures(kind, kind.key, asked, {})]
 
 
-def _figures(kind: Any, path: str, asked: Asked, field: Mapping[str, Any] = {}) -> Iterator[str]:
+def _figures(kind: Any, path: str, asked: Asked, field: Mapping[str, Any]) -> Iterator[str]:
     """Paths of the numbers in what a type holds. `field`: what its entry says of it."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -106,12 +106,12 @@ def _figures(kind: Any, path: str, asked: Asked, field: Mapping[str, Any] = {}) 
                 here = path if each.metadata["spread"] else _joined(path, name_of(each))
                 yield from _figures(each.type, here, asked, each.metadata)
     elif origin is tuple:
-        some = range(getattr(asked, field["count"])) if field["count"] else "#"
-        places = some if inner[-1] is Ellipsis else range(len(inner))
+        known = range(getattr(asked, field["count"])) if field["count"] else ("#",)
+        places = known if inner[-1] is Ellipsis else range(len(inner))
         for place in places:
             yield from _figures(inner[0], _joined(path, str(place)), asked, field)
     elif origin is dict:
-        for name in getattr(asked, field["names"]) if field["names"] else "*":
+        for name in getattr(asked, field["names"]) if field["names"] else ("*",):
             yield from _figures(inner[1], _joined(path, name), asked, field)
 
 
