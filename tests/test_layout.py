@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, fields
+from math import isnan, nan
 from typing import ClassVar
 
 import pytest
@@ -12,6 +13,7 @@ from tlmtool.recipe.verbs import VERBS
 from tlmtool.report import checks
 from tlmtool.report.asked import Asked
 from tlmtool.report.layout import Part, entry, kinds
+from tlmtool.report.parts.parity import Parity
 from tlmtool.report.report import Report
 from tlmtool.report.views import views
 
@@ -50,6 +52,14 @@ def test_a_part_that_no_view_knows_is_shown_plainly():
 def test_what_the_layout_does_not_know_is_no_report(change, says):
     with pytest.raises(ValueError, match=says):
         compressed(**change)
+
+
+def test_a_figure_that_is_no_number_is_read_back_as_that():
+    written = json.loads(
+        Report("merge", [Parity(max_abs=nan, relative=0.0, tolerance=1e-5)]).to_json()
+    )
+    assert written["parity"]["max_abs"] is None
+    assert isnan(Report.read(written).part(Parity).max_abs)
 
 
 @pytest.mark.parametrize("report", [compressed(), compressed(1), profiled(), evaluated()])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from math import nan
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -63,6 +64,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin is not None:  # a mapping
         _check(value, Mapping, kind, path)
         return {str(k): _value(inner[1], v, f"{path}.{k}") for k, v in value.items()}
+    if kind is float and value is None:
+        return nan  # which JSON cannot write
     _check(value, int | float if kind is float else kind, kind, path)
     return value
 
