@@ -18,6 +18,7 @@ from tlmtool.report.parts.ending import Source
 from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
+from tlmtool.tasks.table import TASKS
 
 
 def evaluate(recipe: Recipe) -> Report:
@@ -55,8 +56,7 @@ def evaluate(recipe: Recipe) -> Report:
                 progress=run.bars.of("evaluating"),
                 **others,
             )
-        given = "a task that tlm generates by a grammar" if wanted.task == "grammar" else None
-        source = given or wanted.data or "the text that comes with tlm"
+        source = TASKS[wanted.task].source or wanted.data or "the text that comes with tlm"
         told = found.pop("warnings")
         for each in (model, *others.values()):
             told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
