@@ -29,7 +29,9 @@ LONGEST_FILE, LONGEST_FUNCTION = 250, 60  # lines; what is longer holds more tha
 BESIDE = sorted(f for name in ("tests", "benchmarks", "docs") for f in (ROOT / name).rglob("*.py"))
 
 EVERY = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-ALL = pytest.mark.parametrize("file", FILES + BESIDE, ids=lambda f: str(f.relative_to(ROOT)))
+ALL = pytest.mark.parametrize(
+    "file", FILES + BESIDE, ids=lambda f: str(f.relative_to(PACKAGE.parent if f in FILES else ROOT))
+)
 
 
 def bare(source: str) -> list[str]:
