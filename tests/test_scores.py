@@ -173,6 +173,8 @@ def test_evaluate_beside_a_baseline_on_few_examples(name, room, capsys):
     same(found["models"][0], first)
     same(found["baseline"], second | {"difference": first["score"] - second["score"]})
     assert found["models"][0]["n"] == found["baseline"]["n"] == FEW
+    if name not in ("mrpc", "mnli", "stsb"):
+        return  # one task of each kind is printed too
     assert tlm(*words, "-q") == 0
     printed = capsys.readouterr().out.split()
     assert f"{first['score']:.4f}" in printed and f"{second['score']:.4f}" in printed
