@@ -140,3 +140,29 @@ def test_what_was_learned_is_said_of_every_family(family, head, taught, data, tm
         assert "is not for task classification" in said and said.count("\n") == 1
     else:
         assert json.loads((out / "report.json").read_text())["training"]["taught"] == taught
+
+
+def test_the_final_score_of_keep_best_is_the_one_it_is_called(model, tmp_path, capsys):
+    """Sentences set aside choose the model; the pairs of the development set score it."""
+    draw, small, out = torch.Generator().manual_seed(1), tmp_path / "small", tmp_path / "out"
+    (pairs := tmp_path / "pairs").mkdir()
+    for name, count in (("train", 60), ("dev", 20)):
+        rows = []
+        for row in range(count):
+            texts = (torch.randperm(len(WORDS), generator=draw).tolist() for _ in range(2))
+            first, second = (" ".join(WORDS[i] for i in order) for order in texts)
+            rows.append(f"{first}\t{second}\t{row % 5}")
+        (pairs / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    assert run(["compress", str(model), "--rank", "2", "--out", str(small), "-q"]) == 0
+    words = ["finetune", str(small), "--teacher", str(model), "--data", str(pairs)]
+    words += ["--steps", "6", "--keep-best", "--evaluate-every", "3", "--out", str(out), *FAST]
+    assert run(words) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["training"]["metric"] == "feature error"
+    scores = report["scores"]
+    assert (scores["name"], scores["better"]) == ("spearman", "higher")
+    capsys.readouterr()
+    dev = ["--data", str(pairs / "dev.tsv"), "--max-length", "16", "--device", "cpu"]
+    assert run(["evaluate", str(out), "--task", "similarity", *dev, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["models"][0]["score"]
+    assert scores["after"]["score"] == pytest.approx(again, abs=1e-6)

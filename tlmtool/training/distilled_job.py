@@ -46,17 +46,18 @@ def _of_sentences(recipe: Recipe, model: nn.Module, teacher: nn.Module, tokenize
     length, found = recipe.training.max_length, lesson(recipe.training.data, 0)
     _check_teacher(recipe, teacher, model, tokenizer)
     train, aside, where = set_aside(recipe, found.sentences, [])
-    name, better, score = measure_of(found, teacher, tokenizer, length)
+    final = watching = measure_of(found, teacher, tokenizer, length)
     plain = Objective(model, tokenizer, train, None, length)
     notes = {"examples": len(train), "dev": len(found.pairs or found.held)}
     if aside:  # choices are made on sentences alone
         watched = Lesson(train, aside[:: max(1, len(aside) // HELD)][:HELD], [], where)
-        _, better, score = measure_of(watched, teacher, tokenizer, length)
+        watching = measure_of(watched, teacher, tokenizer, length)
         notes |= {"watched": f"{where}: feature error, lower is better"}
+    name, better, score = watching
     temperature = recipe.distillation.temperature
     objective = Distilled(model, teacher, plain, score, temperature, labelled=False)
-    objective.name, objective.better = name, better
-    return Job(model, objective, lambda m: {"score": score(m)}, found.source, notes, True)
+    objective.name, objective.better, objective.final = name, better, final[:2]
+    return Job(model, objective, lambda m: {"score": final[2](m)}, found.source, notes, True)
 
 
 def _check_outputs(recipe: Recipe, teacher: nn.Module, model: nn.Module) -> None:
