@@ -2,6 +2,7 @@
 
 import pytest
 
+from tlmtool.cli import run
 from tlmtool.failure import Usage
 from tlmtool.recipe.building import build, dump
 from tlmtool.recipe.compression import Compression
@@ -97,6 +98,16 @@ def test_a_former_key_is_still_read(key, file):
     ):
         recipe = build("finetune", {"model": "m", "task": "grammar"}, **more)
         assert getattr(recipe.strategy, path.rpartition(".")[2]) == other
+
+
+def test_a_former_flag_is_still_read(commands):
+    words = ["finetune", "m", "--task", "grammar", "--strategy", "dynamic"]
+    for flag in (["--form", "svd"], ["--form=svd"], ["--method", "svd"]):
+        assert run([*words, *flag]) == 0
+    assert [recipe.strategy.method for recipe in commands.recipes] == ["svd"] * 3
+    assert (
+        build("finetune", {"model": "m", "task": "grammar", "form": "svd"}).strategy.method == "svd"
+    )
 
 
 def test_what_names_a_model_or_data_says_so():

@@ -17,7 +17,7 @@ from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.terminal import flushed, open_streams, show, told
 from tlmtool.failure import Failure, Stopped, speaks
-from tlmtool.recipe.verbs import RUN, VERBS
+from tlmtool.recipe.verbs import FORMER_FLAGS, RUN, VERBS
 from tlmtool.report.printable import printable
 
 LONGEST = 1200  # characters of a failure; the middle of a longer one is left out
@@ -49,8 +49,8 @@ def run(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     try:
-        app = application(args)
-        code = app(args=args or ["--help"], prog_name="tlm", standalone_mode=False) or 0
+        words = _renamed(args) or ["--help"]
+        code = application(words)(args=words, prog_name="tlm", standalone_mode=False) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return Failure.code
@@ -61,6 +61,13 @@ def _run(args: list[str]) -> int:
             return _fail(f"the output cannot be printed: {error.strerror or error}", Failure.code)
         return _fail(*explained(error))
     return _fail(*explained(KeyboardInterrupt())) if code == 130 else code
+
+
+def _renamed(args: list[str]) -> list[str]:
+    """The arguments, with the flags of tlm 0.2 under the names that they have today."""
+    names = FORMER_FLAGS.get(args[0], {}) if args else {}
+    split = (word.partition("=") for word in args)
+    return [f"{names.get(flag, flag)}{equals}{value}" for flag, equals, value in split]
 
 
 def _fail(sentence: str, code: int) -> int:

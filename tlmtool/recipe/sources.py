@@ -15,6 +15,7 @@ from tlmtool.files.notation import parse
 from tlmtool.files.reading import regular
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import schema_in, settings_of
+from tlmtool.recipe.verbs import FORMER_FLAGS
 
 LARGEST_FILE = 2**20  # bytes of a recipe; a larger file is refused before it is parsed
 FREE = "config."  # keys of config.json, which the family of the new model checks,
@@ -30,6 +31,7 @@ def from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
     layer = {}
     for flag, raw in flags.items():
         name = flag.replace("_", "-")
+        name = FORMER_FLAGS.get(verb, {}).get(f"--{name}", name).removeprefix("--")
         if name not in known:
             raise Usage(f"{verb} has no flag --{name}{_nearest(name, known, '--')}")
         if raw is not None:

@@ -56,3 +56,5 @@ RUN = Verb(
 )  # of no stage itself, so it is no row above
 EVERY = " ".join(VERBS)
 WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a checkpoint
+
+FORMER_FLAGS = {"finetune": {"--form": "--method"}}  # of tlm 0.2; both names are accepted
