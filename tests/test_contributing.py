@@ -200,6 +200,22 @@ def test_layers_are_mixed_by_a_new_kernel(name, done, room):
     assert all(0 < each["output_error"] < 1 for each in layers)
 
 
+@pytest.mark.parametrize("mark", [".#", "._"])
+def test_what_an_editor_or_a_disk_keeps_beside_a_file_is_no_new_file(mark, room):
+    env = {**os.environ, "PYTHONPATH": str(room)}
+    beside = [
+        room / "tlmtool" / place.relative_to(TESTS / "toys").with_name(f"{mark}{place.name}")
+        for place in (TESTS / "toys").rglob("*.py")
+    ]
+    for file in beside:
+        file.symlink_to("me@host.1")  # to no file, as that of an editor
+    child = [sys.executable, "-m", "tlmtool", "compress", "--help"]
+    ended = subprocess.run(child, cwd=room, env=env, capture_output=True, text=True, timeout=60)
+    for file in beside:
+        file.unlink()
+    assert beside and ended.returncode == 0 and mark not in ended.stdout, ended.stderr
+
+
 def test_a_new_part_of_a_report_is_shown_everywhere(room):
     generate = TESTS.parent / "docs" / "generate.py"
     env = {**os.environ, "PYTHONPATH": str(room)}

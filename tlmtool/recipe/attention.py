@@ -36,7 +36,7 @@ class Choice(NamedTuple):
 @lru_cache
 def attentions() -> tuple[str, ...]:
     """The names of all kernels, read off the folder without importing it."""
-    return tuple(f.stem for f in sorted(ROOM.glob("[!_]*.py")) if f.stem != "base")
+    return tuple(f.stem for f in sorted(ROOM.glob("[!_.]*.py")) if f.stem != "base")
 
 
 def choices_of(kernel: str) -> Iterator[Choice]:

@@ -14,7 +14,7 @@ ROOM = Path(__file__).parents[1] / "decompositions"
 def decompositions() -> dict[str, str]:
     """{name: first line of its docstring}, read off the folder without importing it."""
     found = {}
-    for file in sorted(ROOM.glob("[!_]*.py")):
+    for file in sorted(ROOM.glob("[!_.]*.py")):
         if file.stem != "base":
             with file.open(encoding="utf-8") as lines:
                 found[file.stem] = lines.readline().strip().strip('"')

@@ -138,7 +138,7 @@ def listed(part: Part) -> View:
 def kinds() -> tuple[type[Part], ...]:
     """Every part that there is, read off the files of `report/parts`."""
     found: list[type[Part]] = []
-    for file in sorted((Path(__file__).parent / "parts").glob("[!_]*.py")):
+    for file in sorted((Path(__file__).parent / "parts").glob("[!_.]*.py")):
         module = import_module(f"tlmtool.report.parts.{file.stem}")
         own = (each for each in vars(module).values() if isinstance(each, type))
         found += [c for c in own if issubclass(c, Part) and c.__module__ == module.__name__]
