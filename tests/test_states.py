@@ -13,6 +13,7 @@ import trainings
 from trainings import arguments, sealed, sentence, weights
 
 from tlmtool.cli import run
+from tlmtool.recipe.sources import FORMER
 from tlmtool.training import state
 from tlmtool.training.loop import Trainer
 
@@ -84,6 +85,20 @@ def test_a_state_of_an_older_tlm_is_told_and_replaced(model, data, tmp_path, cap
     torch.save({"identity": {}, "state": {"step": 1, "model": torch.ones(2)}}, file)
     assert run([*words, "--resume"]) == 2 and "another version of tlm" in sentence(capsys)
     assert run([*words, "--overwrite"]) == 0 and not file.parent.exists()
+
+
+def test_a_state_with_former_names_of_settings_goes_on(model, data, tmp_path, capsys, stopped):
+    """As tlm 0.2.0 wrote it."""
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    stopped(words, 2)
+    file = tmp_path / "out.training" / "state.pt"
+    kept = torch.load(file, weights_only=True)
+    for former, today in FORMER.items():
+        kept["identity"][former] = kept["identity"].pop(today)
+    sealed(file, kept)
+    assert run([*words, "--resume", "--method", "svd"]) == 2
+    assert "strategy.method 'mpo', not 'svd'" in sentence(capsys)
+    assert run([*words, "--resume"]) == 0
 
 
 def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(model, data, tmp_path, capsys):

@@ -14,6 +14,7 @@ from trainings import (
 
 from tlmtool.cli import run
 from tlmtool.models import surgery
+from tlmtool.recipe.sources import FORMER
 from tlmtool.training import finetune, study
 from tlmtool.training.loop import Trainer
 
@@ -64,6 +65,18 @@ def test_a_broken_identity_is_one_sentence(model, data, tmp_path, capsys, broken
     (out / "dense-seed0.json").write_text("{}")
     assert run(words_of(model, data, out, "--resume")) == 4
     assert "dense-seed0.json is not a result of a study" in capsys.readouterr().err
+
+
+def test_an_identity_with_former_names_of_settings_is_known(model, data, tmp_path, monkeypatch):
+    """As tlm 0.2.0 wrote it."""
+    monkeypatch.setattr(Trainer, "learn", trainings.interrupted)
+    out = tmp_path / "study"
+    assert run(words_of(model, data, out)) == 130
+    kept = json.loads((out / "study.json").read_text())
+    for former, today in FORMER.items():
+        kept[former] = kept.pop(today)
+    (out / "study.json").write_text(json.dumps(kept))
+    assert run(words_of(model, data, out, "--resume")) == 130  # it trains
 
 
 def test_a_kill_in_mid_write_leaves_the_identity_whole(model, data, tmp_path):

@@ -19,6 +19,7 @@ from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
+from tlmtool.recipe.sources import current
 from tlmtool.report.figures import human
 from tlmtool.report.parts.ending import Predicted
 from tlmtool.report.parts.model import Model
@@ -96,7 +97,7 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
             "replaces it"
         )
     told = ("cannot be read as that of a study", "--overwrite starts again")
-    found = kept.read(file, dict[str, Any], *told)
+    found = current(kept.read(file, dict[str, Any], *told))
     if {k: v for k, v in found.items() if k != "inputs"} != _plain(identity):
         raise Usage(
             f"{out} holds another study: resume with the same recipe, or give another --out"

@@ -25,6 +25,11 @@ FORMER = {"strategy.form": "strategy.method"}  # keys of recipes that tlm 0.2 wr
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
 
 
+def current(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: value}, each path by its name of today; an earlier tlm may have written them."""
+    return {FORMER.get(path, path): value for path, value in values.items()}
+
+
 def from_flags(verb: str, flags: Mapping[str, Any]) -> Layer:
     """What was given by flags."""
     known = {s.flag: s.path for s in settings(verb).values() if s.flag} | {"model": "model"}

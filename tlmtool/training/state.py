@@ -11,6 +11,7 @@ import torch
 from tlmtool.data.fingerprints import Sums, changed
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.files.reading import regular
+from tlmtool.recipe.sources import current
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
 REPLACED = "replaced.pt"  # the state of a training that was started again; nothing reads it
@@ -92,6 +93,7 @@ class Store:
         identity, state = kept.get("identity"), kept.get("state")
         if not (isinstance(identity, dict) and isinstance(state, dict)):
             raise NotLoadable(f"{file} holds no state of a run: {AGAIN}")
+        identity = current(identity)
         for key in sorted({*map(str, identity), *self.identity}):
             if identity.get(key) != self.identity.get(key):
                 raise Usage(
