@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import auto, output, word_tokenizer
+from conftest import auto, output, pico, word_tokenizer
 from front_door import TEXTS, furnished, report_of, same_weights, saved, tlm, told
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +19,7 @@ from tlmtool.measuring.losses import language_loss
 from tlmtool.measuring.outputs import hidden_states, relative_error
 from tlmtool.models import checkpoint
 from tlmtool.models.surgery import plan_of, sites
+from tlmtool.report.report import Report
 
 HEADS = {"bert": "lm", "gpt2": "lm", "t5": "lm", "distilbert": "base"}
 
@@ -113,6 +114,17 @@ def test_the_card_names_its_base_and_its_code_runs(made, monkeypatch):
     assert space["tokenizer"]("the cat")["input_ids"] == word_tokenizer()("the cat")["input_ids"]
     plain, info = auto(made.family, made.head).from_pretrained(made.out, output_loading_info=True)
     assert not any(info.values()) and torch.equal(output(plain), output(ours))
+
+
+@pytest.mark.parametrize("licence", ["mit", ["mit", "apache-2.0"]])
+def test_the_license_is_kept_be_it_one_or_several(tmp_path, capsys, licence):
+    pico("bert").save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "README.md").write_text(f"---\nlicense: {json.dumps(licence)}\n---\n")
+    words = ["compress", tmp_path / "m", "--rank", 2, "--calibration", "none"]
+    report = told(capsys, *words, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == licence
+    assert Report.read(report).data["model"]["license"] == report["model"]["license"] == licence
 
 
 def test_its_recipe_makes_it_again(made, tmp_path):

@@ -32,7 +32,7 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
         id=recipe.model,
         sha256=dict(folder.sums),
         base_model=base if isinstance(base, str) else named,
-        license=None if said is None else str(said),
+        license=tuple(said) if isinstance(said, list) else said,
         type=config["model_type"],
         **common,
     )

@@ -51,7 +51,10 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in inner:
             return None
-        return _value(next(each for each in inner if each is not NoneType), value, path)
+        several = isinstance(value, list | tuple)
+        held = [each for each in inner if each is not NoneType]
+        fits = (each for each in held if (get_origin(each) is tuple) == several)
+        return _value(next(fits, held[0]), value, path)
     if is_dataclass(kind):
         return _dataclass(kind, value, path)
     if origin is tuple:

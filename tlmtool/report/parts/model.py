@@ -19,7 +19,9 @@ class Model(Part):
     id: str | None = entry("the model as it was named in the command", optional=True)
     sha256: dict[str, str] | None = entry("checksum of each file of weights", optional=True)
     base_model: str | None = entry("the model that it was made from", optional=True)
-    license: str | None = entry("the license that its model card names", optional=True)
+    license: str | tuple[str, ...] | None = entry(
+        "the license that its model card names, or a list of several", optional=True
+    )
     new: bool | None = entry("whether its weights were drawn at random", optional=True)
     type: str | None = entry("`model_type` of its config.json", optional=True)
     class_: str | None = entry("the class that it was loaded with", optional=True)
