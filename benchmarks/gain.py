@@ -9,10 +9,10 @@ All variants train minilm for equal steps. For one seed the batches, the head an
 the same. Without --lr dense training picks the rate, by its mean score over the first two seeds.
 Every variant takes that rate, so that none gains by a badly tuned baseline.
 
-`--read` says what is scored: `screen` is data to choose on (for grammar 2,000 generated sentences
-that are not in train, for other tasks a tenth of train), `fresh` another 2,000 sentences, and `dev`
-the development split. Seconds are CPU time of one thread. Each run is kept in --out, so that a
-killed search goes on. The variants are in gain_variants.py.
+`--read` says what is scored: `screen`, `fresh` or `dev`. `screen` is data to choose on: for grammar
+2,000 generated sentences that are not in train, for other tasks a tenth of train. `fresh` is
+another 2,000 sentences, and `dev` the development split. Seconds are CPU time of one thread. Each
+run is kept in --out, so that a killed search goes on. The variants are in gain_variants.py.
 """
 
 import argparse

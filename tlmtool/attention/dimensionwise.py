@@ -39,9 +39,9 @@ class DimensionWise(Attention):
     softmax  D softmax(t S / n) over m, with mean 1. It does not separate into j and m, so it works
              in encoders only.
 
-    At the start t = sqrt(D), W is normal with variance START^2 / D and the mixer with 1 / w. For q
-    and k that are random maps of features with D independent directions, a cosine then has variance
-    1/n + 1/D, f(S) has variance 1, and the output START^2 times the variance of v, for every n.
+    At the start t = sqrt(D), W is normal with variance START^2 / D and the mixer with 1 / w. Let
+    q and k be random maps of features with D independent directions. Then a cosine has variance
+    1/n + 1/D and f(S) variance 1. The output has START^2 times the variance of v, for every n.
     Untrained q and k turn v in a random direction for each text, so outputs as large as v would
     drown the tokens. A fitted output map removes that scale; then W starts divided by START.
     """

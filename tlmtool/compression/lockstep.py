@@ -15,7 +15,7 @@ class Fit(Moments):
     """Moments of the inputs x that a group of sites gets in the compressed model, with a target.
 
     The target differs from W by `shift` E[(x_dense - x) x^T] (I, I), or by `gap`
-    E[(y_dense - y) x^T] (O, I), where y is the output with the residual stream added. Each comes
+    E[(y_dense - y) x^T] (O, I). There y is the output with the residual stream added. Each comes
     with its mean.
     """
 

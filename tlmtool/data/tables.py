@@ -33,8 +33,8 @@ def rows(
     first line is a header if it holds every name in `header`.
 
     In a tsv, quotes are text; in a csv, they quote. Blank lines do not count. Raises NotLoadable,
-    with the line, for a row with too few fields or too many, for quotes that do not close, for what
-    is not JSON, for a column that is named twice, and for a file without rows.
+    with the line, for a row with too few fields or too many, for quotes that do not close, and for
+    what is not JSON. A column that is named twice and a file without rows are refused too.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

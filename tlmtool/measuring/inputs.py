@@ -77,8 +77,8 @@ def inputs_once(model: nn.Module, batch: Batch) -> dict[str, Any]:
 def outputs_of(model: nn.Module, own: nn.Module, inputs: dict[str, Any]) -> Any:
     """The output of a model. `own` is the model, `model` what wraps it.
 
-    Where the config names no padding token, it names the one of these rows during the pass, so that
-    a head reads the last token of each text, as it does for a text alone."""
+    A head reads the last token that is not padding. Where the config names no padding token, it
+    names the one of these rows during the pass. Each text then gets its score of a pass alone."""
     config = own.config.get_text_config()
     kept, mask = getattr(config, "pad_token_id", None), inputs.get("attention_mask")
     try:

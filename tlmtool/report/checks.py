@@ -1,7 +1,7 @@
 """What `--fail-if` can name: the figures of each verb's report, known before anything is loaded.
 
 A figure is a dotted path in the report, or its last part where that says which. In the paths that
-are known, `#` stands for a place in a list whose length only the run finds, and `*` for a name
+are known, `#` stands for a place in a list whose length only the run finds. `*` stands for a name
 that only the model has, such as a role. All of them are read off the layout of the parts.
 """
 

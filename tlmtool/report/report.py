@@ -79,8 +79,8 @@ class Report(Document):
     def check(self, expression: str) -> None:
         """Raises CheckFailed when a comparison such as 'loss>3.2' is true of the report.
 
-        The left side is a dotted path in `data` (not in its recipe), a leaf name that occurs once
-        outside lists, or a short name that a part gives to one of its figures.
+        The left side is a dotted path in `data` (not in its recipe), or a leaf name that occurs
+        once outside lists. It may also be a short name that a part gives to one of its figures.
         `tlmtool.report.checks` knows them all.
         """
         key, sign, limit = comparison(expression)
