@@ -88,7 +88,7 @@ def test_a_state_of_an_older_tlm_is_told_and_replaced(model, data, tmp_path, cap
 
 
 def test_a_state_with_former_names_of_settings_goes_on(model, data, tmp_path, capsys, stopped):
-    """As tlm 0.2.0 wrote it."""
+    """As an earlier tlm wrote it."""
     words = arguments(model, data, tmp_path / "out", *SHORT)
     stopped(words, 2)
     file = tmp_path / "out.training" / "state.pt"

@@ -68,7 +68,7 @@ def test_a_broken_identity_is_one_sentence(model, data, tmp_path, capsys, broken
 
 
 def test_an_identity_with_former_names_of_settings_is_known(model, data, tmp_path, monkeypatch):
-    """As tlm 0.2.0 wrote it."""
+    """As an earlier tlm wrote it."""
     monkeypatch.setattr(Trainer, "learn", trainings.interrupted)
     out = tmp_path / "study"
     assert run(words_of(model, data, out)) == 130
