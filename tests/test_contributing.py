@@ -25,36 +25,36 @@ from tlmtool.tasks.table import TASKS
 
 TESTS = Path(__file__).parent
 LAWS = {  # a word in the names of a toy's tests: the files that hold its laws
-    "kronecker": ("test_laws.py", "test_laws_of_metrics.py", "test_layers.py", "test_words.py"),
-    "balanced": ("test_metrics.py",),
-    "positive": ("test_attention.py", "test_kernels.py", "test_layers.py", "test_words.py"),
+    "toy_kronecker": ("test_laws.py", "test_laws_of_metrics.py", "test_layers.py", "test_words.py"),
+    "toy_balanced": ("test_metrics.py",),
+    "toy_positive": ("test_attention.py", "test_kernels.py", "test_layers.py", "test_words.py"),
 }
 ROWS = {  # {file: (the line of its table that a row follows, the row)}
     "tasks/metrics.py": (
         "_METRICS = (\n",
-        '    Metric("balanced", "mean share of each class that is right",\n'
+        '    Metric("toy_balanced", "mean share of each class that is right",\n'
         '           "sklearn.metrics:balanced_accuracy_score", beside=("classification",)),\n',
     ),
     "tasks/table.py": (
         "_OTHERS = (\n",
-        '    _classes("wnli", ENTAILED, "balanced f1", *PAIR),\n',
+        '    _classes("toy_wnli", ENTAILED, "toy_balanced f1", *PAIR),\n',
     ),
 }
 EVALUATE = ["evaluate", "classifier", "--data", "labels.csv", "--quiet", "--task"]
 COMPRESS = ["compress", "model", "--quiet", "--calibration"]
-FACTORS = [*COMPRESS, "none", "--method", "kronecker", "--out"]
-MIXED = [*COMPRESS, "texts.txt", "--attention", "positive", "--out"]
+FACTORS = [*COMPRESS, "none", "--method", "toy_kronecker", "--out"]
+MIXED = [*COMPRESS, "texts.txt", "--attention", "toy_positive", "--out"]
 COMMANDS = {  # name: a command that runs in a folder with a checkpoint `model` and `texts.txt`
     "by rank": [*FACTORS, "rank", "--rank", "2"],
     "by keep": [*FACTORS, "keep", "--keep", "0.5"],
     "flag": [*MIXED, "flag", "--attention-feature", "softplus"],
     "set": [*MIXED, "set", "--set", "attention.feature=softplus"],
-    "alone": ["profile", "--attention", "softmax,positive", "--seq-len", "8,16", "--quiet"],
+    "alone": ["profile", "--attention", "softmax,toy_positive", "--seq-len", "8,16", "--quiet"],
     "help": ["compress", "--help"],
     "table": [*EVALUATE, "cola"],
-    "metric": [*EVALUATE, "cola", "--json", "--fail-if", "balanced>1"],
-    "check": [*EVALUATE, "cola", "--fail-if", "balanced<=1"],
-    "task": [*EVALUATE, "wnli", "--json"],
+    "metric": [*EVALUATE, "cola", "--json", "--fail-if", "toy_balanced>1"],
+    "check": [*EVALUATE, "cola", "--fail-if", "toy_balanced<=1"],
+    "task": [*EVALUATE, "toy_wnli", "--json"],
 }
 CODES = {"check": 3}  # exit codes of the commands that do not end with 0
 CHILD = """
@@ -75,7 +75,7 @@ import json, runpy, sys
 from io import StringIO
 from rich.console import Console
 from tlmtool.report import checks
-from tlmtool.report.parts.energy import Energy
+from tlmtool.report.parts.toy_energy import Energy
 from tlmtool.report.report import Report
 
 made = Report("merge", [Energy(joules=3.5)])
@@ -100,7 +100,7 @@ def room(tmp_path_factory) -> Path:
     shutil.copytree(Path(tlmtool.__file__).parent, room / "tlmtool", ignore=ignored)
     for toy in (TESTS / "toys").rglob("*.py"):
         place = room / "tlmtool" / toy.relative_to(TESTS / "toys")
-        assert not place.exists(), f"{place.name} is there already: the toy needs another name"
+        assert not place.exists(), f"{place.name} is there already"
         shutil.copy(toy, place)
     for file, (line, row) in ROWS.items():
         table = (room / "tlmtool" / file).read_text()
@@ -142,7 +142,7 @@ def test_the_laws_run_on_a_new_file_and_hold(toy, done, room):
 
 def test_the_docs_show_the_toy():
     page = (TESTS.parent / "docs" / "adding.md").read_text("utf-8")
-    assert (TESTS / "toys" / "decompositions" / "kronecker.py").read_text("utf-8") in page
+    assert (TESTS / "toys" / "decompositions" / "toy_kronecker.py").read_text("utf-8") in page
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -150,14 +150,16 @@ def test_a_command_takes_what_is_new(name, done):
     code, said = done[name]
     assert code == CODES.get(name, 0), said
     if name == "help":
-        assert all(toy in said for toy in ("kronecker", "positive", "--attention-feature"))
+        assert all(toy in said for toy in ("toy_kronecker", "toy_positive", "--attention-feature"))
 
 
 def test_a_new_metric_is_scored_and_named(done, room):
     score = json.loads(done["metric"][1])["models"][0]
     labels = [int(line[-1]) for line in (room / "labels.csv").read_text().splitlines()[1:]]
-    assert score["balanced"] == pytest.approx(balanced(room, labels))
-    assert "balanced: mean share of each class that is right" in " ".join(done["table"][1].split())
+    assert score["toy_balanced"] == pytest.approx(balanced(room, labels))
+    assert "toy_balanced: mean share of each class that is right" in " ".join(
+        done["table"][1].split()
+    )
 
 
 def balanced(room: Path, labels: list[int]) -> float:
@@ -176,8 +178,8 @@ def balanced(room: Path, labels: list[int]) -> float:
 def test_a_new_task_is_scored_by_its_metrics(done):
     found = json.loads(done["task"][1])
     score = found["models"][0]
-    assert found["metric"] == "balanced and f1"
-    assert score["score"] == pytest.approx((score["balanced"] + score["f1"]) / 2)
+    assert found["metric"] == "toy_balanced and f1"
+    assert score["score"] == pytest.approx((score["toy_balanced"] + score["f1"]) / 2)
 
 
 def made(room: Path, name: str) -> dict:
@@ -187,7 +189,7 @@ def made(room: Path, name: str) -> dict:
 @pytest.mark.parametrize("name", ["rank", "keep"])
 def test_sites_are_held_by_a_new_decomposition(name, done, room):
     report = made(room, name)
-    assert {each["decomposition"]["name"] for each in report["sites"]} == {"kronecker"}
+    assert {each["decomposition"]["name"] for each in report["sites"]} == {"toy_kronecker"}
     assert "Van Loan" in (room / name / "README.md").read_text()
 
 
@@ -195,7 +197,7 @@ def test_sites_are_held_by_a_new_decomposition(name, done, room):
 def test_layers_are_mixed_by_a_new_kernel(name, done, room):
     layers = made(room, name)["attention"]["layers"]
     assert [each["attention"] for each in layers] == 2 * [
-        {"name": "positive", "feature": "softplus"}
+        {"name": "toy_positive", "feature": "softplus"}
     ]
     assert all(0 < each["output_error"] < 1 for each in layers)
 

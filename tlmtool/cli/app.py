@@ -162,7 +162,9 @@ def _epilog(verb: str) -> str:
 
     parts = [f"Example: {VERBS[verb].example}"]
     if verb == "compress":
-        names = (f"  [bold]{name:<7}[/]{line}" for name, line in decompositions().items())
+        found = decompositions()
+        wide = max(map(len, found)) + 2
+        names = (f"  [bold]{name:<{wide}}[/]{line}" for name, line in found.items())
         parts.append("\n".join(("Decompositions (--method):", *names)))
     hidden = (each for each in settings(verb).values() if not each.flag and "." in each.path)
     parts += [f"Only in a recipe file: {each.path}, {each.help}." for each in hidden]

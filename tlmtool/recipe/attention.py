@@ -122,8 +122,8 @@ class Attending:
     layers: str | None = setting(
         None,
         BUILD,
-        "Layers whose attention is replaced, such as 3-5 or 0,2,4; of one side as encoder or "
-        "decoder:0-1",
+        "Transformer layers whose attention --attention replaces, such as 3-5 or 0,2,4; of one "
+        "side as encoder or decoder:0-1",
         "LAYERS",
         otherwise="all",
         pattern=r"^((encoder|decoder)|((encoder|decoder):)?\d+(-\d+)?(,\d+(-\d+)?)*)$",

@@ -33,6 +33,6 @@ class Output:
     fail_if: str | None = setting(
         None,
         EVERY,
-        "Exit with code 3 if this holds for the report, such as 'loss>3.2'",
+        "Exit with code 3 if this holds for the report, such as 'seconds.load>60'",
         "TEST",
     )

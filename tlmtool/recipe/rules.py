@@ -36,7 +36,8 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         raise Usage(f"{verb} needs a MODEL: {MODEL}")
     kernel = values.get("attention.kind") or values.get("profiling.attention")
     if not kernel and (lone := _wished(values, "attention.")):
-        raise Usage(f"{_flag(lone[0])} goes with --attention NAME: give that too")
+        other = ", or --sites to choose linear layers" if lone[0] == "attention.layers" else ""
+        raise Usage(f"{_flag(lone[0])} goes with --attention NAME: give that too{other}")
     if verb == "compress":
         _check_compress(values)
     if verb == "evaluate":

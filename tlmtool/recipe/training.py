@@ -80,7 +80,7 @@ class Training:
     beams: int = setting(
         4,
         "finetune evaluate",
-        "For translation: beams of the search when BLEU is measured, at the end of the run",
+        "For translation: beams of the search that makes the translations for BLEU",
         "N",
         panel=DATA,
         ge=1,

@@ -88,7 +88,7 @@ class Report(Document):
         if math.isnan(value):
             raise CheckFailed(f"check failed: {key} is not a number, so {expression} is undecided")
         if OPERATORS[sign](value, limit):
-            raise CheckFailed(f"check failed: {key} is {value:g}, and {expression} was to fail")
+            raise CheckFailed(f"check failed: {key} is {value:g}, so {expression} holds")
 
     def _figure(self, key: str) -> float:
         there = dict(leaves({name: part for name, part in self.data.items() if name != "recipe"}))
