@@ -67,14 +67,15 @@ def methods() -> str:
     from tlmtool.recipe.compression import decompositions
 
     rows = [
-        (f"`{n}`", decompositions()[n], _yes(named(n).takes_metric), _yes(named(n).automatic))
+        (
+            f"`{n}`",
+            decompositions()[n],
+            "yes" if named(n).takes_metric else "no: needs `--calibration none`",
+            "yes" if named(n).automatic else "no",
+        )
         for n in NAMES
     ]
     return table(("method", "what it is", "weighs by text", "in `auto`"), *rows)
-
-
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "no"
 
 
 def families() -> str:

@@ -41,6 +41,7 @@ class Kronecker(Decomposition):
     def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
         (r, o1, i1), (_, o2, i2) = factors["a"].shape, factors["b"].shape
         tokens, dense = x.numel() // x.shape[-1], o1 * o2 * i1 * i2
+        # multiply-adds through b and a, against those of rebuilding W and multiplying by it
         if tokens * r * o2 * i1 * (i2 + o1) > (tokens + r) * dense:
             return x @ self.reconstruct(factors).mT
         y = torch.einsum("...jl,rkl->...rjk", x.unflatten(-1, (i1, i2)), factors["b"])
