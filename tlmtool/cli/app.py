@@ -66,7 +66,7 @@ def _run(args: list[str]) -> int:
 def _renamed(args: list[str]) -> list[str]:
     """The arguments, with the flags of tlm 0.2 under the names that they have today."""
     names = FORMER_FLAGS.get(args[0], {}) if args else {}
-    split = (word.partition("=") for word in args)
+    split = (str(word).partition("=") for word in args)
     return [f"{names.get(flag, flag)}{equals}{value}" for flag, equals, value in split]
 
 
