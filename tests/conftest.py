@@ -173,6 +173,14 @@ def quiet():
     transformers.utils.logging.disable_progress_bar()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n` the tests of a file stay together, so what the file sets up is made once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen():
     """Nothing imported is garbage: every command collects twice, and would look at all of it."""
