@@ -214,7 +214,8 @@ def test_peak_memory_sees_what_is_freed_again():
     assert second.bytes < 8 * 2**20  # the peak before is forgotten
     wide = BertModel(BertConfig(**WIDE, attn_implementation="eager"))
     scores = 8 * 4 * 512 * 512 * 4  # bytes of one (B, H, N, N)
-    assert scores < activation_peak(wide, 512, 8) < 6 * scores
+    peaks = [activation_peak(wide, 512, 8) for _ in range(3)]
+    assert scores < min(peaks) < 6 * scores  # what else the process holds can only add to a peak
 
 
 def test_the_profile_has_its_keys():
