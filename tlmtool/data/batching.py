@@ -86,6 +86,24 @@ def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[
     return {"input_ids": blocks, "special_tokens_mask": special}
 
 
+def joined_ids(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a text, tokenized whole. The begin token comes first where the tokenizer
+    adds one; no other token is added."""
+    with _tokenizing(tokenizer):
+        found = tokenizer(
+            text, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+    return [*begin_token(tokenizer), *found["input_ids"]]
+
+
+def begin_token(tokenizer: Any) -> list[int]:
+    """The begin token that the tokenizer puts before a text, or an empty list."""
+    with _tokenizing(tokenizer):
+        found = tokenizer("a", return_special_tokens_mask=True, return_attention_mask=False)
+    first, added = found["input_ids"][:1], found["special_tokens_mask"][:1]
+    return list(first) if added == [1] and first == [tokenizer.bos_token_id] else []
+
+
 def encode_targets(tokenizer: Any, texts: list[str], max_length: int) -> list[list[int]]:
     """Token ids of texts in the language that a tokenizer translates to, cut to `max_length`. The
     last one of each is the end token, also where the tokenizer does not add it."""

@@ -36,25 +36,44 @@ def texts(source: str | Path | None = None, samples: int | None = None, seed: in
     more lines than `samples`, a seeded choice is made. Raises NotLoadable for a file that is
     missing, empty or binary, or that holds fewer than two words.
     """
+    name, whole = _whole(source)
+    lines = whole.split("\n") if isinstance(whole, str) else whole
+    found = [line.strip() for line in lines if line.strip()]
+    _two_words(found, name, "one text a line")
+    return choose(found, samples, seed)
+
+
+def joined(source: str | Path | None = None) -> str:
+    """The text of a file as it stands, with its line ends and blank lines, or of a data set: its
+    texts one after the other, each on a line of its own.
+
+    The sources are those of `texts`, and so is what it raises.
+    """
+    name, whole = _whole(source)
+    if not isinstance(whole, str):
+        whole = "".join(text if text.endswith("\n") else f"{text}\n" for text in whole)
+    _two_words([whole.strip()] if whole.strip() else [], name, "a text")
+    return whole
+
+
+def _whole(source: str | Path | None) -> tuple[str, str | list[str]]:
+    """(what a source is called, its text, or the texts of a data set)."""
     if source is None:
         shipped = importlib.resources.files("tlmtool.data").joinpath("calibration.txt")
-        name, lines = (
-            "the shipped calibration text",
-            decoded(shipped.read_bytes(), "calibration.txt").split("\n"),
-        )
-    elif (file := place(source)).is_file():
-        name, lines = str(source), read_text(file).split("\n")
-    else:
-        name, lines = str(source), _dataset(str(source))
-    found = [line.strip() for line in lines if line.strip()]
-    words = sum(len(line.split()) for line in found)
+        return "the shipped calibration text", decoded(shipped.read_bytes(), "calibration.txt")
+    if (file := place(source)).is_file():
+        return str(source), read_text(file)
+    return str(source), _dataset(str(source))
+
+
+def _two_words(found: list[str], name: str, what: str) -> None:
+    """Raises NotLoadable for texts of fewer than two words; `what` names what is needed."""
     if not found:
-        raise NotLoadable(f"{name} is empty: it should hold one text a line")
-    if words < 2:
+        raise NotLoadable(f"{name} is empty: it should hold {what}")
+    if sum(len(text.split()) for text in found) < 2:
         raise NotLoadable(
-            f"{name} holds one word ({found[0][:40]!r}): two or more are needed, one text a line"
+            f"{name} holds one word ({found[0][:40]!r}): two or more are needed, {what}"
         )
-    return choose(found, samples, seed)
 
 
 def _dataset(source: str) -> list[str]:

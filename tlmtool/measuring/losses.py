@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from tlmtool.data.batching import Batch, encode, in_batches, packed
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, name_of, rows_of
+from tlmtool.measuring.logits import LOGITS
 from tlmtool.measuring.outputs import (
     Tick,
     before,
@@ -21,7 +22,6 @@ from tlmtool.measuring.outputs import (
 )
 from tlmtool.tasks.table import TASKS
 
-LOGITS = 2**25  # logits held at once, 128 MiB in float32; more means larger batches
 MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1  # shares of BERT; others make losses incomparable
 RECONSTRUCTION = (
     "reconstruction loss: mean NLL in nats of a text's tokens, teacher-forced, the encoder reading "

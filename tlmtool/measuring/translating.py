@@ -15,7 +15,8 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import check_token, inputs_of, name_of, padding_of, rows_of
 from tlmtool.measuring.intervals import Statistic
-from tlmtool.measuring.losses import LOGITS, Loss, objective_of
+from tlmtool.measuring.logits import LOGITS
+from tlmtool.measuring.losses import Loss, objective_of
 from tlmtool.measuring.outputs import (
     Tick,
     evaluating,
