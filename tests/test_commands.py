@@ -95,6 +95,8 @@ def test_the_report_says_where_everything_comes_from(made):
     assert {"load", "measure", "plan", "fit", "save"} == report["seconds"].keys()
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["peak_memory_bytes"] is None or report["peak_memory_bytes"] > 0
+    assert report["peak_memory_kind"] in ("rss", "cuda") or report["peak_memory_bytes"] is None
+    assert report["peak_rss_bytes"] is None or report["peak_rss_bytes"] > 0
     assert {"tlm", "python", "torch", "transformers", "safetensors"} == report["versions"].keys()
     assert report["seed"] == 0 and report["warnings"] == []
     assert report["recipe"] == yaml.safe_load((made.out / "recipe.yaml").read_text())

@@ -33,7 +33,7 @@ from tlmtool.measuring.counting import (
     parameters_by_role,
 )
 from tlmtool.measuring.outputs import position_limit
-from tlmtool.measuring.profiling import PeakMemory, activation_peak, forward_latency, profile
+from tlmtool.measuring.profiling import forward_latency, profile
 
 V, E, I, LAYERS = 50, 32, 64, 2  # noqa: E741
 WIDE = {"vocab_size": V, "hidden_size": E, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -200,22 +200,6 @@ def test_latency_takes_turns():
         assert 0 < line["min"] <= line["median"] <= line["max"] and line["runs"] == 3
     with pytest.raises(Usage, match="runs is 0"):
         forward_latency(models, 8, 1, runs=0)
-
-
-def test_peak_memory_sees_what_is_freed_again():
-    with PeakMemory() as peak:
-        block = torch.ones(64 * 2**20, dtype=torch.uint8)
-        del block
-    if peak.bytes is None:
-        pytest.skip("this system does not let the peak be reset")
-    assert 60 * 2**20 < peak.bytes < 80 * 2**20
-    with PeakMemory() as second:
-        pass
-    assert second.bytes < 8 * 2**20  # the peak before is forgotten
-    wide = BertModel(BertConfig(**WIDE, attn_implementation="eager"))
-    scores = 8 * 4 * 512 * 512 * 4  # bytes of one (B, H, N, N)
-    peaks = [activation_peak(wide, 512, 8) for _ in range(3)]
-    assert scores < min(peaks) < 6 * scores  # what else the process holds can only add to a peak
 
 
 def test_the_profile_has_its_keys():

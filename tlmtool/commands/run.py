@@ -15,6 +15,7 @@ import torch
 
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
+from tlmtool.measuring.profiling import peak_rss
 from tlmtool.models import checkpoint
 from tlmtool.models.finding import cached
 from tlmtool.models.folder import Folder
@@ -76,7 +77,7 @@ class Run(AbstractContextManager):
     def report(
         self, parts: Iterable[Part], warnings: Iterable[str] = (), peak: int | None = None
     ) -> Report:
-        """The report of these parts and of the run. `peak`: most memory at once, in bytes."""
+        """The report of these parts and of the run. `peak`: bytes of `PeakMemory`."""
         names = ("torch", "transformers", "safetensors")
         versions = {"tlm": version("tlmtool"), "python": platform.python_version()}
         versions |= {name: importlib.import_module(name).__version__ for name in names}
@@ -86,12 +87,17 @@ class Run(AbstractContextManager):
         ending = Ending(
             warnings=(*self.warnings, *warnings),
             peak_memory_bytes=peak,
+            peak_memory_kind=None if peak is None else self._memory_kind(),
+            peak_rss_bytes=peak_rss(),
             seconds=dict(self.seconds),
             seed=self.recipe.seed,
             versions=versions,
             recipe=recipes.to_dict(self.recipe),
         )
         return Report(self.recipe.verb, [*parts, ending])
+
+    def _memory_kind(self) -> str:
+        return "cuda" if checkpoint.device_of(self.recipe.device).type == "cuda" else "rss"
 
     def save(
         self,

@@ -3,8 +3,10 @@
 import ctypes
 import gc
 import re
+import sys
 from contextlib import ExitStack, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from tlmtool.measuring.passes import in_turns, synchronize
 
 NOTE = (
     f"forward pass; {CONVENTION}, counted on the meta device; "
-    "peak memory: of one forward pass, above the loaded weights"
+    "peak memory: of one forward pass, above what was in use before it, the weights included"
 )
+_earlier = 0  # the most resident bytes so far, which a reset makes the system forget
 
 
 @torch.no_grad()
@@ -49,7 +52,8 @@ class PeakMemory:
     """Context manager: afterwards `bytes` is the peak above the memory in use on entry.
 
     On a GPU it is what torch allocates there, else the resident memory of this process (on Linux).
-    It is None where the system cannot reset the peak (`/proc/self/clear_refs`).
+    It is None where the system cannot reset the peak (`/proc/self/clear_refs`). What was in use on
+    entry is not counted: see `peak_rss` for all of it.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -79,19 +83,42 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def peak_rss() -> int | None:
+    """The most resident bytes of this process since it started; None where the system does not say.
+
+    Memory of a GPU is not in it.
+    """
+    global _earlier
+    if now := _status("VmHWM"):  # which the system only knows to some pages
+        _earlier = max(now, _earlier)
+        return _earlier
+    with suppress(ImportError):
+        resource = import_module("resource")
+        most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return most if sys.platform == "darwin" else 1024 * most
+    with suppress(ImportError, AttributeError):  # Windows
+        return int(import_module("psutil").Process().memory_info().peak_wset)
+    return None
+
+
 def _reset_peak() -> int | None:
     """Give free memory back and start the peak again; the resident bytes, or None."""
     release_memory()
+    peak_rss()  # remembers what the reset forgets
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
     except OSError:
         return None
+    return _status("VmRSS")
 
 
 def _status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    """A field of /proc/self/status in bytes; 0 where there is none."""
+    try:
+        told = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(rf"^{field}:\s+(\d+) kB", told, re.MULTILINE)
     return 1024 * int(found.group(1)) if found else 0
 
 

@@ -24,7 +24,7 @@ USUAL = (  # those that are checked most, which the help and a refusal name firs
     *("file_bytes.after", "parity.relative", "recovery.recovered", "training.last_loss"),
     *("models.0.parameters", "models.0.runs.0.flops", "models.0.runs.0.latency_ms.median"),
     *("step.step_flops.after", "cost.flops", "study.pairs.#.p_holm", "models.0.score"),
-    *("baseline.difference", "peak_memory_bytes"),
+    *("baseline.difference", "peak_memory_bytes", "peak_rss_bytes"),
 )
 RENAMED = {  # a part of a path in reports of schema 1: what it is called now
     "bytes": "file_bytes (the files of weights on disk) or weight_bytes (the weights in memory)",

@@ -78,9 +78,21 @@ class Ending(Part):
 
     warnings: tuple[str, ...] = entry("what could not be done as it was asked for")
     peak_memory_bytes: int | None = entry(
-        "most memory at once, above that at the start; absent where it cannot be measured",
+        "most memory at once, above what was in use at the start; absent where it cannot be "
+        "measured",
         "bytes",
         when="measured",
+    )
+    peak_memory_kind: str | None = entry(
+        "what that counts: `rss`, resident memory of the process, or `cuda`, what torch allocates "
+        "on the GPU",
+        when="measured",
+    )
+    peak_rss_bytes: int | None = entry(
+        "most resident memory of the process since it started, what was in use before included; "
+        "memory of a GPU is not in it",
+        "bytes",
+        optional=True,
     )
     seconds: dict[str, float] = entry("time of each stage", "s", names="stages")
     seed: int = entry("seed of everything random")
@@ -97,8 +109,18 @@ class Ending(Part):
         seconds = (f"{name} {figure(value, 1)}" for name, value in self.seconds.items())
         return [
             ("seconds", ", ".join(seconds)),
-            ("peak memory", human(self.peak_memory_bytes, "B")),
+            ("peak memory", self._memory()),
             ("seed", str(self.seed)),
             ("versions", ", ".join(f"{name} {each}" for name, each in self.versions.items())),
             ("sha256", ", ".join(digests)),
         ]
+
+    def _memory(self) -> str:
+        """'412 MB above what was in use before; peak RSS of the process 1.02 GB'."""
+        told = []
+        if self.peak_memory_bytes is not None:
+            kind = " of the GPU" if self.peak_memory_kind == "cuda" else ""
+            told.append(f"{human(self.peak_memory_bytes, 'B')}{kind} above what was in use before")
+        if self.peak_rss_bytes is not None:
+            told.append(f"peak RSS of the process {human(self.peak_rss_bytes, 'B')}")
+        return "; ".join(told)

@@ -20,7 +20,9 @@ class Pass:
     by_part: dict[str, int] = entry("operations of each role and of the attention", "FLOPs")
     latency_ms: Latency | None = entry("time of the pass", when="latency", optional=False)
     peak_memory_bytes: int | None = entry(
-        "most memory at once, above that of the weights; null where it cannot be measured", "bytes"
+        "most memory at once, above what was in use before, which includes the weights; null where "
+        "it cannot be measured",
+        "bytes",
     )
 
 
