@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tlmtool.compression.compress import compress
+from tlmtool.data.labelled import sentence_pairs
 from tlmtool.data.language import held_out
-from tlmtool.data.reading import sentence_pairs, texts
+from tlmtool.data.reading import texts
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint

@@ -8,10 +8,11 @@ import torch
 from conftest import word_tokenizer
 
 from tlmtool.data.batching import batches
+from tlmtool.data.labelled import sentence_pairs
 from tlmtool.data.language import language_splits
-from tlmtool.data.reading import choose, sentence_pairs, texts
+from tlmtool.data.lessons import lesson
+from tlmtool.data.reading import choose, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
-from tlmtool.training.distilling import lesson
 
 
 def test_texts_are_lines_without_mark_and_blanks(tmp_path):
@@ -91,6 +92,7 @@ PAIRS = [('He said "no".', "a, b", 2.5), ("x y", "z", 0.0)]
         ("a.csv", '"He said ""no"".","a, b",2.5\nx y,z,0\n'),
         ("a.csv", 'score,sentence2,sentence1\n2.5,"a, b","He said ""no""."\n0,z,x y\n'),
         ("a.tsv", 'index\tsentence1\tsentence2\tlabel\n0\tHe said "no".\ta, b\t2.5\n1\tx y\tz\t0'),
+        ("a.tsv", 'Sentence2\tSENTENCE1\tScore\na, b\tHe said "no".\t2.5\nz\tx y\t0\n'),
         ("a.tsv", '\ufeffHe said "no".\ta, b\t2.5\r\n\r\nx y\tz\t0\r\n'),
     ],
 )
@@ -106,12 +108,12 @@ def test_pairs_in_every_accepted_layout(tmp_path, name, content):
         ("a,b,1\nc,d\n", "line 2 .* has 2 fields"),
         ("a,b,1\nc,d,e,2\n", "line 2 .* has 4 fields"),
         ("a,b\n", "line 1 .* has 2 fields"),
-        ("a,b,1\nc,d,high\n", "line 2 .*'high', not a number"),
+        ("a,b,1\nc,d,high\n", "line 2 .*'high' is not a finite number"),
         ("a,b,1\nc,d,nan\n", "line 2 .*not a finite number"),
-        ("sentence1,sentence2\na,b\n", "without `score` or `label`"),
+        ("sentence1,sentence2\na,b\n", "no column score or label"),
         ('a,b,1\n"c,d,2\n', "is not csv"),
-        ("a,b,1\n", "1 sentence pairs"),
-        ("", "0 sentence pairs"),
+        ("a,b,1\n", "one sentence pair"),
+        ("", "is empty"),
     ],
 )
 def test_wrong_pairs_are_refused_with_their_line(tmp_path, content, sentence):
@@ -178,20 +180,20 @@ def test_language_of_nothing_is_the_shipped_text():
 def test_a_lesson_is_read_by_the_same_rules(tmp_path):
     pair = "sentence1,sentence2,score\n" + "".join(f"a {i},b {i},1\n" for i in range(3))
     (tmp_path / "few.csv").write_text(pair)
-    with pytest.raises(NotLoadable, match=r"few\.csv has 6 texts: 8 are needed"):
-        lesson(str(tmp_path / "few.csv"), 0)
+    with pytest.raises(NotLoadable, match=r"few\.csv holds 3 examples: 10 are needed"):
+        lesson(str(tmp_path / "few.csv"))
     (tmp_path / "few.txt").write_text(lines(7))
     with pytest.raises(NotLoadable, match=r"few\.txt has 7 texts: 8 are needed"):
-        lesson(str(tmp_path / "few.txt"), 0)
+        lesson(str(tmp_path / "few.txt"))
     (tmp_path / "train.csv").write_text(pair)
-    (tmp_path / "val.csv").write_text(pair)
-    found = lesson(str(tmp_path), 0)
-    assert len(found.sentences) == 6 and len(found.pairs) == 3 and not found.held
+    (tmp_path / "val.csv").write_text(pair.replace("a ", "c ").replace("b ", "d "))
+    found = lesson(str(tmp_path))
+    assert len(found.sentences) == 6 and len(found.scored) == 3 and not found.held
     for name in ("train.csv", "val.csv", "few.csv"):
         (tmp_path / name).unlink()
     (tmp_path / "train.txt").write_text(lines(3))
     (tmp_path / "dev.txt").write_text(lines(200))
-    found = lesson(str(tmp_path), 0)
+    found = lesson(str(tmp_path))
     assert len(found.sentences) == 3 and 32 <= len(found.held) <= 64
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tlmtool.cli import run
 from tlmtool.compression.compress import compress
-from tlmtool.data.reading import sentence_pairs
+from tlmtool.data.labelled import sentence_pairs
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.models import checkpoint

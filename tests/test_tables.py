@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlmtool.data import tables
-from tlmtool.data.labelled import examples, splits
+from tlmtool.data.labelled import examples, sentence_pairs, splits
 from tlmtool.data.parallel import parallel_pairs
-from tlmtool.data.reading import sentence_pairs, texts
+from tlmtool.data.reading import texts
 from tlmtool.data.tables import rows
 from tlmtool.failure import Failure, NotLoadable
 

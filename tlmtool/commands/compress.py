@@ -77,9 +77,9 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
     if recipe.recovery.steps is not None:
         if tokenizer is None:
             raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
-        from tlmtool.training.distilling import lesson
+        from tlmtool.data.lessons import lesson
 
-        lesson(recipe.recovery.data, 0)
+        lesson(recipe.recovery.data)
     named = checked_figure(recipe.output.fail_if)
     if tokenizer is None and QUALITY.fullmatch(named):
         raise Usage(f"{recipe.model} has no tokenizer, so that {named} is not measured")

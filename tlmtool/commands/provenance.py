@@ -47,9 +47,9 @@ def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
     if wanted.text == "none":
         return [], shipped[1], Calibration(source="none: the weights alone decide")
     if wanted.text is None and taught:
-        from tlmtool.training.distilling import lesson
+        from tlmtool.data.lessons import lesson
 
-        rest, held = (found := lesson(taught, 0)).sentences, found.measured()
+        rest, held = (found := lesson(taught)).sentences, found.measured()
     else:
         rest, held = held_out(reading.texts(wanted.text, None, recipe.seed))
     used = reading.choose(rest, wanted.samples, recipe.seed)

@@ -4,7 +4,8 @@ A GLUE task is read from a folder of GLUE's tsv files (`train.tsv`, and `dev.tsv
 `dev_matched.tsv`; quotes are text), from tables with the Hub's column names, or from the Hub's
 `glue`. `classification` and `regression` are read from a folder with `train` and `dev` (or
 `validation`, `valid`, `val`) in csv, tsv, jsonl or parquet, or from a data set of the Hub. They are
-also read from one such file, of which every tenth row becomes the development split.
+also read from one such file, of which every tenth row becomes the development split. `similarity`
+takes the same layouts: sentence1, sentence2 and a score in each row.
 """
 
 from contextlib import suppress
@@ -29,8 +30,9 @@ from tlmtool.data.tables import Row
 from tlmtool.data.text import place
 from tlmtool.failure import NotLoadable
 from tlmtool.recipe.rules import known_task
-from tlmtool.tasks.table import LABELLED, PAIR, TASKS, Task
+from tlmtool.tasks.table import LABELLED, PAIR, SIMILARITY, TASKS, Task
 
+READ = (*LABELLED, SIMILARITY)  # tasks whose examples are rows with a label or a score
 TEXT, SECOND = ("text", "sentence", "sentence1"), ("sentence2",)
 
 
@@ -40,6 +42,9 @@ class Example(NamedTuple):
     first: str
     second: str | None
     label: int | float
+
+
+Pair = tuple[str, str, float]  # two sentences and how similar they are
 
 
 class Splits(NamedTuple):
@@ -67,7 +72,7 @@ def splits(
     all labels are among them. Raises Usage for an unknown task, and NotLoadable for data that are
     missing or malformed.
     """
-    row, given = TASKS[known_task(task, LABELLED)], (text, pair, label)
+    row, given = TASKS[known_task(task, READ)], (text, pair, label)
     if row.made:
         found = [Example(sentence, None, label) for sentence, label in resolve_name(row.made)()]
         return Splits(row, *tenth_aside(found, row.source), row.source)
@@ -108,7 +113,7 @@ def examples(
     `classes`: those that the model of a `classification` knows, by id; by default those of the
     file.
     """
-    path, row = place(data) if data is not None else None, TASKS[known_task(task, LABELLED)]
+    path, row = place(data) if data is not None else None, TASKS[known_task(task, READ)]
     if row.made or path is None or not path.is_file():
         found = splits(task, data, text=text, pair=pair, label=label, classes=classes)
         return found.task, found.dev
@@ -118,9 +123,29 @@ def examples(
     return row, _examples(row, given, read)
 
 
+def sentence_pairs(
+    data: str | Path | None,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+) -> list[Pair]:
+    """What similarity is scored on: the development split, or all of a single file. Raises
+    NotLoadable as `examples` does, and for a single pair."""
+    return pairs_of(examples(SIMILARITY, data, text=text, pair=pair, label=label)[1], str(data))
+
+
+def pairs_of(found: list[Example], source: str) -> list[Pair]:
+    """Examples of two texts and a figure as pairs. Raises NotLoadable where there are too few for a
+    correlation."""
+    if len(found) < 2:
+        raise NotLoadable(f"{source} gives one sentence pair to score: at least 2 are needed")
+    return [(first.strip(), (second or "").strip(), float(score)) for first, second, score in found]
+
+
 def _with_classes(task: Task, given: Columns, read: list[Row], classes: tuple[str, ...]) -> Task:
     """The task; without classes of its own, it gets those given, or else those of the rows."""
-    if task.labels or task.kind == "regression":
+    if task.labels or task.kind != "classification":
         return task
     if not classes:
         column = column_of(read, given[2], task.label, "label")

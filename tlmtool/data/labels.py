@@ -46,7 +46,7 @@ Reader = Callable[[str, Any], int | float]
 def reader_of(task: Task) -> Reader:
     """A function (where, raw label) -> id or figure; it raises NotLoadable, with `where`, for
     labels that are neither."""
-    return _figure_of(task) if task.kind == "regression" else _id_of(task)
+    return _id_of(task) if task.kind == "classification" else _figure_of(task)
 
 
 def class_names(source: str, labels: Iterable[str]) -> tuple[str, ...]:

@@ -1,18 +1,16 @@
-"""A file or a data set becomes texts or sentence pairs."""
+"""A file or a data set becomes texts."""
 
 import importlib.resources
-import math
 import random
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tlmtool.data.tables import few, records
+from tlmtool.data.tables import few
 from tlmtool.data.text import decoded, place, read_text
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
 
 Item = TypeVar("Item")
-Pair = tuple[str, str, float]
 
 TEXT_SUFFIXES = {".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md", ".raw", ".gz", ".zip"}
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -108,55 +106,3 @@ def _dataset(source: str) -> list[str]:
         )
     found = rows["text" if "text" in columns else columns[0]]
     return [each for each in found if isinstance(each, str)]
-
-
-def sentence_pairs(path: str | Path) -> list[Pair]:
-    """(sentence1, sentence2, score) of each line of a csv or tsv; in a tsv, quotes are text.
-
-    A header names the columns `sentence1`, `sentence2` and `score` (or `label`), in any order and
-    among others. Without a header there are exactly these three. Raises NotLoadable with the number
-    of the line.
-    """
-    path = Path(path).expanduser()
-    text = read_text(path)
-    tabs = path.suffix.lower() == ".tsv" or "\t" in text.lstrip("\n").split("\n", 1)[0]
-    pairs: list[Pair] = []
-    columns: list[int] | None = None
-    for where, fields in records(text, str(path), tabs):
-        if columns is None:
-            columns, header = _columns(fields, where)
-            if header:
-                continue
-        pairs.append(_pair(fields, columns, where))
-    if len(pairs) < 2:
-        raise NotLoadable(f"{path} holds {len(pairs)} sentence pairs; at least 2 are needed")
-    return pairs
-
-
-def _columns(fields: list[str], where: str) -> tuple[list[int], bool]:
-    """The places of the two sentences and the score, and whether `fields` is a header."""
-    names = [field.strip().lower() for field in fields]
-    if "sentence1" not in names or "sentence2" not in names:
-        if len(fields) != 3:
-            raise NotLoadable(
-                f"{where} has {len(fields)} fields: sentence1, sentence2, score are expected"
-            )
-        return [0, 1, 2], False
-    score = next((name for name in ("score", "label") if name in names), None)
-    if score is None:
-        raise NotLoadable(f"{where} is a header without `score` or `label`: it has {few(names)}")
-    return [names.index("sentence1"), names.index("sentence2"), names.index(score)], True
-
-
-def _pair(fields: list[str], columns: list[int], where: str) -> Pair:
-    """The pair in a line. Raises NotLoadable with the place of the line."""
-    if len(fields) <= max(columns) or (columns == [0, 1, 2] and len(fields) != 3):
-        raise NotLoadable(f"{where} has {len(fields)} fields: {max(columns) + 1} are expected")
-    left, right, score = (fields[column] for column in columns)
-    try:
-        value = float(score)
-    except ValueError as error:
-        raise NotLoadable(f"{where}: the score is {score[:40]!r}, not a number") from error
-    if not math.isfinite(value):
-        raise NotLoadable(f"{where}: the score is {score[:40]!r}, not a finite number")
-    return left.strip(), right.strip(), value

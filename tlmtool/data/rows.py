@@ -98,9 +98,12 @@ def columns_of(read: list[Row]) -> list[str]:
 
 
 def column_of(read: list[Row], asked: str | None, names: tuple[str, ...], what: str) -> str:
-    """The name of a column: the one that is asked for, or the first known one that is there."""
+    """The name of a column: the one that is asked for, or the first known one that is there. Of the
+    known ones, the case does not matter."""
     there = columns_of(read)
-    found = next((n for n in ([asked] if asked else names) if n in there), None)
+    lower = {name.lower(): name for name in reversed(there)}
+    known = [n if n in there else lower.get(n.lower()) for n in names]
+    found = next((n for n in ([asked] if asked else known) if n in there), None)
     if found is None:
         missed = f"{asked}, which --{what}-column names" if asked else " or ".join(names)
         other = "" if asked else f"; --{what}-column names another"

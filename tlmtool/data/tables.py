@@ -30,7 +30,7 @@ def rows(
     path: Path, columns: tuple[str, ...] | None = None, header: tuple[str, ...] = ()
 ) -> list[Row]:
     """The rows of a file, by its suffix. `columns` are those of a csv or tsv without a header. Its
-    first line is a header if it holds every name in `header`.
+    first line is a header if it holds every name in `header`, in any case.
 
     In a tsv, quotes are text; in a csv, they quote. Blank lines do not count. Raises NotLoadable,
     with the line, for a row with too few fields or too many, for quotes that do not close, and for
@@ -73,18 +73,23 @@ def _delimited(
     path: Path, columns: tuple[str, ...] | None, header: tuple[str, ...]
 ) -> Iterator[Row]:
     tabs, names = path.suffix.lower() == ".tsv", None
+    strict = not tabs  # the rows of a tsv may hold more fields than its header names
     for where, fields in records(read_text(path), str(path), tabs):
         if names is None:
             first = tuple(field.strip() for field in fields)
-            if columns is None or set(header) <= set(first):
+            if columns is None or _plain(header) <= _plain(first):
                 names = _once(where, first)
                 continue
-            names = columns
-        if len(fields) < len(names) or (len(fields) > len(names) and not tabs):
+            names, strict = columns, True
+        if len(fields) < len(names) or (len(fields) > len(names) and strict):
             raise NotLoadable(
                 f"{where} has {len(fields)} fields, {len(names)} are expected ({few(names)})"
             )
         yield where, dict(zip(names, fields, strict=False))
+
+
+def _plain(names: Iterable[str]) -> set[str]:
+    return {name.lower() for name in names}
 
 
 def few(names: Iterable[str]) -> str:

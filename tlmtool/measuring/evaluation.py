@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from tlmtool.data.reading import Pair
+from tlmtool.data.labelled import Pair
 from tlmtool.failure import Failure
 from tlmtool.measuring.examples import examples_of
 from tlmtool.measuring.inputs import name_of

@@ -9,7 +9,7 @@ from tlmtool.data import labelled
 from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
-from tlmtool.data.reading import choose, sentence_pairs, texts
+from tlmtool.data.reading import choose, texts
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.losses import objective_of
@@ -52,6 +52,11 @@ def examples_of(
         bleu_of(languages)  # refused before any work
         if data is None or isinstance(data, str | Path):
             data = parallel_pairs(data, languages, columns.get("text"), columns.get("label"))
+    if row.kind == "similarity":
+        if data is None:
+            raise Usage("task similarity needs data: a table of sentence1, sentence2, score")
+        if isinstance(data, str | Path):
+            data = labelled.sentence_pairs(data, **columns)
     return row, _plain(row, data, samples, seed)
 
 
@@ -90,15 +95,9 @@ def _labelled(
 
 def _plain(task: Task, data: Any, samples: int | None, seed: int) -> list[Any]:
     """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
-    if task.kind == "similarity":
-        if data is None:
-            raise Usage(
-                "task similarity needs data: a csv or tsv file of sentence1, sentence2, score"
-            )
-        return choose(sentence_pairs(data) if isinstance(data, str | Path) else data, samples, seed)
     if data is None or isinstance(data, str | Path):
         return texts(development_file(data), samples, seed)
     if not data:
-        what = "sentence pairs" if task.kind == "translation" else "texts"
+        what = "texts" if task.kind in ("language", "features") else "sentence pairs"
         raise Usage(f"task {task.name} was given no {what}")
     return choose(data, samples, seed)

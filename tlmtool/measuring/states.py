@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from tlmtool.data.reading import Pair
+from tlmtool.data.labelled import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic

@@ -178,6 +178,10 @@ _OTHERS = (
         ("spearman",),
         words="Spearman correlation of scores and cosines of last hidden states, pooled ",
         trained=False,
+        texts=tuple((name,) for name in PAIR),
+        label=("score", "label"),
+        columns=(*PAIR, "score"),
+        csv=(*PAIR, "score"),
     ),
     Task(
         "features",
@@ -200,4 +204,4 @@ GLUE = {task.name: task for task in _GLUE}
 LABELLED = tuple(name for name, task in TASKS.items() if task.labelled)
 LANGUAGE = tuple(name for name, task in TASKS.items() if task.kind == "language")
 TRAINED = tuple(name for name, task in TASKS.items() if task.trained)
-TRANSLATION = "translation"
+TRANSLATION, SIMILARITY = "translation", "similarity"

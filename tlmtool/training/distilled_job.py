@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tlmtool.data.language import HELD
+from tlmtool.data.lessons import Lesson, lesson
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import takes
 from tlmtool.measuring.outputs import position_limit
@@ -14,7 +15,7 @@ from tlmtool.measuring.predictions import classes_of, nameless
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.schema import Recipe
-from tlmtool.training.distilling import Distilled, Lesson, lesson, measure_of
+from tlmtool.training.distilling import Distilled, measure_of
 from tlmtool.training.job import Job, set_aside
 from tlmtool.training.objectives import Objective
 from tlmtool.training.task_jobs import labelled_job
@@ -43,14 +44,16 @@ def distilled_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder
 
 def _of_sentences(recipe: Recipe, model: nn.Module, teacher: nn.Module, tokenizer: Any) -> Job:
     """Distillation on sentences, without labels."""
-    length, found = recipe.training.max_length, lesson(recipe.training.data, 0)
+    given = recipe.training
+    columns = {"text": given.text, "pair": given.pair, "label": given.label}
+    length, found = recipe.training.max_length, lesson(recipe.training.data, columns=columns)
     _check_teacher(recipe, teacher, model, tokenizer)
     train, aside, where = set_aside(recipe, found.sentences, [])
     final = watching = measure_of(found, teacher, tokenizer, length)
     plain = Objective(model, tokenizer, train, None, length)
-    notes = {"examples": len(train), "dev": len(found.pairs or found.held)}
+    notes = {"examples": len(train), "dev": len(found.scored or found.held)}
     if aside:  # choices are made on sentences alone
-        watched = Lesson(train, aside[:: max(1, len(aside) // HELD)][:HELD], [], where)
+        watched = Lesson(train, aside[:: max(1, len(aside) // HELD)][:HELD], None, [], where)
         watching = measure_of(watched, teacher, tokenizer, length)
         notes |= {"watched": f"{where}: feature error, lower is better"}
     name, better, score = watching

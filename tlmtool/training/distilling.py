@@ -1,8 +1,7 @@
-"""Distillation: the sentences, the loss against a teacher, and the score of what was learned."""
+"""Distillation: the loss against a teacher, and the score of what was learned."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 
 from tlmtool.data.batching import Batch
 from tlmtool.data.labels import matched
-from tlmtool.data.language import HELD, apart, language_splits
-from tlmtool.data.reading import Pair, sentence_pairs
-from tlmtool.data.tables import DEV, TRAIN, split_file
+from tlmtool.data.lessons import Lesson
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import check_token, inputs_once, name_of, outputs_of, takes
 from tlmtool.measuring.outputs import shifted
@@ -20,61 +17,25 @@ from tlmtool.measuring.predictions import classes_of, columns
 from tlmtool.tasks.table import Task
 from tlmtool.training.objectives import Objective
 
-TABLES = (".csv", ".tsv")
-
-
-class Lesson(NamedTuple):
-    """Sentences to distill on, and what is measured: `pairs` of a development set, or texts that
-    are held out of the sentences."""
-
-    sentences: list[str]
-    held: list[str]
-    pairs: list[Pair]
-    source: str
-
-    def measured(self) -> list[str]:
-        """At most 64 texts that the model is not distilled on."""
-        return self.held or _sentences(self.pairs)[:: max(1, len(self.pairs) // 32)][:HELD]
-
-
-def lesson(data: str | None, seed: int) -> Lesson:
-    """The sentences of a file of texts, one a line, or of a csv or tsv of sentence pairs, whose
-    scores are not read. A folder holds such tables as a train and a development set. Raises
-    NotLoadable where nothing is left to measure on."""
-    path = Path(data).expanduser() if data else None
-    if path and path.is_dir() and (train := split_file(path, TRAIN, TABLES)):
-        dev = split_file(path, DEV, TABLES)
-        pairs = sentence_pairs(dev) if dev else []
-        return _of_pairs(sentence_pairs(train), pairs, str(data))
-    if path and path.is_file() and path.suffix.lower() in TABLES:
-        return _of_pairs(sentence_pairs(path), [], str(data))
-    rest, held, source = language_splits(data)
-    return Lesson(rest, held[:: -(-len(held) // HELD)], [], source)
-
-
-def _of_pairs(train: list[Pair], pairs: list[Pair], source: str) -> Lesson:
-    found = _sentences(train)
-    rest, held = (found, []) if pairs else apart(found, source)
-    return Lesson(rest, held, pairs, source)
-
-
-def _sentences(pairs: list[Pair]) -> list[str]:
-    return list(dict.fromkeys(s for first, second, _ in pairs for s in (first, second)))
-
 
 def measure_of(
     found: Lesson, teacher: nn.Module, tokenizer: Any, max_length: int
 ) -> tuple[str, str, Callable[[nn.Module], float]]:
-    """(metric, which is better, model -> score). The score is Spearman on the pairs, or without
-    pairs the error of the last hidden state against the teacher's on the held-out texts."""
-    task, examples = ("similarity", found.pairs) if found.pairs else ("features", found.held)
-    against = None if found.pairs else teacher
+    """(metric, which is better, model -> score). The score is that of the lesson's rows, or without
+    any the error of the last hidden state against the teacher's on the held-out texts."""
+    settings: dict[str, Any] = {"max_length": max_length}
+    if found.task:
+        settings |= {"read": (found.task, found.scored)}
+    else:
+        settings |= {"data": found.held, "against": teacher}
+    name = found.task.name if found.task else "features"
 
     def score(model: nn.Module) -> float:
-        settings = {"against": against, "max_length": max_length}
-        return evaluate(task, model, tokenizer, examples, **settings)["models"][0]["score"]
+        return evaluate(name, model, tokenizer, **settings)["models"][0]["score"]
 
-    return ("spearman", "higher", score) if found.pairs else ("feature error", "lower", score)
+    if found.task:
+        return found.task.metric, found.task.better, score
+    return "feature error", "lower", score
 
 
 class Distilled(Objective):

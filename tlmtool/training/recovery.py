@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import nn
 
+from tlmtool.data.lessons import lesson
 from tlmtool.recipe.schema import Recipe, Training
 from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
 from tlmtool.training import finetune
-from tlmtool.training.distilling import Distilled, lesson, measure_of
+from tlmtool.training.distilling import Distilled, measure_of
 from tlmtool.training.job import Job, freeze
 from tlmtool.training.objectives import Objective
 
@@ -27,7 +28,7 @@ class Recovery:
         training = Training(lr=wanted.lr or RATES[train], train=train, **settings)
         common = {"seed": recipe.seed, "device": recipe.device}
         self.recipe = Recipe("finetune", recipe.model, training=training, **common)
-        self.lesson = lesson(wanted.data, 0)
+        self.lesson = lesson(wanted.data)
         self.teacher = copy.deepcopy(model)
         self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
         self.dense = self.measured[2](model)
@@ -59,7 +60,7 @@ class Recovery:
         model.to(dtype).eval()
         for parameter, kept in held.items():
             parameter.requires_grad_(kept)
-        kind = "development pairs" if self.lesson.pairs else "texts held out"
+        kind = "development rows" if self.lesson.task else "texts held out"
         return Recovered(
             metric=name,
             better=better,
@@ -70,6 +71,6 @@ class Recovery:
             trained=self.recipe.training.train or "factors",
             lr=self.recipe.training.lr,
             sentences=len(self.lesson.sentences),
-            scored_on=f"{len(self.lesson.pairs or self.lesson.held):,} {kind}",
+            scored_on=f"{len(self.lesson.scored or self.lesson.held):,} {kind}",
             data=self.lesson.source,
         )
