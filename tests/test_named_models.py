@@ -22,7 +22,7 @@ def dense(tmp_path, monkeypatch) -> Path:
         (home / "refs").mkdir()
         (home / "refs" / "main").write_text(REVISION)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(finding, "_minilm", lambda: finding.cached("minilm/minilm"))
+    monkeypatch.setattr(finding, "minilm", lambda: finding.cached("minilm/minilm"))
     (tmp_path / "cache" / "models--minilm").rename(tmp_path / "cache" / "models--minilm--minilm")
     monkeypatch.chdir(tmp_path)
     return saved(tmp_path / "dense", head="lm")

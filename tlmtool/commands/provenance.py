@@ -7,8 +7,8 @@ from tlmtool.data import reading
 from tlmtool.data.language import held_out
 from tlmtool.files.reading import sha256
 from tlmtool.models.architectures import ALIASES
-from tlmtool.models.finding import MINILM
 from tlmtool.models.folder import Folder
+from tlmtool.models.known import MINILM
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.parts.calibration import Calibration
 from tlmtool.report.parts.model import Model
@@ -27,6 +27,8 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.path.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
     named = MINILM if recipe.model == "minilm" else named
+    if origin := folder.origin:
+        named = origin.made_from or Path(origin.file).stem
     said = front.get("license")
     return Model(
         id=recipe.model,
@@ -34,6 +36,7 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
         base_model=base if isinstance(base, str) else named,
         license=tuple(said) if isinstance(said, list) else said,
         type=config["model_type"],
+        gguf=None if origin is None else origin.to_dict(),
         **common,
     )
 

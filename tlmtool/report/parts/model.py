@@ -1,7 +1,7 @@
 """The part `model` of a report: which model it is about, and where the result lies."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tlmtool.report.figures import View
 from tlmtool.report.layout import Document, Part, entry
@@ -18,6 +18,11 @@ class Model(Part):
 
     id: str | None = entry("the model as it was named in the command", optional=True)
     sha256: dict[str, str] | None = entry("checksum of each file of weights", optional=True)
+    gguf: dict[str, Any] | None = entry(
+        "the GGUF file that the weights were unpacked from: its name, bytes and sum, its "
+        "quantization, and the number of tensors of each type",
+        optional=True,
+    )
     base_model: str | None = entry("the model that it was made from", optional=True)
     license: str | tuple[str, ...] | None = entry(
         "the license that its model card names, or a list of several", optional=True
