@@ -130,10 +130,7 @@ def measured(
         place = str(folder)
     found |= sizes(place, report)
     scored, found["scoring"] = ran(scoring(model, place, given))
-    figures = scored["models"][0]
-    return found | {
-        key: figures[key] for key in ("score", "perplexity", "tokens") if key in figures
-    }
+    return found | {"metric": scored["metric"], "score": scored["models"][0]["score"]}
 
 
 def main() -> None:

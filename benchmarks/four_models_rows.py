@@ -38,35 +38,34 @@ class Row:
         return self.make[0] if self.make else "dense"
 
 
-def _beside(row: str, *sites: str) -> dict[str, Row]:
+def _beside(row: str, size: str, *sites: str) -> dict[str, Row]:
     """The two rivals of a row of tlm that keep as many parameters of the same sites."""
-    whitened = "SVD, one share for all, weighted by dense inputs"
     return {
-        f"{row}-whitened": Row(whitened, ("whitened", *sites), row),
-        f"{row}-svd": Row("plain SVD, one share for all", ("svd", *sites), row),
+        f"{row}-whitened": Row(f"whitened SVD, {size}", ("whitened", *sites), row),
+        f"{row}-svd": Row(f"plain SVD, {size}", ("svd", *sites), row),
     }
 
 
 def _shares() -> dict[str, Row]:
-    """tlm by svd at two shares of attention and feed-forward matrices, and its rivals."""
+    """tlm at two shares of attention and feed-forward matrices, and its rivals."""
     found = {}
     for keep in ("0.8", "0.6"):
-        make = ("compress", "--keep", keep, *BOTH)
-        found[f"keep-{keep}"] = Row(f"tlm --keep {keep} --method svd", (*make, "--method", "svd"))
-        found |= _beside(f"keep-{keep}", *BOTH)
-        found[f"keep-{keep}-auto"] = Row(f"tlm --keep {keep}", make)
+        flag, make = f"`--keep {keep}`", ("compress", "--keep", keep, *BOTH)
+        found[f"keep-{keep}"] = Row(f"tlm {flag}, `--method svd`", (*make, "--method", "svd"))
+        found[f"keep-{keep}-auto"] = Row(f"tlm {flag}", make)
+        found |= _beside(f"keep-{keep}", f"as {flag}", *BOTH)
     return found
 
 
 ROWS = {
     "dense": Row("dense"),
-    "int8": Row("int8, nearest", ("round", *BOTH, "--bits", "8")),
+    "int8": Row("int8", ("round", *BOTH, "--bits", "8")),
     "int8-all": Row("int8, tokens too", ("round", *BOTH, "--bits", "8", "--embeddings")),
-    "int4": Row("int4, nearest", ("round", *BOTH, "--bits", "4")),
+    "int4": Row("int4", ("round", *BOTH, "--bits", "4")),
     "int4-all": Row("int4, tokens too", ("round", *BOTH, "--bits", "4", "--embeddings")),
     **_shares(),
-    "rank-8": Row("tlm --rank 8 (attention)", ("compress", "--rank", "8")),
-    **_beside("rank-8", "--sites", "attention"),
+    "rank-8": Row("tlm `--rank 8`", ("compress", "--rank", "8")),
+    **_beside("rank-8", "as `--rank 8`", "--sites", "attention"),
 }
 
 

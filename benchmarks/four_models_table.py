@@ -8,6 +8,7 @@ from four_models_rows import ROWS
 HEADINGS = ("row", "parameters", "keep", "MB", "score", "change", "seconds", "memory MB", "RSS MB")
 MEMORY = ("peak_memory_bytes", "peak_rss_bytes")
 MB = 10**6
+PERPLEXITY = "perplexity"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -36,17 +37,14 @@ def _cells(row: dict[str, Any], dense: dict[str, Any] | None) -> list[str]:
         f"{row['parameters']:,}",
         "" if keep is None else f"{keep:.3f}",
         f"{row['weight_bytes'] / MB:.1f}",
-        f"{row['perplexity']:.2f}" if "perplexity" in row else f"{row['score']:.4f}",
+        f"{row['score']:.{2 if row['metric'] == PERPLEXITY else 4}f}",
         "" if dense is None or row is dense else f"{_change(row, dense):+.4f}",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
-        *(
-            f"{row[k] / MB:.0f}" if row.get(k) else ""
-            for k in ("peak_memory_bytes", "peak_rss_bytes")
-        ),
+        *(f"{row[key] / MB:.0f}" if row.get(key) else "" for key in MEMORY),
     ]
 
 
 def _change(row: dict[str, Any], dense: dict[str, Any]) -> float:
-    if "perplexity" in row:
-        return log(row["perplexity"] / dense["perplexity"])
+    if row["metric"] == PERPLEXITY:
+        return log(row["score"] / dense["score"])
     return row["score"] - dense["score"]

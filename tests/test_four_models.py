@@ -159,6 +159,7 @@ def test_rows_that_are_there_are_not_made_again(scripts, tmp_path, monkeypatch, 
         if name == "keep-0.8" and made.count("keep-0.8") == 1:
             raise KeyboardInterrupt
         figures = {"parameters": 10, "weight_bytes": 10**6, "score": len(made) / 10}
+        figures["metric"] = "spearman"
         return {"model": model, "row": name, **figures}
 
     monkeypatch.setattr(main, "measured", measured)
