@@ -5,30 +5,34 @@ from collections import Counter
 import pytest
 import torch
 from conftest import CASES, CONFIGS, SEQ2SEQ, pico, type_of
+from expected_roles import ENDINGS, expected
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5EncoderModel, ViTConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5EncoderModel
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.decompositions.btd import BTD
 from tlmtool.models import modeling
-from tlmtool.models.architectures import ARCHITECTURES, ATTENTION, GROUPS, architecture
+from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.models.attending import heads_of
 from tlmtool.models.factorized import dense_weight, shape
 from tlmtool.models.kernels import attending
+from tlmtool.models.roles import ATTENTION, GROUPS
 from tlmtool.models.surgery import factorize, modes, sites
 
 SEPARATE = ("query", "key", "value", "output")
 LAYERS = 2  # of a pico model; of its encoder and of its decoder where it has both
 
 
+def in_blocks(model: nn.Module) -> dict[str, str]:
+    """{site: role} without what stands outside of attention and feed-forward."""
+    return {site: role for site, role in sites(model).items() if role != "other"}
+
+
 def counts(family: str) -> dict[str, int]:
     """{role: sites} of a pico model, by its config: a layer has one feed-forward block and one
     attention block, and a layer of a decoder that reads an encoder has two of these."""
-    model = pico(family)
-    both = model.config.is_encoder_decoder
-    row = architecture(model.config.model_type)
-    gated = "gated" in str(getattr(model.config, "feed_forward_proj", ""))
-    roles = {*row.roles} - ({*row.optional} if not gated else set())
+    both = pico(family).config.is_encoder_decoder
+    roles = {*ENDINGS[family]} - {"embedding"}
     found = {role: LAYERS * (3 if both else 1) for role in roles if role in ATTENTION}
     found |= {role: LAYERS * (2 if both else 1) for role in roles if role not in ATTENTION}
     return {**found, "embedding": 1}
@@ -36,6 +40,7 @@ def counts(family: str) -> dict[str, int]:
 
 def test_every_row_of_the_table_has_a_pico_model():
     assert {type_of(family) for family in CONFIGS} == set(ARCHITECTURES)
+    assert {*ENDINGS} == {*CONFIGS}
 
 
 def test_counts_of_sites_by_example():
@@ -52,14 +57,15 @@ def test_counts_of_sites_by_example():
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_number_of_sites_of_each_role(family, head):
     model = pico(family, head)
-    found = sites(model)
+    found = in_blocks(model)
+    assert found == expected(model, family) and list(found) == list(expected(model, family))
     assert Counter(found.values()) == counts(family)
     assert set(found.values()) <= set(GROUPS["all"])
     for site, role in found.items():
         module = model.base_model.get_submodule(site)
         assert isinstance(module, nn.Embedding if role == "embedding" else (nn.Linear, Conv1D))
     if head != "base":  # heads have none of their own
-        assert found == sites(pico(family))
+        assert found == in_blocks(pico(family))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -71,7 +77,7 @@ def test_no_linear_of_a_layer_is_forgotten(family):
         if isinstance(module, (nn.Linear, Conv1D))
         and any(part.isdigit() for part in name.split("."))
     }
-    assert linears == {site for site, role in sites(model).items() if role != "embedding"}
+    assert linears == {site for site, role in in_blocks(model).items() if role != "embedding"}
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -79,20 +85,20 @@ def test_shapes_tell_roles_apart(family):
     """Width 32, feed-forward 48: a role given to another's module has its shape."""
     model = pico(family)
     query, kv = (32, 32), (32 if "num_key_value_heads" not in CONFIGS[family] else 16, 32)
-    expected = {"query": query, "output": query, "key": kv, "value": kv, "qkv": (96, 32)}
-    expected |= {"gate": (48, 32), "up": (48, 32), "down": (32, 48)}
-    expected["embedding"] = (99, CONFIGS[family].get("embedding_size", 32))
-    for site, role in sites(model).items():
-        assert shape(model.base_model.get_submodule(site)) == expected[role], site
+    shapes = {"query": query, "output": query, "key": kv, "value": kv, "qkv": (96, 32)}
+    shapes |= {"gate": (48, 32), "up": (48, 32), "down": (32, 48)}
+    shapes["embedding"] = (99, CONFIGS[family].get("embedding_size", 32))
+    for site, role in in_blocks(model).items():
+        assert shape(model.base_model.get_submodule(site)) == shapes[role], site
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_modes_of_attention_projections_are_heads_and_width(family):
     model = pico(family)
     kv = (2, 8) if "num_key_value_heads" in CONFIGS[family] else (4, 8)
-    expected = {"query": (4, 8), "output": (4, 8), "qkv": (12, 8), "key": kv, "value": kv}
+    split = {"query": (4, 8), "output": (4, 8), "qkv": (12, 8), "key": kv, "value": kv}
     for site, role in sites(model).items():
-        assert modes(model, site, role) == expected.get(role), site
+        assert modes(model, site, role) == split.get(role), site
 
 
 def test_modes_split_a_projection_into_its_heads():
@@ -129,52 +135,13 @@ def test_cross_attention_of_a_bert_decoder():
         **CONFIGS["bert"], is_decoder=True, add_cross_attention=True, bos_token_id=0, eos_token_id=2
     )
     model = BertModel(config)
-    found = sites(model)
+    found = in_blocks(model)
     assert Counter(found.values()) == {**counts("bert"), **dict.fromkeys(SEPARATE, 4)}
     cross = {site: role for site, role in found.items() if "crossattention" in site}
     assert Counter(cross.values()) == dict.fromkeys(SEPARATE, 2)
     assert modes(model, "encoder.layer.1.crossattention.self.key", "key") == (4, 8)
     before = AutoModelForCausalLM.from_config(config)
-    assert sites(before) == found
-
-
-def test_ends_of_paths_match_on_whole_components():
-    bert = architecture("bert")
-    assert bert.role_of("encoder.layer.0.attention.output.dense") == "output"
-    assert bert.role_of("encoder.layer.0.output.dense") == "down"
-    assert bert.role_of("encoder.layer.0.myoutput.dense") is None
-    assert bert.role_of("encoder.layer.0.output.dense.left") is None
-    assert architecture("t5").role_of("encoder.block.0.layer.1.DenseReluDense.wi_0") == "gate"
-    assert architecture("bart").role_of("encoder.layers.0.afc1") is None
-
-
-@pytest.mark.parametrize("family", CONFIGS)
-def test_a_role_without_a_site_raises_by_name(family):
-    for role in counts(family):
-        model = pico(family)
-        row = architecture(model.config.model_type)
-        for path in [path for path, _ in model.named_modules() if row.role_of(path) == role]:
-            parent, _, name = path.rpartition(".")
-            modules = model.get_submodule(parent)._modules
-            modules[f"{name}_renamed"] = modules.pop(name)
-        if role in row.optional:
-            assert role not in sites(model).values()
-        else:
-            with pytest.raises(ValueError, match=rf"{type(model).__name__} .* the role {role}: "):
-                sites(model)
-
-
-def test_an_unknown_type_names_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"'mamba' is not supported; known: bart, bert, .* t5"
-    ) as e:
-        architecture("mamba")
-    assert all(name in str(e.value) for name in ARCHITECTURES)
-    assert architecture("tlm-bert") is architecture("bert")
-    vit = nn.Module()
-    vit.config = ViTConfig()
-    with pytest.raises(ValueError, match="'vit' is not supported"):
-        sites(vit)
+    assert in_blocks(before) == found
 
 
 @pytest.mark.parametrize("family", SEQ2SEQ)

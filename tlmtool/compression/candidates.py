@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.failure import Usage
-from tlmtool.models.architectures import GROUPS
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
-from tlmtool.models.surgery import modes, sites
+from tlmtool.models.roles import GROUPS
+from tlmtool.models.surgery import head_count, modes, sites
 
 TABLE = "svd"  # the decomposition of an embedding: the only one that rows can be looked up in
 
@@ -75,7 +75,8 @@ class Candidates:
         if cls.takes_heads:
             fields["modes"] = modes(self.model, site, self.roles[site])
         if "blocks" in cls.__dataclass_fields__:
-            fields["blocks"] = blocks or self.blocks or self.model.config.num_attention_heads
+            heads = head_count(self.model, site) or 1
+            fields["blocks"] = blocks or self.blocks or heads
         return cls(**fields)
 
     def size(self, site: str, decomposition: Decomposition) -> int:

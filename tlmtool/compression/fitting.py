@@ -13,8 +13,8 @@ from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import SVD, spectrum
 from tlmtool.measuring.profiling import release_memory
-from tlmtool.models.architectures import WRITES_RESIDUAL
 from tlmtool.models.factorized import set_weight
+from tlmtool.models.roles import WRITES_RESIDUAL
 from tlmtool.models.surgery import factorize, plan_of
 
 RIDGE = 0.1  # pulls a fitted target towards W: a larger value trusts the calibration text less

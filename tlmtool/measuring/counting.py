@@ -5,7 +5,6 @@ FLOPs, and matrix products and convolutions alone count, however they are comput
 mask hides count too, so that causal softmax attention has all N x N pairs.
 """
 
-import copy
 from collections import Counter
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import name_of, takes
 from tlmtool.measuring.outputs import kernel_length, position_limit
+from tlmtool.models.shadow import shadow
 
 OTHER, SCORES = "other", "attention scores"
 PROJECTIONS = {"query", "key", "value", "qkv"}  # a module that holds one computes attention scores
@@ -23,7 +23,6 @@ CONVENTION = (
     "1 multiply-add = 2 FLOPs, matrix products and convolutions only, products that a mask hides "
     "included"
 )
-FUSED = {"sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -78,7 +77,7 @@ def forward_flops(
     run_on = "cpu" if next(model.parameters()).is_meta else None
     for device, mask in (("meta", True), ("meta", False), (run_on, True)):
         try:
-            return _counted(_shadow(model, device), seq_len, batch, roles or {}, mask)
+            return _counted(shadow(model, device), seq_len, batch, roles or {}, mask)
         except ValueError as error:
             raise Usage(f"{name_of(model)} cannot run a batch of {batch}: {error}") from error
         except (NotImplementedError, RuntimeError):
@@ -97,30 +96,13 @@ def check_length(model: nn.Module, seq_len: int) -> None:
         raise Usage(f"sequence length {seq_len} is not possible: {has}")
 
 
-def _shadow(model: nn.Module, device: str | None) -> Any:
-    """A copy with modules and config of its own. Its weights are zero on `device`, or shared where
-    that is None. Its attention is eager, so that the counter sees all of its products."""
-
-    def ghost(tensor: Tensor) -> Tensor:
-        if device is None:
-            return tensor
-        empty = torch.zeros_like(tensor, device=device)
-        return nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-
-    held = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
-    shadow: Any = copy.deepcopy(model, held)
-    if getattr(getattr(shadow, "config", None), "_attn_implementation", None) in FUSED:
-        shadow.set_attn_implementation("eager")
-    return shadow.eval()
-
-
 @torch.no_grad()
 def _counted(
-    shadow: nn.Module, seq_len: int, batch: int, roles: dict[str, str], mask: bool
+    ghost: nn.Module, seq_len: int, batch: int, roles: dict[str, str], mask: bool
 ) -> dict[str, Any]:
     """FLOPs of each part. What a module spends beyond its children goes to its nearest part."""
-    parts, placed = {shadow: OTHER}, _placed(shadow, roles)
-    for module in shadow.modules():
+    parts, placed = {ghost: OTHER}, _placed(ghost, roles)
+    for module in ghost.modules():
         holds = {placed.get(child) for child in module.children()} & PROJECTIONS
         own = placed.get(module) or (SCORES if holds else None)
         parts[module] = own or parts[module]
@@ -139,16 +121,16 @@ def _counted(
         if running:
             running[-1][1] += spent
 
-    for module in shadow.modules():
+    for module in ghost.modules():
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave)
-    inputs, calls = example_of(shadow, seq_len, batch), []
+    inputs, calls = example_of(ghost, seq_len, batch), []
     if not mask:
         del inputs["attention_mask"]
     with FlopCounterMode(display=False) as counter:
-        for module in (each for each in shadow.modules() if hasattr(each, "mixing")):
+        for module in (each for each in ghost.modules() if hasattr(each, "mixing")):
             module.mixing = _Watched(module.mixing, parts[module], counter, calls)
-        shadow(**inputs)
+        ghost(**inputs)
     for kernel, part, shape, causal, seen in calls:
         by_part[part] += kernel.flops(*shape, causal) - seen
     return {"total": sum(by_part.values()), "by_part": {k: v for k, v in by_part.items() if v}}

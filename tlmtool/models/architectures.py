@@ -1,31 +1,28 @@
-"""The table of families: which module of a model plays which role.
+"""The table of families: what cannot be read off a model.
 
-A new family is one row here. Names of families appear in no other file of the package.
+The roles of linears are read off the model itself, so a family without a row works too. A row says
+where a kernel can replace softmax attention. Names of families appear in no other file.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-ATTENTION = ("query", "key", "value", "qkv", "output")
-FFN = ("gate", "up", "down")
-GROUPS = {"attention": ATTENTION, "ffn": FFN, "embedding": ("embedding",)}
-GROUPS["all"] = (*ATTENTION, *FFN, "embedding")
-WRITES_RESIDUAL = ("output", "down")  # roles whose output is added to the residual stream
+UNKNOWN = (
+    "a kernel must know where its positions and biases enter the attention, and "
+    "models/architectures.py has no row for the type"
+)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models. Paths are relative to the base model and match on whole components.
+    """What cannot be read off the models of a family. Paths match on whole components.
 
-    `roles`: {role: endings of the paths of its modules}; the longest ending that fits wins.
-    `embedding`: whole paths of the table of tokens. `optional`: roles that a model may lack.
-    `attention`: the ending of a self-attention module that can take a kernel; `refuses`: why none
-    can. `masked`: endings of the names of classes with a head that predicts masked tokens.
+    `attention`: the ending of a self-attention module that can take a kernel; `projections`: {role:
+    path of its linear below the module, or below the module that holds that}; `refuses`: why none
+    can take one. `masked`: endings of the names of classes with a head that predicts masked tokens.
     """
 
-    roles: dict[str, tuple[str, ...]]
-    embedding: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    attention: str = "self_attn"
+    attention: str = ""
+    projections: dict[str, str] = field(default_factory=dict)
     refuses: str = ""
     masked: tuple[str, ...] = ("ForMaskedLM",)
 
@@ -33,95 +30,28 @@ class Architecture:
         """Whether the module at `path` (below the base model) is self-attention."""
         return not self.refuses and f".{path}".endswith(f".{self.attention}")
 
-    def role_of(self, path: str) -> str | None:
-        """The role of the module at `path` (below the base model), or None."""
-        if path in self.embedding:
-            return "embedding"
-        endings = [
-            (len(ending), role)
-            for role, several in self.roles.items()
-            for ending in several
-            if f".{path}".endswith(f".{ending}")
-        ]
-        return max(endings, default=(0, None))[1]
+
+def _row(attention: str, **projections: str) -> Architecture:
+    return Architecture(attention, projections)
 
 
-def _roles(**endings: str) -> dict[str, tuple[str, ...]]:
-    return {role: tuple(several.split()) for role, several in endings.items()}
-
-
-_BERT = _roles(
-    query="attention.self.query crossattention.self.query",
-    key="attention.self.key crossattention.self.key",
-    value="attention.self.value crossattention.self.value",
-    output="attention.output.dense crossattention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-)
-_BERT_LIKE = Architecture(_BERT, ("embeddings.word_embeddings",), attention="attention.self")
-_LLAMA_LIKE = Architecture(
-    _roles(
-        query="self_attn.q_proj",
-        key="self_attn.k_proj",
-        value="self_attn.v_proj",
-        output="self_attn.o_proj",
-        gate="mlp.gate_proj",
-        up="mlp.up_proj",
-        down="mlp.down_proj",
-    ),
-    ("embed_tokens",),
-)
-_BART_LIKE = Architecture(
-    _roles(
-        query="self_attn.q_proj encoder_attn.q_proj",
-        key="self_attn.k_proj encoder_attn.k_proj",
-        value="self_attn.v_proj encoder_attn.v_proj",
-        output="self_attn.out_proj encoder_attn.out_proj",
-        up="fc1",
-        down="fc2",
-    ),
-    ("shared", "decoder.embed_tokens"),
-)
+_BERT_LIKE = _row("attention.self", query="query", key="key", value="value", output="output.dense")
+_LLAMA_LIKE = _row("self_attn", query="q_proj", key="k_proj", value="v_proj", output="o_proj")
+_BART_LIKE = _row("self_attn", query="q_proj", key="k_proj", value="v_proj", output="out_proj")
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": replace(_BERT_LIKE, masked=("ForMaskedLM", "ForPreTraining")),
     "roberta": _BERT_LIKE,
     "electra": _BERT_LIKE,
-    "distilbert": Architecture(
-        _roles(
-            query="attention.q_lin",
-            key="attention.k_lin",
-            value="attention.v_lin",
-            output="attention.out_lin",
-            up="ffn.lin1",
-            down="ffn.lin2",
-        ),
-        ("embeddings.word_embeddings",),
-        attention="attention",
-    ),
-    "gpt2": Architecture(
-        _roles(qkv="attn.c_attn", output="attn.c_proj", up="mlp.c_fc", down="mlp.c_proj"),
-        ("wte",),
-        attention="attn",
-    ),
-    "opt": Architecture(_BART_LIKE.roles, ("decoder.embed_tokens",)),
+    "distilbert": _row("attention", query="q_lin", key="k_lin", value="v_lin", output="out_lin"),
+    "gpt2": _row("attn", qkv="c_attn", output="c_proj"),
+    "opt": _BART_LIKE,
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "t5": Architecture(
-        _roles(
-            query="SelfAttention.q EncDecAttention.q",
-            key="SelfAttention.k EncDecAttention.k",
-            value="SelfAttention.v EncDecAttention.v",
-            output="SelfAttention.o EncDecAttention.o",
-            gate="DenseReluDense.wi_0",
-            up="DenseReluDense.wi DenseReluDense.wi_1",
-            down="DenseReluDense.wo",
-        ),
-        ("shared",),
-        optional=("gate",),
-        refuses="it adds a learned position bias to the scores, and a kernel has no scores",
+        refuses="it adds a learned position bias to the scores, and a kernel has no scores"
     ),
     "bart": _BART_LIKE,
     "marian": _BART_LIKE,
@@ -143,9 +73,5 @@ def base_type(model_type: str) -> str:
 
 
 def architecture(model_type: str) -> Architecture:
-    """The row of a model type. Raises ValueError, with the known types, for another."""
-    try:
-        return ARCHITECTURES[base_type(model_type)]
-    except KeyError:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ValueError(f"model type {model_type!r} is not supported; known: {known}") from None
+    """The row of a model type. A type without one has the defaults, and keeps its attention."""
+    return ARCHITECTURES.get(base_type(model_type), Architecture(refuses=UNKNOWN))

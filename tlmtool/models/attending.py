@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
-from tlmtool.models.architectures import ATTENTION, architecture
+from tlmtool.models.architectures import architecture
 from tlmtool.models.factorized import Factorized, Store, bias_of, first_of, shape
 from tlmtool.models.kernels import NAME, attending, converted
 
@@ -79,8 +79,9 @@ def projections(model: PreTrainedModel, path: str) -> dict[str, str]:
     row, base = architecture(model.config.model_type), model.base_model
     found: dict[str, str] = {}
     for start in (path, path.rpartition(".")[0]):  # some families keep the output beside it
-        for name, _ in base.get_submodule(start).named_modules():
-            if (role := row.role_of(f"{start}.{name}")) in ATTENTION:
+        there = {name for name, _ in base.get_submodule(start).named_modules()}
+        for role, name in row.projections.items():
+            if name in there:
                 found.setdefault(role, f"{start}.{name}")
     return found
 

@@ -5,13 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tlmtool import attention
 from tlmtool.attention import Attention
 from tlmtool.decompositions import Decomposition, from_dict
-from tlmtool.models.architectures import ATTENTION, architecture
-from tlmtool.models.attending import OutputBias, attend
+from tlmtool.models.attending import attend
 from tlmtool.models.factorized import (
     Factorized,
     FactorizedEmbedding,
@@ -23,51 +21,42 @@ from tlmtool.models.factorized import (
     weight_of,
 )
 from tlmtool.models.kernels import converted
+from tlmtool.models.roles import ATTENTION, TABLES, roles_of
 from tlmtool.models.ties import dense_ties, loosen, rename, restore
 
 Plan = dict[str, Decomposition | Attention]  # {site: decomposition, attention module: kernel}
 VERSION = 1  # of the plan in config.json; raise it when an older tlm would misread a new plan
-TABLES = (nn.Embedding, FactorizedEmbedding)
 
 
 def sites(model: PreTrainedModel) -> dict[str, str]:
-    """{site: role}, in the model's order. Raises ValueError where the model has no site for a role
-    of its family."""
-    row = architecture(model.config.model_type)
-    kinds = (nn.Linear, Conv1D, nn.Embedding, Factorized)
-    found = {
-        path: role
-        for path, module in model.base_model.named_modules()
-        if isinstance(module, kinds) and (role := row.role_of(path))
-    }
-    embeddings = [site for site, role in found.items() if role == "embedding"]
-    for site in embeddings[1:]:  # the same table under another path: the first path counts
-        del found[site]
-    mapped = {
-        row.role_of(p) for p, m in model.base_model.named_modules() if isinstance(m, OutputBias)
-    }
-    missing = {*row.roles, "embedding"} - {*found.values(), *row.optional, *mapped}
-    if missing:
-        raise ValueError(
-            f"{type(model).__name__} has no module for the role {', '.join(sorted(missing))}: "
-            "the names of its modules are not those in the table of families"
-        )
-    return found
+    """{site: role}, in the model's order."""
+    return dict(roles_of(model).of)
+
+
+def head_count(model: PreTrainedModel, site: str = "", role: str = "") -> int | None:
+    """H of the attention that a site belongs to, of keys for its key or value; None where the
+    config does not say."""
+    config: Any = model.config.get_text_config()
+    names = ["num_attention_heads"]
+    if "decoder" in site.split("."):
+        names.insert(0, "decoder_attention_heads")
+    if role in ("key", "value"):
+        names.insert(0, "num_key_value_heads")
+    found = (getattr(config, name, None) for name in names)
+    return next((heads for heads in found if isinstance(heads, int) and heads), None)
 
 
 def modes(model: PreTrainedModel, site: str, role: str) -> tuple[int, int] | None:
     """(H, D), the heads and width into which O of an attention projection splits; None for other
-    roles, and where O does not split evenly."""
-    config, (o, _) = model.config, shape(model.base_model.get_submodule(site))
-    if role not in ATTENTION:
+    roles, and where O does not split evenly. The heads of a qkv are those of all three."""
+    heads = head_count(model, site, role) if role in ATTENTION else None
+    if heads is None:
         return None
-    heads = config.num_attention_heads
-    if "decoder" in site.split("."):
-        heads = getattr(config, "decoder_attention_heads", heads)
-    if role in ("key", "value"):
-        heads = getattr(config, "num_key_value_heads", None) or heads
-    heads *= 3 if role == "qkv" else 1
-    return (heads, o // heads) if o % heads == 0 else None
+    o, i = shape(model.base_model.get_submodule(site))
+    if role == "qkv":  # under grouped queries it is not 3 H heads wide
+        width = getattr(model.config.get_text_config(), "head_dim", None) or i // heads
+        heads = o // width
+    return (heads, o // heads) if heads and o % heads == 0 else None
 
 
 def factorize(
@@ -109,7 +98,7 @@ def _factorize(
         if isinstance(dense, TABLES):
             _factorize_tied(model, _below(model, site), decomposition, factors)
         else:
-            base.set_submodule(site, FactorizedLinear(decomposition, dense, factors))
+            _replace(base, dense, FactorizedLinear(decomposition, dense, factors))
 
 
 def _factors(
@@ -132,8 +121,8 @@ def hold(
     model: PreTrainedModel, site: str, decomposition: Decomposition, factors: dict[str, Tensor]
 ) -> None:
     """Replace the linear at a site by these factors, in place."""
-    base = model.base_model
-    base.set_submodule(site, FactorizedLinear(decomposition, base.get_submodule(site), factors))
+    dense = model.base_model.get_submodule(site)
+    _replace(model.base_model, dense, FactorizedLinear(decomposition, dense, factors))
 
 
 def let_go(model: PreTrainedModel, site: str) -> nn.Module:
@@ -144,8 +133,14 @@ def let_go(model: PreTrainedModel, site: str) -> nn.Module:
     set_weight(dense.to(weight.dtype), weight)
     weight_of(dense).requires_grad_(first_of(module).requires_grad)
     dense.register_parameter("bias", module.bias_parameter())
-    model.base_model.set_submodule(site, dense.train(module.training))
+    _replace(model.base_model, module, dense.train(module.training))
     return dense
+
+
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, everywhere: some families share layers."""
+    for path in [p for p, m in root.named_modules(remove_duplicate=False) if m is old]:
+        root.set_submodule(path, new)
 
 
 def skeleton(model: PreTrainedModel, plan: Plan) -> None:
@@ -164,7 +159,7 @@ def merge(model: PreTrainedModel) -> None:
     """Replace factors by dense weights, in place: the inverse of `factorize`. Each weight is
     rebuilt in float64."""
     tables: dict[int, nn.Parameter] = {}  # a table that several modules share is rebuilt once
-    for path, module in list(factorized(model)):
+    for _, module in list(factorized(model)):
         first, dense = first_of(module), module.dense
         if id(first) not in tables:
             set_weight(dense.to(first.dtype), module.dense_weight())
@@ -173,7 +168,7 @@ def merge(model: PreTrainedModel) -> None:
         dense.weight = tables[id(first)]
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
-        model.set_submodule(path, dense.train(module.training))
+        _replace(model, module, dense.train(module.training))
     restore(model)
 
 
@@ -186,8 +181,12 @@ def plan_of(model: PreTrainedModel) -> Plan:
     """The plan of a model, read from its live modules."""
     base = model.base_model
     plan: Plan = {path: module.mixing for path, module in converted(base)}
-    modules = ((site, base.get_submodule(site)) for site in sites(model))
-    return plan | {site: m.decomposition for site, m in modules if isinstance(m, Factorized)}
+    tables: set[int] = set()  # of modules that share a table the first is the site
+    for site, module in factorized(base):
+        if (held := id(first_of(module))) not in tables:
+            plan[site] = module.decomposition
+        tables.add(held)
+    return plan
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
