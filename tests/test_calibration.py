@@ -25,7 +25,7 @@ TEXTS = [" ".join(WORDS[k % 11] for k in range(n, 3 * n)) for n in (9, 5, 3, 2, 
 
 
 def linears(model) -> list[str]:
-    return [s for s, role in sites(model).items() if role != "embedding"]
+    return [s for s, role in sites(model).items() if role not in ("embedding", "other")]
 
 
 def groups_of(model, batch: Batch) -> list[list[str]]:

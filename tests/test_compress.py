@@ -32,7 +32,8 @@ TEXTS = {"tokenizer": word_tokenizer(), "texts": sentences(0)}
 def sizes(model) -> dict[str, int]:
     """{linear site: its dense parameters}"""
     base = model.base_model
-    found = {s: shape(base.get_submodule(s)) for s, r in sites(model).items() if r != "embedding"}
+    known = sites(model).items()
+    found = {s: shape(base.get_submodule(s)) for s, r in known if r not in ("embedding", "other")}
     return {site: o * i for site, (o, i) in found.items()}
 
 

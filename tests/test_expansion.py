@@ -15,7 +15,7 @@ FAMILIES = ("bert", "gpt2", "t5", "llama")
 
 
 def linears(model):
-    return [s for s, role in sites(model).items() if role != "embedding"]
+    return [s for s, role in sites(model).items() if role not in ("embedding", "other")]
 
 
 def weights(model):

@@ -13,8 +13,8 @@ from tlmtool.compression.walking import Place, place_of, places_of
 from tlmtool.data.batching import Batch
 from tlmtool.decompositions.svd import SVD
 from tlmtool.measuring.outputs import last_hidden
-from tlmtool.models.architectures import WRITES_RESIDUAL
 from tlmtool.models.factorized import Factorized, dense_weight
+from tlmtool.models.roles import WRITES_RESIDUAL
 from tlmtool.models.surgery import factorize, sites
 
 FAMILY = pytest.mark.parametrize("family", CONFIGS)
@@ -25,7 +25,8 @@ def pair_of(family: str, rank: int = 3) -> tuple[Lockstep, list[Place]]:
     """A dense model and one with every second site factorized, and its (stack, index, group)s."""
     dense = pico(family)
     batches = prepared(dense, word_tokenizer(), TEXTS, 64, 64)
-    linears = [site for site, role in sites(dense).items() if role != "embedding"]
+    known = sites(dense).items()
+    linears = [site for site, role in known if role not in ("embedding", "other")]
     places = places_of(dense, linears, batches[0])
     model = copy.deepcopy(dense)
     factorize(model, {site: SVD(rank) for site in linears[::2]})
