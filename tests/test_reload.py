@@ -19,6 +19,7 @@ from tlmtool.decompositions import NAMES
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
 from tlmtool.models import modeling
+from tlmtool.models.refusing import number_in
 from tlmtool.models.surgery import factorize, factorized, plan_of, sites
 
 
@@ -44,7 +45,7 @@ def test_the_config_survives_its_own_round_trips(family, tmp_path):
     config = compressed(family, embedding=True).config
     assert config.model_type == f"tlm-{type_of(family)}"
     config.save_pretrained(tmp_path)
-    spread = next(n for n in modeling.SPREADS if hasattr(config, n))
+    (spread,) = number_in(config)
     for again in (
         AutoConfig.from_pretrained(tmp_path),
         type(config)(**config.to_dict()),

@@ -47,10 +47,12 @@ def loading_class(config: dict[str, Any]) -> Any:
     name = str(names[0]) if isinstance(names, list) and names else ""
     if not name:
         return None
-    base = getattr(transformers, name.removeprefix(NAME), None)
+    base: Any = getattr(transformers, name.removeprefix(NAME), None)
     if not (isinstance(base, type) and issubclass(base, PreTrainedModel)):
         raise NotLoadable(f"config.json names the class {name}, which transformers lacks")
-    if getattr(base.config_class, "model_type", None) != base_type(config["model_type"]):
+    kind = base_type(config["model_type"])
+    written_for: Any = base.config_class
+    if written_for.model_type != kind and base not in heads_of(kind).values():
         raise NotLoadable(f"config.json has type {config['model_type']} but the class {name}")
     return _ours(base, config["model_type"])
 
@@ -148,7 +150,7 @@ def _fit(cls: Any, folder: Folder, config: PreTrainedConfig, more: dict[str, Any
 
 
 def _ours(base: type[PreTrainedModel], model_type: str) -> type[PreTrainedModel]:
-    return model_class(base) if model_type.startswith(PREFIX) else base
+    return model_class(base, model_type) if model_type.startswith(PREFIX) else base
 
 
 def _keywords(cls: Any) -> set[str]:

@@ -1,7 +1,7 @@
 """The model types `tlm-<type>`, with which `AutoModelForX.from_pretrained` loads our checkpoints.
 
-Config classes are made when this file is imported. The model classes of a type are made with its
-first config.
+Every type of transformers has one. Its config class is made when it is first asked for, and its
+model classes with its first config.
 """
 
 import copy
@@ -12,88 +12,120 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.models.auto import modeling_auto
+from transformers.models.auto import modeling_auto, tokenization_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
+from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.factorized import Factorized
 from tlmtool.models.kernels import converted, take_over
+from tlmtool.models.refusing import read, spelled
 from tlmtool.models.surgery import merge as merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 from tlmtool.models.ties import loose, loosen, untie
 from tlmtool.models.vocabulary import check, resize
 
 NAME = "Tlm"
-# What families call the spread of new weights. A family with another name needs it added here.
-SPREADS = ("initializer_range", "init_std", "initializer_factor")
 WHOLE = ("FactorizedLinear", "FactorizedEmbedding")  # `device_map` must not split their factors
-GUARD = "this is a tlm checkpoint: import tlmtool, then load it with an Auto class of transformers"
 
 # Classes made so far; each is made once, because transformers compares classes by identity.
 _configs: dict[str, type[PreTrainedConfig]] = {}  # {base type: our config class}
-_models: dict[Any, type[PreTrainedModel]] = {}  # {model class of transformers: ours}
+_models: dict[tuple[Any, str], type[PreTrainedModel]] = {}  # {(their class, base type): ours}
 _registered: set[str] = set()  # base types whose model classes the Auto classes know
+
+
+class Later(type):
+    """Stands for the config class of `tlm-<type>`, its name the type, until that is asked for.
+
+    To make the config classes of all types would import several hundred modules.
+    """
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(config_class(cls.__name__), name)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return config_class(cls.__name__)(*args, **kwargs)
+
+
+def register() -> None:
+    """Make transformers know `tlm-<type>` for every type that it has."""
+    for model_type in [name for name in CONFIG_MAPPING if not name.startswith(PREFIX)]:
+        later: Any = Later(model_type, (), {})
+        AutoConfig.register(PREFIX + model_type, later, exist_ok=True)
 
 
 def config_class(model_type: str) -> type[PreTrainedConfig]:
     """The config class of `tlm-<type>`: that of the base type, with one more key, `tlm`."""
     kind = base_type(model_type)
     if kind not in _configs:
-        _configs[kind] = _config_class(CONFIG_MAPPING[kind])
+        _configs[kind] = made = _config_class(CONFIG_MAPPING[kind], kind)
+        AutoConfig.register(PREFIX + kind, made, exist_ok=True)
+        _register_tokenizer(kind)
     return _configs[kind]
 
 
-def _config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
-    """transformers' own `BertModel.from_pretrained` only warns that the type is not its own, and
-    draws the weights that it misses at random. So `to_dict` writes the spread of new weights as
-    "0.02 (what to do)". A plain config refuses that and shows it; ours reads the number in front.
-    """
-    spread = next((name for name in SPREADS if hasattr(base, name)), None)
-    if spread is None:
-        raise ValueError(
-            f"{base.__name__} has none of {', '.join(SPREADS)}: add its name for the spread of new "
-            "weights to SPREADS in models/modeling.py"
-        )
+def _register_tokenizer(kind: str) -> None:
+    """AutoTokenizer corrects the class in tokenizer_config.json by the type of the model. What it
+    knows of a type holds for ours too."""
+    names, wrong = (
+        tokenization_auto.TOKENIZER_MAPPING_NAMES,
+        tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS,
+    )
+    if kind in names:
+        names[PREFIX + kind] = names[kind]
+    if kind in wrong:
+        wrong.add(PREFIX + kind)
 
+
+def _config_class(base: type[PreTrainedConfig], kind: str) -> type[PreTrainedConfig]:
     def __post_init__(self: Any, **kwargs: Any) -> None:
         base.__post_init__(self, **kwargs)
         if self.tlm is not None:
             plan_from_dict(self.tlm)
-        register_models(type(self).model_type)
+        register_models(kind)
 
     def to_dict(self: Any) -> dict[str, Any]:
-        return {**base.to_dict(self), spread: f"{getattr(self, spread)} ({GUARD})"}
+        return spelled(self, base.to_dict(self))
 
     body = {
         "__module__": __name__,
         "__annotations__": {"tlm": dict | None},
         "to_dict": to_dict,
         "__post_init__": __post_init__,
-        "model_type": PREFIX + base.model_type,
+        "model_type": PREFIX + kind,
         "tlm": None,
     }
     made: Any = type(NAME + base.__name__, (base,), body)
     init = made.__init__
 
-    def __init__(self: Any, **kwargs: Any) -> None:
-        if isinstance(spelled := kwargs.get(spread), str):
-            kwargs[spread] = float(spelled.split()[0])
-        init(self, **kwargs)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **read(kwargs))
 
     made.__init__ = __init__
-    globals()[made.__name__] = made  # so that it can be pickled
+    return _findable(made, kind, base)
+
+
+def _findable(made: Any, kind: str, base: type[PreTrainedConfig]) -> Any:
+    """Give a class that was made a place in this module, where pickle looks for it. Another type
+    may have a class of the same name."""
+    if base.model_type != kind:
+        made.__qualname__ = f"{made.__name__}_{kind.replace('-', '_')}"
+    globals()[made.__qualname__] = made
     return made
 
 
-def model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The subclass of a transformers class that builds and saves the plan in its config."""
-    key: Any = base  # mypy takes classes that define __hash__ for unhashable
+def model_class(base: type[PreTrainedModel], model_type: str = "") -> type[PreTrainedModel]:
+    """The subclass of a transformers class that builds and saves the plan in its config.
+
+    `model_type`: of the config, where it is not the one that the class was written for.
+    """
+    written_for: Any = base.config_class
+    key: Any = (base, base_type(model_type or written_for.model_type))
     if key not in _models:
-        _models[key] = _model_class(base)
+        _models[key] = _model_class(*key)
     return _models[key]
 
 
-def _model_class(base: Any) -> type[PreTrainedModel]:
+def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, config, *args, **kwargs)
         if (plan := getattr(config, "tlm", None)) is not None:
@@ -136,14 +168,13 @@ def _model_class(base: Any) -> type[PreTrainedModel]:
         "resize_token_embeddings": resize_token_embeddings,
         "set_input_embeddings": set_input_embeddings,
         "set_output_embeddings": set_output_embeddings,
-        "config_class": config_class(base.config_class.model_type),
+        "config_class": config_class(kind),
         "_no_split_modules": [*(base._no_split_modules or []), *WHOLE],
     }
     if hasattr(base, _prepare_cache_for_generation.__name__):
         body[_prepare_cache_for_generation.__name__] = _prepare_cache_for_generation
     made: Any = type(NAME + base.__name__, (base,), body)
-    globals()[made.__name__] = made  # so that it can be pickled
-    return made
+    return _findable(made, kind, base.config_class)
 
 
 def register_models(model_type: str) -> None:
@@ -153,7 +184,8 @@ def register_models(model_type: str) -> None:
         return
     _registered.add(kind)
     for name, own in heads_of(kind).items():
-        getattr(modeling_auto, name).register(config_class(kind), model_class(own), exist_ok=True)
+        made = model_class(own, kind)
+        getattr(modeling_auto, name).register(config_class(kind), made, exist_ok=True)
 
 
 def heads_of(model_type: str) -> dict[str, type[PreTrainedModel]]:
@@ -164,23 +196,24 @@ def heads_of(model_type: str) -> dict[str, type[PreTrainedModel]]:
         mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
         found = mapping.get(base, None) if mapping is not None else None
         several = found if isinstance(found, (tuple, list)) else [found]
-        own = next((c for c in several if getattr(c, "config_class", None) is base), None)
-        if own is not None:  # an Auto class may list the head of another type
+        own = next((c for c in several if _takes(c, base)), None)
+        if own is not None:
             classes[name] = own
     return classes
 
 
-def register() -> None:
-    """Make transformers know every `tlm-<type>`."""
-    for model_type in ARCHITECTURES:
-        AutoConfig.register(PREFIX + model_type, config_class(model_type), exist_ok=True)
+def _takes(cls: Any, config: type[PreTrainedConfig]) -> bool:
+    """Whether a class that an Auto class lists is made from the whole config of a type. Some types
+    share the classes of another one; some list classes for a config inside theirs."""
+    made_from = getattr(cls, "config_class", None)
+    return made_from is not None and (made_from is config or not config.sub_configs)
 
 
 def adopt(model: PreTrainedModel) -> PreTrainedModel:
     """Turn a transformers model that holds factors or kernels into one of our types, in place."""
     if not hasattr(model.config, "tlm"):
         register_models(model.config.model_type)
-        model.__class__ = model_class(type(model))
+        model.__class__ = model_class(type(model), model.config.model_type)
         model.config.__class__ = config_class(model.config.model_type)
         with torch.device("meta"):  # transformers notes the outputs of a class when one is made
             type(model)(copy.deepcopy(model.config))
