@@ -26,7 +26,7 @@ from four_models_table import markdown
 from quality import spread
 from side_by_side import environment
 
-from tlmtool.data.reading import sentence_pairs
+from tlmtool.data.labelled import sentence_pairs
 from tlmtool.files.writing import write_whole
 
 MODELS = {  # a folder, a Hub id, or a name that tlm knows
