@@ -8,6 +8,7 @@ from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.measuring.examples import examples_of
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.outputs import shortened
+from tlmtool.measuring.perplexity import window_of
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
@@ -18,7 +19,7 @@ from tlmtool.report.parts.ending import Source
 from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
-from tlmtool.tasks.table import TASKS
+from tlmtool.tasks.table import PERPLEXITY, TASKS
 
 
 def evaluate(recipe: Recipe) -> Report:
@@ -53,13 +54,18 @@ def evaluate(recipe: Recipe) -> Report:
                 read=read,
                 languages=recipe.training.languages,
                 beams=recipe.training.beams,
+                window=wanted.window,
+                stride=wanted.stride,
+                tokens=wanted.tokens,
                 progress=run.bars.of("evaluating"),
                 **others,
             )
         source = TASKS[wanted.task].source or wanted.data or "the text that comes with tlm"
         told = found.pop("warnings")
         for each in (model, *others.values()):
-            told += shortened(each, wanted.max_length) + oddities(each, tokenizer)
+            told += oddities(each, tokenizer)
+            if wanted.task != PERPLEXITY:
+                told += shortened(each, wanted.max_length)
         parts = [Model(id=recipe.model), Source(data=source), built(Evaluation, found)]
         return run.report(parts, told)
 
@@ -78,6 +84,8 @@ def _read(
     models = [empty, *(each for key, each in others.items() if key == "baseline")]
     for each in models if wanted.task == "similarity" else ():
         pooling_of(each)  # refused before any work
+    for each in models if wanted.task == PERPLEXITY else ():
+        window_of(each, wanted.window)
     given = (wanted.samples, recipe.seed, columns, recipe.training.languages)
     return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from tlmtool.data.batching import joined_ids
 from tlmtool.data.labelled import Pair
 from tlmtool.failure import Failure
 from tlmtool.measuring.examples import examples_of
@@ -23,7 +24,9 @@ from tlmtool.measuring.intervals import (
     paired_interval,
     said,
 )
+from tlmtool.measuring.losses import exponential, exponentials
 from tlmtool.measuring.outputs import counted, position_limit
+from tlmtool.measuring.perplexity import window_of
 from tlmtool.measuring.scoring import KINDS, Asked, Found
 from tlmtool.tasks.metrics import METRICS
 from tlmtool.tasks.table import Task
@@ -48,6 +51,9 @@ def evaluate(
     pack: bool = False,
     languages: str | None = None,
     beams: int = 4,
+    window: int | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     read: tuple[Task, list[Any]] | None = None,
 ) -> dict[str, Any]:
@@ -57,23 +63,28 @@ def evaluate(
     truth. `baseline_tokenizer` is for a baseline that translates and reads other tokens.
     `columns` names those of a labelled task or of translation: {"text", "pair", "label"}.
     `languages` ('en-de') and `beams` are for translation; `pack` asks for the language-model loss
-    of full blocks instead of lines. `progress` is called with (done, total) texts, and `read` is
-    what `examples_of` gave, instead of `data`.
+    of full blocks instead of lines. `window`, `stride` and `tokens`, the most that are read, are
+    for perplexity (`measuring.perplexity`). `progress` is called with (done, total) texts, or
+    tokens for perplexity. `read` is what `examples_of` gave, instead of `data`.
 
-    `difference` is model - baseline. Its 95 % interval comes from 2,000 seeded resamples of the
-    examples, or below 64 examples from a paired t interval (`measuring.intervals`). Raises Usage
-    for a task that the model has no head for, and Failure for a score that is not finite.
+    `difference` is model - baseline; of losses and perplexities it is in nats, with the ratio of
+    the perplexities beside it. Its 95 % interval comes from 2,000 seeded resamples of the examples,
+    or below 64 examples from a paired t interval (`measuring.intervals`). Raises Usage for a task
+    that the model has no head for, and Failure for a score that is not finite.
     """
     models = [model] if baseline is None else [model, baseline]
     given = (samples, seed, columns or {}, languages)
     row, examples = read or examples_of(task, data, models, against, *given)
     everyone = models + ([] if against is None else [against])
     length = min([max_length, *filter(None, map(position_limit, everyone))])
+    if row.kind == "perplexity":  # its examples are the tokens of the text
+        examples = joined_ids(tokenizer, examples[0])[:tokens]
+        length = min(window_of(each, window) for each in models)
     tick = counted(progress, len(examples) * len(everyone) * PASSES.get(row.kind, 1))
     settings = {"batch": batch, "max_length": length, "tick": tick}
     tokenizers = [tokenizer, baseline_tokenizer or tokenizer][: len(models)]
     wanted = (models, against, tokenizers, examples, settings, seed, pack, languages, beams)
-    found = KINDS[row.kind](Asked(row, *wanted))
+    found = KINDS[row.kind](Asked(row, *wanted, stride))
     return _result(row, models, found, length, seed)
 
 
@@ -82,7 +93,7 @@ def _result(
 ) -> dict[str, Any]:
     """What was measured, as the parts of a report."""
     scores = [
-        _scored(task, each, statistic, found.count) | figures
+        _scored(task, each, statistic, found) | figures
         for each, statistic, figures in zip(models, found.statistics, found.figures, strict=True)
     ]
     result = {
@@ -94,13 +105,18 @@ def _result(
         "models": scores[:1],
         "warnings": found.warnings,
     }
+    result |= found.shared
     return result | ({"baseline": _against(task, scores, found, seed)} if scores[1:] else {})
 
 
 def _against(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) -> dict[str, Any]:
     """The baseline's score, and how far the model's lies from it; an interval, or why none."""
-    difference = scores[0]["score"] - scores[1]["score"]
-    result = scores[1] | {"difference": difference, "interval": None, "level": LEVEL}
+    whole = np.arange(found.count)[None]
+    mine, theirs = (float(statistic(whole)[0]) for statistic in found.statistics)
+    result = scores[1] | {"difference": mine - theirs, "interval": None, "level": LEVEL}
+    in_nats = task.kind in ("language", "perplexity")
+    if in_nats:
+        result |= {"ratio": exponential(mine - theirs)}
     if found.count < 2:
         return result | {"method": "none: one example has no spread"}
     if found.count < (least := max(METRICS[name].interval for name in task.metrics)):
@@ -111,15 +127,17 @@ def _against(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) 
     except Failure as error:
         return result | {"method": f"none: {error}"}
     result |= {"interval": list(interval), "method": said(found.count, found.added)}
+    if in_nats:
+        result |= {"ratio_interval": exponentials(interval)}
     return result | ({"resamples": RESAMPLES} if found.count >= FEW else {})
 
 
-def _scored(task: Task, model: nn.Module, statistic: Statistic, n: int) -> dict[str, Any]:
+def _scored(task: Task, model: nn.Module, statistic: Statistic, found: Found) -> dict[str, Any]:
     """{"id", "score", "n"} over all examples; raises Failure for a score that is not finite."""
-    score = float(statistic(np.arange(n)[None])[0])
-    if not np.isfinite(score):
+    score = found.score(float(statistic(np.arange(found.count)[None])[0]))
+    if score is None or not np.isfinite(score):
         equal = "all cosines or all scores are equal, or " if task.kind == "similarity" else ""
         raise Failure(
             f"the {task.metric} of {name_of(model)} is {score}: {equal}its outputs are not finite"
         )
-    return {"id": name_of(model), "score": score, "n": n}
+    return {"id": name_of(model), "score": score, "n": found.count}

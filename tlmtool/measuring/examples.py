@@ -9,10 +9,11 @@ from tlmtool.data import labelled
 from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
-from tlmtool.data.reading import choose, texts
+from tlmtool.data.reading import choose, joined, texts
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.losses import objective_of
+from tlmtool.measuring.perplexity import refuse
 from tlmtool.measuring.predictions import classes_of, task_fits
 from tlmtool.measuring.scoring import bleu_of
 from tlmtool.tasks.table import TASKS, Task
@@ -48,6 +49,10 @@ def examples_of(
     if row.labelled:
         return _labelled(row, data, models, columns, samples, seed)
     _check(row, models, against)
+    if row.kind == "perplexity":
+        for each in models:
+            refuse(each)
+        return row, [_text(data)]
     if row.kind == "translation":
         bleu_of(languages)  # refused before any work
         if data is None or isinstance(data, str | Path):
@@ -91,6 +96,13 @@ def _labelled(
     for each in models:
         task_fits(task, each)
     return task, choose(found, samples, seed)
+
+
+def _text(data: Any) -> str:
+    """The text of a file or a data set, or the texts that were given, a line each."""
+    if data is None or isinstance(data, str | Path):
+        return joined(development_file(data))
+    return "\n".join(data)
 
 
 def _plain(task: Task, data: Any, samples: int | None, seed: int) -> list[Any]:

@@ -51,6 +51,17 @@ def described(objective: str) -> str:
     return RECONSTRUCTION if objective == "seq2seq" else TASKS[objective].what
 
 
+def exponential(nats: float) -> float | None:
+    """The perplexity of a loss, or the ratio of the perplexities of a difference of losses. None
+    where a float cannot hold it."""
+    return float(np.exp(nats)) if nats < 700 else None
+
+
+def exponentials(interval: tuple[float, float] | None) -> list[float | None] | None:
+    """`exponential` of both ends of an interval, if there is one."""
+    return None if interval is None else [exponential(end) for end in interval]
+
+
 @dataclass(frozen=True)
 class Loss:
     """The NLL of each text in nats (`sums`) and its number of tokens (`counts`)."""
@@ -70,7 +81,7 @@ class Loss:
 
     @property
     def perplexity(self) -> float | None:
-        return float(np.exp(self.mean)) if self.mean < 700 else None
+        return exponential(self.mean)
 
 
 def language_loss(

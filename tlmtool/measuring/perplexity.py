@@ -17,11 +17,12 @@ from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, name_of
 from tlmtool.measuring.intervals import paired_interval
 from tlmtool.measuring.logits import logits_in_parts
-from tlmtool.measuring.losses import objective_of
+from tlmtool.measuring.losses import exponential, objective_of
 from tlmtool.measuring.outputs import Tick, evaluating, position_limit
 
 WINDOW = 2048  # tokens of a window by default; perplexities of other windows are not comparable
 AT_ONCE = 8192  # tokens in one forward pass; more take more memory, and less time on a GPU
+ENOUGH = 4000  # with fewer tokens a warning says that the figure is rough
 CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")  # what configs call it
 
 
@@ -60,7 +61,7 @@ class Perplexity:
     @property
     def perplexity(self) -> float | None:
         """e to the power of the mean; None where a float cannot hold it."""
-        return float(np.exp(self.mean)) if self.mean < 700 else None
+        return exponential(self.mean)
 
     def interval(self, seed: int = 0) -> tuple[float, float] | None:
         """A 95 % interval of the mean in nats by resamples of the windows; None for one window."""
@@ -168,6 +169,23 @@ def window_of(model: nn.Module, asked: int | None = None) -> int:
     if limit is not None and asked > limit:
         raise Usage(f"window is {asked}; {name_of(model)} reads at most {limit} tokens at once")
     return asked
+
+
+def beyond(model: nn.Module, window: int) -> list[str]:
+    """A warning where a window is longer than what the model was made to read at once."""
+    limit = context_of(model)
+    if limit is None or window <= limit:
+        return []
+    return [
+        f"the window of {window} tokens is longer than the {limit} {name_of(model)} is made for"
+    ]
+
+
+def rough(tokens: int) -> list[str]:
+    """A warning where a perplexity is of few tokens."""
+    if tokens >= ENOUGH:
+        return []
+    return [f"the perplexity is of {tokens:,} tokens alone: {ENOUGH:,} or more make it reliable"]
 
 
 def _alike(parts: list[Window], batch: int) -> Iterator[list[int]]:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from tlmtool.data.batching import begin_token
 from tlmtool.data.parallel import languages_of
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic, with_added
-from tlmtool.measuring.losses import described, language_loss
+from tlmtool.measuring.losses import described, exponential, exponentials, language_loss
 from tlmtool.measuring.metrics import scored, statistic
+from tlmtool.measuring.perplexity import beyond, perplexity, rough
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.measuring.predictions import classes_of, nameless, predictions
 from tlmtool.measuring.states import features, similarity
@@ -35,13 +37,15 @@ class Asked:
     pack: bool
     languages: str | None
     beams: int
+    stride: int | None = None
 
 
 @dataclass
 class Found:
     """What was measured of each model. `statistics`: the score of resampled examples; `figures`:
     what is reported beside it; `count`: of examples; `added`: examples that the statistics know
-    beyond those (`with_added`); `what`: the score in words."""
+    beyond those (`with_added`); `what`: the score in words; `score`: makes the score of what the
+    statistics give; `shared`: what is reported of all models together."""
 
     statistics: list[Statistic]
     figures: list[dict[str, Any]]
@@ -49,6 +53,8 @@ class Found:
     what: str
     added: int = 0
     warnings: list[str] = field(default_factory=list)
+    score: Callable[[float], float | None] = float
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 def of_labels(asked: Asked) -> Found:
@@ -77,6 +83,28 @@ def of_texts(asked: Asked) -> Found:
         count = len(losses[0].sums)
         what += f"; texts read one after the other, in blocks of {settings['max_length']} tokens"
     return Found([loss.statistic for loss in losses], figures, count, what)
+
+
+def of_windows(asked: Asked) -> Found:
+    """The perplexity of a text, whose tokens are the examples, in windows."""
+    window, batch, tick = (asked.settings[key] for key in ("max_length", "batch", "tick"))
+    given: dict[str, Any] = {"window": window, "stride": asked.stride, "batch": batch}
+    ids, found = asked.examples, []
+    for each in asked.models:
+        found.append(perplexity(each, ids, **given, tick=tick))
+        if tick:
+            tick(1)  # the first token, which is not predicted
+    figures = [
+        {"loss": x.mean, "perplexity": x.perplexity, "tokens": x.tokens}
+        | {"bounds": exponentials(x.interval(asked.seed))}
+        for x in found
+    ]
+    begins = ids[:1] == begin_token(asked.tokenizers[0])
+    shared = {"window": window, "stride": found[0].stride, "begin_token": begins}
+    told = [w for each in asked.models for w in beyond(each, window)] + rough(found[0].tokens)
+    statistics = [x.statistic for x in found]
+    count = len(found[0].sums)
+    return Found(statistics, figures, count, asked.task.what, 0, told, exponential, shared)
 
 
 def of_sentences(asked: Asked) -> Found:
@@ -125,6 +153,7 @@ KINDS: dict[str, Callable[[Asked], Found]] = {
     "classification": of_labels,
     "regression": of_labels,
     "language": of_texts,
+    "perplexity": of_windows,
     "similarity": of_sentences,
     "features": of_states,
     "translation": of_translations,

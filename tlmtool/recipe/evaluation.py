@@ -20,11 +20,11 @@ class Evaluation:
     data: str | None = setting(
         None,
         "evaluate",
-        "A file with one text per line; for similarity a csv of sentence pairs; for other tasks as "
-        "finetune reads it",
+        "A file with one text per line; for perplexity a file with any text; for similarity a csv "
+        "of sentence pairs; for other tasks as finetune reads it",
         "SOURCE",
         reads="data",
-        otherwise="as in finetune; for features a text that comes with tlm",
+        otherwise="as in finetune; for perplexity and features a text that comes with tlm",
     )
     baseline: str | None = setting(
         None,
@@ -46,4 +46,29 @@ class Evaluation:
     )
     max_length: int = setting(
         128, "evaluate", "Tokens to use of each text; the rest is cut off", "N", ge=8
+    )
+    window: int | None = setting(
+        None,
+        "evaluate",
+        "For perplexity: tokens that the model reads at once",
+        "N",
+        ge=2,
+        otherwise="2048, or the context of a model where that is shorter",
+    )
+    stride: int | None = setting(
+        None,
+        "evaluate",
+        "For perplexity: tokens from one window to the next; fewer than --window give each token "
+        "more context, and take longer",
+        "N",
+        ge=1,
+        otherwise="as many as --window",
+    )
+    tokens: int | None = setting(
+        None,
+        "evaluate",
+        "For perplexity: how many tokens of the text to read, from its start",
+        "N",
+        ge=2,
+        otherwise="all",
     )

@@ -13,12 +13,13 @@ from tlmtool.recipe.profiling import ALONE
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import settings_of
 from tlmtool.report.checks import check_figure, comparison
-from tlmtool.tasks.table import LANGUAGE, TRAINED, TRANSLATION
+from tlmtool.tasks.table import LANGUAGE, PERPLEXITY, TRAINED, TRANSLATION
 
 Values = Mapping[str, Any]  # {path: value}, of those that were given
 
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
+OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
 OF_TRANSLATION = ("training.languages", "training.beams", "training.label_smoothing")
 MODEL = "a folder, a Hub id, or minilm"
 
@@ -76,10 +77,25 @@ def _check_evaluate(values: Values) -> None:
         asked = "needs --against MODEL" if against is None else "takes no --against"
         raise Usage(f"task {task} {asked}, the model whose features are taken as correct")
     _check_pack(values, task)
+    _check_windows(values, task)
     if task == "similarity" and values.get("evaluation.data") is None:
         raise Usage("task similarity needs --data, a csv of sentence1, sentence2, score")
     if task == TRANSLATION and values.get("evaluation.data") is None:
         raise Usage("task translation needs --data, such as a folder with val.en and val.de")
+
+
+def _check_windows(values: Values, task: str) -> None:
+    """What cuts a text into windows is for perplexity, and what cuts texts is for other tasks."""
+    if task != PERPLEXITY:
+        if lone := _wished(values, *OF_PERPLEXITY):
+            raise Usage(f"{_flag(lone[0])} goes with --task perplexity")
+        return
+    instead = {"evaluation.samples": "--tokens", "evaluation.max_length": "--window"}
+    if lone := _wished(values, *instead):
+        raise Usage(f"task perplexity reads one text: use {instead[lone[0]]}, not {_flag(lone[0])}")
+    window, stride = values.get("evaluation.window"), values.get("evaluation.stride")
+    if window and stride and stride > window:
+        raise Usage(f"--stride {stride} is above --window {window}: tokens would be left out")
 
 
 def _check_pack(values: Values, task: str | None) -> None:

@@ -150,6 +150,16 @@ class Asked:
         return self.task is not None and self.task.kind == "language"
 
     @property
+    def windowed(self) -> bool:
+        """for the task `perplexity`"""
+        return self.task is not None and self.task.kind == "perplexity"
+
+    @property
+    def modelled(self) -> bool:
+        """for the tasks `mlm`, `clm` and `perplexity`"""
+        return self.language or self.windowed
+
+    @property
     def packed(self) -> bool:
         """with `--pack`"""
         return self.language and bool(self.values.get("training.pack"))
@@ -160,9 +170,14 @@ class Asked:
         return self.task is not None and self.task.kind == "translation"
 
     @property
+    def predicts(self) -> bool:
+        """for the tasks `translation` and `perplexity`"""
+        return self.translates or self.windowed
+
+    @property
     def perplexed(self) -> bool:
-        """for the task `translation`, and in `evaluate` for `mlm` and `clm`"""
-        return self.translates or (self.language and not self.trains)
+        """for the task `translation`, and in `evaluate` for `mlm`, `clm` and `perplexity`"""
+        return self.translates or (self.modelled and not self.trains)
 
     @property
     def measured(self) -> bool:

@@ -34,7 +34,7 @@ class Score:
     metrics: dict[str, float] = entry(
         "each metric of the score, under its own name", names="metrics", spread=True
     )
-    loss: float | None = entry("mean loss of a token", "nats", when="translates")
+    loss: float | None = entry("mean loss of a token", "nats", when="predicts")
     perplexity: float | None = entry("e to the power of the loss", when="perplexed")
     beams: int | None = entry("hypotheses that the search keeps", when="translates")
     signature: str | None = entry("the settings of BLEU, as sacrebleu writes them", optional=True)

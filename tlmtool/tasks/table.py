@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 from tlmtool.tasks.metrics import METRICS, Better
 
-Kind = Literal["classification", "regression", "language", "translation", "similarity", "features"]
+Kind = Literal[
+    "classification",
+    "regression",
+    "language",
+    "perplexity",
+    "similarity",
+    "features",
+    "translation",
+]
 Names = tuple[str, ...]
 
 
@@ -173,6 +181,15 @@ _OTHERS = (
         beside=("perplexity", "tokens", "blocks"),
     ),
     Task(
+        "perplexity",
+        "perplexity",
+        ("perplexity",),
+        words="e to the power of the mean NLL in nats of each token of a text but the first one; "
+        "the text is tokenized whole and read in windows",
+        beside=("loss", "tokens"),
+        trained=False,
+    ),
+    Task(
         "similarity",
         "similarity",
         ("spearman",),
@@ -204,4 +221,4 @@ GLUE = {task.name: task for task in _GLUE}
 LABELLED = tuple(name for name, task in TASKS.items() if task.labelled)
 LANGUAGE = tuple(name for name, task in TASKS.items() if task.kind == "language")
 TRAINED = tuple(name for name, task in TASKS.items() if task.trained)
-TRANSLATION, SIMILARITY = "translation", "similarity"
+PERPLEXITY, SIMILARITY, TRANSLATION = "perplexity", "similarity", "translation"

@@ -16,8 +16,12 @@ class Scored(Score):
     """A model and its score."""
 
     id: str = entry("the model")
-    n: int = entry("number of examples")
-    tokens: int | None = entry("number of tokens of the loss", when="language")
+    n: int = entry("number of examples, or of windows")
+    tokens: int | None = entry("number of tokens of the loss", when="modelled")
+    bounds: tuple[float | None, float | None] | None = entry(
+        "95 % interval of the perplexity, by resampled windows; null for one window",
+        when="windowed",
+    )
     blocks: int | None = entry("number of blocks of text", when="packed")
     pooled: str | None = entry("how hidden states become one vector", optional=True)
 
@@ -26,7 +30,16 @@ class Scored(Score):
 class Baseline(Scored):
     """The model of `--baseline`, and how far the first model's score lies from its own."""
 
-    difference: float = entry("score of the first model, less that of this one")
+    difference: float = entry(
+        "score of the first model, less that of this one; of perplexities the difference of the "
+        "losses, in nats"
+    )
+    ratio: float | None = entry(
+        "perplexity of the first model, as a multiple of that of this one", when="modelled"
+    )
+    ratio_interval: tuple[float | None, float | None] | None = entry(
+        "paired interval of that ratio, or null", when="modelled"
+    )
     interval: tuple[float, float] | None = entry("paired interval of the difference, or null")
     level: float = entry("how often such an interval holds the true difference", "share")
     method: str = entry("how the interval was made, or why there is none")
@@ -34,11 +47,20 @@ class Baseline(Scored):
 
     def difference_in_words(self) -> str:
         """'-0.0230 to minilm, 95 % interval [-0.0301, -0.0159] (2,000 paired resamples)'."""
+        unit = " nats" if self.ratio is not None else ""
         interval = ""
         if self.interval is not None:
             low, high = self.interval
             interval = f", {100 * self.level:g} % interval [{low:+.4f}, {high:+.4f}]"
-        return f"{self.difference:+.4f} to {self.id}{interval} ({self.method})"
+        return f"{self.difference:+.4f}{unit} to {self.id}{interval} ({self.method})"
+
+    def ratio_in_words(self) -> str:
+        """'1.105 times that of minilm, 95 % interval [1.101, 1.109]'."""
+        interval = ""
+        if self.ratio_interval is not None:
+            low, high = (figure(end) for end in self.ratio_interval)
+            interval = f", {100 * self.level:g} % interval [{low}, {high}]"
+        return f"{figure(self.ratio)} times that of {self.id}{interval}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +74,11 @@ class Evaluation(Part):
     better: str = entry("whether `higher` or `lower` is better")
     what: str = entry("what the metric is, in words")
     max_length: int = entry("tokens of a text that are read at most", "tokens")
+    window: int | None = entry("tokens that are read at once", "tokens", when="windowed")
+    stride: int | None = entry("tokens from one window to the next", "tokens", when="windowed")
+    begin_token: bool | None = entry(
+        "whether the tokenizer puts a begin token before the text", optional=True
+    )
     models: tuple[Scored, ...] = entry("the model that was evaluated", count="models")
     baseline: Baseline | None = entry("the model to compare with", when="baseline")
 
@@ -73,20 +100,39 @@ class Evaluation(Part):
         return self.metric, self.models[0].score
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        return [("difference", self.baseline.difference_in_words())] if self.baseline else []
+        told = [] if self.window is None else [("windows", self._windows())]
+        if self.baseline is not None:
+            told.append(("difference", self.baseline.difference_in_words()))
+            if self.baseline.ratio is not None:
+                told.append(("perplexity", self.baseline.ratio_in_words()))
+        return told
+
+    def _windows(self) -> str:
+        """'window 512, stride 512, no begin token, 95 % interval [20.10, 31.47]'."""
+        begin = "a begin token before the text" if self.begin_token else "no begin token"
+        told = f"window {self.window}, stride {self.stride}, {begin}"
+        bounds = self.models[0].bounds
+        if bounds is None:
+            return told
+        low, high = (figure(end, digits("perplexity")) for end in bounds)
+        return f"{told}, 95 % interval [{low}, {high}]"
 
     def views(self, report: Document, full: bool) -> list[View]:
         names = list(self.models[0].metrics)
-        rows = []
+        rows, values = [], dict[str, float | None]()
         for each in [*self.models, *([self.baseline] if self.baseline else [])]:
             values = {name: each.metrics.get(name) for name in names}
-            values |= {"loss": each.loss, "perplexity": each.perplexity}
+            values |= {"loss": each.loss}
+            values |= {} if self.metric == "perplexity" else {"perplexity": each.perplexity}
             cells = [figure(value, digits(name)) for name, value in values.items()]
             mark = " (baseline)" if each is self.baseline else ""
             score = figure(each.score, digits(self.metric))
-            rows.append([each.id + mark, score, *cells, str(each.beams or ""), f"{each.n:,}"])
+            tokens = "" if each.tokens is None else f"{each.tokens:,}"
+            beams = str(each.beams or "")
+            rows.append([each.id + mark, score, *cells, beams, tokens, f"{each.n:,}"])
         metric = words(self.metric)
         several = " and " in self.metric
-        header = ["model", "score" if several else metric, *names, "loss", "perplexity"]
+        header = ["model", "score" if several else metric, *values, "beams", "tokens"]
+        header.append("examples" if self.window is None else "windows")
         title, note = f"task {self.task}", f"{metric}: {self.what}, {self.better} is better"
-        return [View(title, [*header, "beams", "examples"], rows, note)]
+        return [View(title, header, rows, note)]
