@@ -27,7 +27,10 @@ dense, refused = refusals.dense, refusals.refused  # its fixtures
         ("--energy 1", "no site would get smaller"),
         ("--rank 2 --keep 0.5", "--rank and --keep exclude each other"),
         ("--rank 2 --method auto", "--method auto needs a budget"),
-        ("--rank 2 --sites encoder.layer.9.*", "no site matches 'encoder.layer.9.*'; name attent"),
+        (
+            "--rank 2 --sites encoder.layer.9.*",
+            "no site matches 'encoder.layer.9.*' in BertForMaskedLM; name attent",
+        ),
         ("--rank 2 --ignore *", "--ignore takes all that --sites names"),
         ("--rank 2 --device tpu", "device tpu cannot be used here"),
         ("--rank 2 --device meta", "device meta"),

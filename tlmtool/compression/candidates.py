@@ -17,19 +17,22 @@ TABLE = "svd"  # the decomposition of an embedding: the only one that rows can b
 
 
 def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dict[str, str]:
-    """{site: role} of what `wanted` (attention, ffn, embedding, all, or globs) names.
+    """{site: role} of what `wanted` (attention, ffn, embedding, all, linears, or globs) names.
 
     Raises Usage for a glob without a site, a site that is factorized already, or no site at all.
     """
     known, chosen = sites(model), dict[str, str]()
-    some = next(iter(known))
+    some = next(iter(known), "")
+    if not known:
+        raise Usage(f"{type(model).__name__} has no linear layer or embedding to factorize")
     for pattern in wanted:
         roles = GROUPS.get(pattern, ())
         found = {s: r for s, r in known.items() if r in roles or fnmatchcase(s, pattern)}
         if not found:
+            kind = type(model).__name__
             raise Usage(
-                f"no site matches {pattern!r}; name {', '.join(GROUPS)}, or a glob over the "
-                f"{len(known)} sites, such as {some}"
+                f"no site matches {pattern!r} in {kind}; name "
+                f"{', '.join(GROUPS)}, or a glob over its {len(known)} sites, such as {some}"
             )
         chosen |= found
     for pattern in ignore:

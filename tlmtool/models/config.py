@@ -5,9 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text
-from tlmtool.models.architectures import ARCHITECTURES, PREFIX, base_type
+from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.guarding import CONFIG, modules
 
 # The most that a key with this word may say. transformers makes a Python object of each layer and
@@ -19,7 +23,15 @@ ELSEWHERE = {  # keys with which transformers loads other weights than the files
     "fusion_config": "asks for fused modules: drop the key",
     "quantization_config": "is quantized already: compress the original checkpoint",
 }
-EXPERTS = ("num_local_experts", "num_experts")  # keys of a mixture of experts
+TEXT = (  # a type in one of these lists of transformers reads text; others are refused
+    "CAUSAL_LM",
+    "MASKED_LM",
+    "QUESTION_ANSWERING",
+    "SEQUENCE_CLASSIFICATION",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "TEXT_ENCODING",
+    "TOKEN_CLASSIFICATION",
+)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -28,17 +40,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     kept = _read(file, folder)
     model_type = kept.get("model_type")
-    if experts := next((key for key in EXPERTS if kept.get(key)), None):
-        raise NotLoadable(f"{folder} is a mixture of experts ({experts}): not supported")
-    if not isinstance(model_type, str) or base_type(model_type) not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise NotLoadable(f"{folder} has model type {model_type!r}, not supported; known: {known}")
+    if why := _no_text_model(model_type):
+        raise NotLoadable(f"{folder} has model type {model_type!r}, {why}")
     check_counts(kept, str(file))
     if key := next((key for key in ELSEWHERE if kept.get(key)), None):
         raise NotLoadable(f"{folder} {ELSEWHERE[key]} ({key} in config.json)")
     if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
         raise NotLoadable(f"{file} has model type {model_type} but no plan under the key tlm")
     return kept
+
+
+def reads_text(kind: str) -> bool:
+    """Whether a model type of transformers reads text."""
+    lists = (getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in TEXT)
+    return any(kind in each for each in lists) or kind.endswith(("_text", "_text_model"))
+
+
+def _no_text_model(model_type: Any) -> str | None:
+    """Why a model type is none that tlm can work on; None where it can."""
+    kind = base_type(model_type) if isinstance(model_type, str) else ""
+    if kind not in CONFIG_MAPPING_NAMES:
+        return f"which transformers {transformers.__version__} does not have"
+    return None if reads_text(kind) else "which reads no text: tlm works on text models"
 
 
 def _read(file: Path, folder: Path) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Compression:
     sites: tuple[str, ...] = setting(
         ("attention",),
         "compress",
-        "Linear layers to compress, separated by commas: attention, ffn, embedding, all, or "
-        "patterns of names such as '*.query'",
+        "Linear layers to compress, separated by commas: attention, ffn, embedding, all (these "
+        "three), linears (every linear layer but the head), or patterns of names such as '*.query'",
         "SITES",
     )
     ignore: tuple[str, ...] = setting(
