@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import word_tokenizer
 
+from tlmtool.data import hub
 from tlmtool.data.batching import batches
 from tlmtool.data.labelled import sentence_pairs
 from tlmtool.data.language import language_splits
@@ -78,6 +79,7 @@ def test_a_data_set_is_read_by_datasets(monkeypatch):
 
     fake = types.SimpleNamespace(load_dataset=load_dataset)
     monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr(hub, "unreachable", lambda: "")
     assert texts("someone/some-data") == ["a b", "c d"]
     with pytest.raises(NotLoadable, match=r"no such data$"):
         texts("someone/other")

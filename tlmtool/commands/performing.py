@@ -1,16 +1,21 @@
 """A whole command from Python, or from a recipe: `run` and `perform`."""
 
 from collections.abc import Iterable
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tlmtool.data import hub
 from tlmtool.failure import check_alone
 from tlmtool.files.claims import claims
 from tlmtool.files.places import check_place, path_of
+from tlmtool.models import finding
 from tlmtool.models.finding import cached
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.inputs import reads_of
+from tlmtool.recipe.schema import settings
+from tlmtool.tasks.table import TASKS
 
 
 def perform(recipe: recipes.Recipe) -> Any:
@@ -19,8 +24,24 @@ def perform(recipe: recipes.Recipe) -> Any:
         check_alone(f"tlm {recipe.verb}")
     if recipe.output.out and not recipe.output.dry_run:
         check_place(path_of(recipe.output.out), reads_of(recipe, cached))
+    _check_network(recipe)
     with claims():
         return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
+
+
+def _check_network(recipe: recipes.Recipe) -> None:
+    """Raises NotLoadable where the Hub is needed and cannot be reached, before the slow imports."""
+    for path, setting in settings(recipe.verb).items():
+        value = reduce(getattr, path.split("."), recipe)
+        if not setting.reads or not isinstance(value, str) or value in ("", "none"):
+            continue
+        if "model" in setting.reads:
+            finding.check_reachable(value, recipe.revision if path == "model" else None)
+        else:
+            hub.check_reachable(value)
+    published = TASKS[recipe.training.task].hub if recipe.training.task in TASKS else None
+    if recipe.verb == "finetune" and recipe.training.data is None and published:
+        hub.check_reachable(published)
 
 
 def run(

@@ -2,18 +2,17 @@
 
 import importlib.resources
 import random
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tlmtool.data import hub
 from tlmtool.data.tables import few
 from tlmtool.data.text import decoded, place, read_text
-from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.failure import NotLoadable, Usage, blaming
 
 Item = TypeVar("Item")
 
 TEXT_SUFFIXES = {".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md", ".raw", ".gz", ".zip"}
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SAVED_DATASET = ("dataset_info.json", "dataset_dict.json", "*.parquet", "*.arrow")
 
 
@@ -74,26 +73,22 @@ def _two_words(found: list[str], name: str, what: str) -> None:
         )
 
 
+def _saved(folder: Path) -> Any:
+    """The data set in a folder of this machine."""
+    datasets = hub.library(str(folder), "holds a data set")
+    on_disk = any((folder / name).exists() for name in SAVED_DATASET[:2])
+    with blaming(f"{folder} cannot be loaded by `datasets`"):
+        return (datasets.load_from_disk if on_disk else datasets.load_dataset)(str(folder))
+
+
 def _dataset(source: str) -> list[str]:
     """The texts of a folder or of a data set of the Hub, by the optional `datasets`."""
     path = Path(source).expanduser()
     saved = path.is_dir() and any(any(path.glob(pattern)) for pattern in SAVED_DATASET)
-    hub = HUB_NAME.fullmatch(source) and path.suffix.lower() not in TEXT_SUFFIXES
-    if not saved and (path.is_dir() or not hub):
+    named = hub.HUB_NAME.fullmatch(source) and path.suffix.lower() not in TEXT_SUFFIXES
+    if not saved and (path.is_dir() or not named):
         read_text(path)  # it raises: a folder, or a file that does not exist
-    try:
-        import datasets
-    except ImportError as error:
-        kind = "holds a data set" if saved else "is no file here; if it is a data set of the Hub"
-        needed = "the package `datasets` is needed (pip install datasets)"
-        raise MissingDependency(f"{source} {kind}: {needed}") from error
-    try:
-        on_disk = any((path / name).exists() for name in SAVED_DATASET[:2])
-        read: Any = datasets.load_from_disk if on_disk else datasets.load_dataset
-        loaded = read(str(path) if saved else source)
-    except Exception as error:  # the library and the network raise too many kinds to name
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise NotLoadable(f"{source} cannot be loaded by `datasets`: {reason}") from error
+    loaded = _saved(path) if saved else hub.load(source)
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     if not splits:
         raise NotLoadable(f"{source} has no split: it should have one with a column of texts")

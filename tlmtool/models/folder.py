@@ -8,7 +8,7 @@ from typing import Any, Union
 from tlmtool.files.reading import sha256
 from tlmtool.models.beside import side_files
 from tlmtool.models.config import read_config
-from tlmtool.models.finding import resolve
+from tlmtool.models.finding import replaced_by_minilm, resolve
 from tlmtool.models.front import front_matter
 from tlmtool.models.gguf import Origin
 from tlmtool.models.guarding import guard
@@ -73,6 +73,8 @@ class Folder(os.PathLike[str]):
     def notes(self) -> tuple[str, ...]:
         """What every report on this model says: that it was rounded before, or read otherwise than
         it was asked for."""
+        if replaced_by_minilm(self.asked, self.path):
+            return (f"the Hub cannot be reached: {self.asked} is minilm, of the demo extra",)
         return () if self.origin is None else (str(self.origin), *self.origin.notes)
 
     @cached_property
