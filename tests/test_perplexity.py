@@ -68,14 +68,34 @@ def test_windows_side_by_side_give_what_each_token_gives_alone(family):
     assert (found.tokens, found.stride) == (44, 16)
 
 
-@given(some.integers(2, 300), some.integers(2, 40), some.data())
-def test_each_token_but_the_first_is_predicted_once(count, window, data):
+@pytest.mark.parametrize("stride", [16, 5])
+def test_a_begin_token_is_read_before_each_window(stride):
+    model = conftest.pico("llama", "lm")
+    begin = [model.config.bos_token_id]
+    body = [token for token in tokens(70) if token != begin[0]][:50]
+    losses = []
+    for place, token in enumerate(body):
+        start = 0 if place < 16 else place // 16 * 16 if stride == 16 else (place - 11) // 5 * 5
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([begin + body[start:place]])).logits[0, -1]
+        losses.append(float(cross_entropy(logits.double(), torch.tensor(token))))
+    found = perplexity(model, begin + body, window=16, stride=stride)
+    assert found.begin
+    assert found.tokens == 50
+    assert found.mean == pytest.approx(math.fsum(losses) / 50, abs=2e-6)
+
+
+@given(some.integers(2, 300), some.integers(2, 40), some.booleans(), some.data())
+def test_each_token_is_predicted_once(count, window, begin, data):
     stride = data.draw(some.integers(1, window))
-    parts = windows(count, window, stride)
-    assert [place for part in parts for place in range(part.first, part.stop)] == [*range(1, count)]
+    parts = windows(count, window, stride, begin)
+    predicted = [place for part in parts for place in range(part.first, part.stop)]
+    assert predicted == [*range(0 if begin else 1, count)]
     for part in parts:
-        assert 0 <= part.start < part.first < part.stop
-        assert part.stop - 1 - part.start <= window  # what the model reads; the last is a target
+        assert 0 <= part.start < part.first + begin
+        assert part.first < part.stop
+        read = begin + part.stop - 1 - part.start  # the last token is only predicted
+        assert read <= window
         if stride < window and part.start:
             assert part.first - part.start >= window - stride  # the context of its first token
 

@@ -28,7 +28,8 @@ CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")  # what conf
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens `start` to `stop` are read at once, and those from `first` on are predicted."""
+    """Tokens `start` to `stop` are read at once, and those from `first` on are predicted. The
+    first one can only be predicted if a begin token is read before it."""
 
     start: int
     first: int
@@ -41,6 +42,7 @@ class Perplexity:
 
     window: int
     stride: int
+    begin: bool  # whether a begin token was read before each window
     sums: np.ndarray
     counts: np.ndarray
 
@@ -81,23 +83,23 @@ def context_of(model: nn.Module) -> int | None:
     return min(filter(None, [told, position_limit(model)]), default=None)
 
 
-def windows(tokens: int, window: int, stride: int) -> list[Window]:
-    """The windows of a text of this many tokens. Each token but the first is in exactly one of
-    them as a token to predict.
+def windows(tokens: int, window: int, stride: int, begin: bool = False) -> list[Window]:
+    """The windows of a text of this many tokens. Each token is in exactly one of them as a token to
+    predict; without a begin token before each window, the first one of the text is in none.
 
-    A window ends `stride` tokens after the one before it, and reads `window` tokens. With `stride`
-    equal to `window` it also reads the last token before it, to predict its own first one. Raises
-    Usage for a stride that is longer than the window.
+    A window ends `stride` tokens after the one before it, and holds `window` tokens. Without a
+    begin token, and with `stride` equal to `window`, it also holds the last token before it, from
+    which its own first one is predicted. Raises Usage for a stride longer than the window.
     """
     if not 1 <= stride <= window:
         raise Usage(f"stride is {stride}; it must be from 1 to {window}, the window")
     if window < 2:
         raise Usage("window is 1; a token can only be predicted from one before it: at least 2")
-    found, done = [], 1
+    found, done = [], 0 if begin else 1
     for start in range(0, tokens, stride):
         stop = min(start + window, tokens)
         if done < stop:
-            found.append(Window(min(start, done - 1), done, stop))
+            found.append(Window(start if begin else min(start, done - 1), done, stop))
         done = stop
         if stop == tokens:
             break
@@ -116,6 +118,9 @@ def perplexity(
 ) -> Perplexity:
     """The perplexity of a causal language model on the tokens of a text (`joined_ids`).
 
+    Where the tokens start with the begin token of the model's config, each window does: gemma, for
+    one, predicts badly in a window without it.
+
     `window`: tokens that are read at once, by default 2,048 or the model's context where that is
     shorter. `stride`: how far each window is moved on, by default the window; each token then sees
     from 1 to `window` tokens before it. `limit`: only the first tokens are read. `tick` is called
@@ -130,20 +135,31 @@ def perplexity(
     if len(ids) < 2:
         raise Usage(f"perplexity needs two tokens of text or more; {len(ids)} were given")
     check_token(model, max(ids))
-    parts = windows(len(ids), window, stride or window)
+    begin = ids[:1] if ids[0] == begin_of(model) else []
+    tokens = torch.tensor(ids[len(begin) :])
+    parts = windows(len(tokens), window, stride or window, bool(begin))
     sums = np.zeros(len(parts))
     counts = np.array([part.stop - part.first for part in parts])
-    tokens = torch.tensor(ids)
     with evaluating(model), torch.no_grad():
         for places in _alike(parts, max(1, min(batch, AT_ONCE // window))):
             chosen = [parts[i] for i in places]
-            sums[places] = _window_sums(model, tokens, chosen)
+            sums[places] = _window_sums(model, begin, tokens, chosen)
             if tick:
                 tick(int(counts[places].sum()))
     if not np.isfinite(sums).all():
         wrong = f"{int((~np.isfinite(sums)).sum())} of {len(sums)} windows"
         raise Failure(f"the loss of {name_of(model)} is not finite on {wrong}")
-    return Perplexity(window, stride or window, sums, counts)
+    return Perplexity(window, stride or window, bool(begin), sums, counts)
+
+
+def begin_of(model: nn.Module) -> int | None:
+    """The begin token of the model's config, or else of its generation config."""
+    own = getattr(model.config.get_text_config(), "bos_token_id", None)
+    return (
+        own
+        if own is not None
+        else getattr(getattr(model, "generation_config", None), "bos_token_id", None)
+    )
 
 
 def refuse(model: nn.Module) -> None:
@@ -206,9 +222,12 @@ def _alike(parts: list[Window], batch: int) -> Iterator[list[int]]:
         yield held
 
 
-def _window_sums(model: nn.Module, tokens: Tensor, parts: list[Window]) -> np.ndarray:
+def _window_sums(
+    model: nn.Module, begin: list[int], tokens: Tensor, parts: list[Window]
+) -> np.ndarray:
     """The summed NLL (B,), float64, of the predicted tokens of windows of equal lengths."""
-    ids = torch.stack([tokens[part.start : part.stop - 1] for part in parts])  # (B, N)
+    first = torch.tensor(begin, dtype=tokens.dtype)  # the begin token, if there is one
+    ids = torch.stack([torch.cat([first, tokens[p.start : p.stop - 1]]) for p in parts])  # (B, N)
     wanted = torch.stack([tokens[part.first : part.stop] for part in parts])  # (B, predicted)
     ones = torch.ones_like(ids)
     read = Batch([], {"input_ids": ids, "attention_mask": ones}, torch.zeros_like(ids).bool())

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from tlmtool.data.batching import begin_token
 from tlmtool.data.parallel import languages_of
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import name_of
@@ -99,8 +98,7 @@ def of_windows(asked: Asked) -> Found:
         | {"bounds": exponentials(x.interval(asked.seed))}
         for x in found
     ]
-    begins = ids[:1] == begin_token(asked.tokenizers[0])
-    shared = {"window": window, "stride": found[0].stride, "begin_token": begins}
+    shared = {"window": window, "stride": found[0].stride, "begin_token": found[0].begin}
     told = [w for each in asked.models for w in beyond(each, window)] + rough(found[0].tokens)
     statistics = [x.statistic for x in found]
     count = len(found[0].sums)

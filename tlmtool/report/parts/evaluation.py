@@ -77,7 +77,8 @@ class Evaluation(Part):
     window: int | None = entry("tokens that are read at once", "tokens", when="windowed")
     stride: int | None = entry("tokens from one window to the next", "tokens", when="windowed")
     begin_token: bool | None = entry(
-        "whether the tokenizer puts a begin token before the text", optional=True
+        "whether a begin token is read before each window, as the tokenizer puts one before a text",
+        optional=True,
     )
     models: tuple[Scored, ...] = entry("the model that was evaluated", count="models")
     baseline: Baseline | None = entry("the model to compare with", when="baseline")
@@ -109,7 +110,7 @@ class Evaluation(Part):
 
     def _windows(self) -> str:
         """'window 512, stride 512, no begin token, 95 % interval [20.10, 31.47]'."""
-        begin = "a begin token before the text" if self.begin_token else "no begin token"
+        begin = "a begin token before each" if self.begin_token else "no begin token"
         told = f"window {self.window}, stride {self.stride}, {begin}"
         bounds = self.models[0].bounds
         if bounds is None:
