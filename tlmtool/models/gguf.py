@@ -10,7 +10,6 @@ from typing import Any
 
 from tlmtool.failure import MissingDependency, NotLoadable, blaming
 from tlmtool.files.reading import regular
-from tlmtool.models.config import MOST
 
 SUFFIX = ".gguf"
 PLAIN = ("F64", "F32", "F16", "BF16")  # types of tensors that hold ordinary numbers
@@ -76,6 +75,8 @@ def header(file: Path) -> tuple[Any, dict[str, Any]]:
             f"{file} is a GGUF file, which needs the gguf extra: pip install 'tlmtool[gguf]'"
         ) from None
     from transformers.integrations.gguf import read_gguf_metadata
+
+    from tlmtool.models.config import MOST  # here, since it imports transformers
 
     with blaming(f"{file} is damaged or no GGUF file"):
         found, _ = read_gguf_metadata(str(regular(file)))  # fast: a wrong count ends it at once

@@ -18,7 +18,6 @@ from typing import Any
 
 from tlmtool.failure import Failure, NotLoadable, first_line
 from tlmtool.files.reading import regular
-from tlmtool.models.config import check_counts
 from tlmtool.models.gguf import (
     Origin,
     header,
@@ -146,6 +145,8 @@ def _convert(
     messages name `whole`, which transformers reads."""
     import torch
     from transformers import AutoConfig, AutoTokenizer, GgufConfig
+
+    from tlmtool.models.config import check_counts
 
     with Bars() as bars, read_once(reader, bars.of(f"unpacking {file.name}, once")):
         try:
