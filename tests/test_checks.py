@@ -17,9 +17,12 @@ from tlmtool.report.layout import leaves
 from tlmtool.report.report import Report
 
 SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
+SCORE = "score.n score.before score.after score.difference score.level score.interval.0 "
+SCORE += "score.interval.1 score.resamples"  # which plain texts do not give
 RUNS = {  # {name: (words, what a report may leave out)}
     "rank": ("compress {bert} --rank 2 --out {out}", ""),
-    "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}", ""),
+    "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}", SCORE),
+    "score": ("compress {class} --rank 2 --data {mrpc} --out {out}", "score.resamples"),
     "attention": ("compress {gpt2} --attention dimensionwise --out {out}", "calibration.tokens"),
     "dry": ("compress {bert} --rank 2 --dry-run", "calibration.tokens calibration.texts"),
     "merge": ("merge {small} --out {out}", "parity.rounding"),
@@ -83,7 +86,11 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
             assert path in there or path in absent.split(), path
     named = made.named()
     for short, path in checks.shortcuts(made.verb, recipe).items():
-        assert named.get(short) == path or path not in there or path == "quality.after"
+        assert (
+            named.get(short) == path
+            or path not in there
+            or path in ("quality.after", "score.after")
+        )
     open_ = r"recipe\.|schema_version|decomposition|shape|attention\.layers\.\d+\.attention| "
     for path, value in there.items():  # and the other way round, but for settings of what is made
         if isinstance(value, float) or (type(value) is int and not re.search(open_, path)):

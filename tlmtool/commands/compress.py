@@ -9,11 +9,14 @@ from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.commands.costs import Costs
 from tlmtool.commands.provenance import calibration_of, provenance
 from tlmtool.commands.run import Run, out_folder
+from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.data.batching import cut
+from tlmtool.data.lessons import Lesson
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.before_after import BeforeAfter
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
@@ -29,6 +32,7 @@ from tlmtool.report.layout import Part
 from tlmtool.report.parts.calibration import Allocation, Calibration
 from tlmtool.report.parts.ending import Predicted
 from tlmtool.report.parts.quality import Quality as Measured
+from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
 
@@ -46,16 +50,23 @@ def compress(recipe: Recipe) -> Report:
     with Run(recipe) as run:
         empty = run.empty(folder)
         costs, tokenizer = Costs(empty, longest_of(recipe)), _tokenizer(recipe, folder)
-        texts, held, found = calibration_of(recipe) if tokenizer else ([], [], Calibration())
+        taught = lesson_of(recipe, folder, tokenizer)
+        texts, held, found = [], [], Calibration()
+        if tokenizer:
+            texts, held, found = calibration_of(recipe, taught)
         _check(recipe, empty, tokenizer, bool(texts))
+        score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if recipe.output.dry_run:
             return _predicted(run, folder, empty, costs, tokenizer, texts, found)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
             source, parts = provenance(recipe, folder, model, out), list[Part]()
             quality = _quality(run, model, tokenizer, held)
-            recovery = _recovery(run, model, tokenizer)
-            warnings = _cut(recipe, model, tokenizer, texts, recovery)
+            if score:
+                with run.stage("measure"):
+                    score(model)
+            recovery = _recovery(run, model, tokenizer, taught, score)
+            warnings = _cut(recipe, model, tokenizer, texts, recovery) + leaked(taught, texts)
             if recipe.attention.kind:
                 model, layers = converted(run, model, tokenizer, texts, quality, warnings)
                 parts.append(layers)
@@ -67,6 +78,8 @@ def compress(recipe: Recipe) -> Report:
             parts = [source, *after, *_notes(outcome, found), *parts]
             if quality:
                 parts.append(_again(run, quality, model))
+            if score:
+                parts.append(_scored(run, score, model, trained=recovery is not None))
         return run.save(model, folder, out, parts, warnings + outcome.warnings, memory.bytes)
 
 
@@ -74,12 +87,6 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
     """Raises a Failure for whatever the shapes of the model and the data already rule out. This
     comes before any weights are loaded."""
     empty = copy.deepcopy(empty)  # which converting its attention changes
-    if recipe.recovery.steps is not None:
-        if tokenizer is None:
-            raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
-        from tlmtool.data.lessons import lesson
-
-        lesson(recipe.recovery.data)
     named = checked_figure(recipe.output.fail_if)
     if tokenizer is None and QUALITY.fullmatch(named):
         raise Usage(f"{recipe.model} has no tokenizer, so that {named} is not measured")
@@ -155,13 +162,23 @@ def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outco
     return outcome
 
 
-def _recovery(run: Run, model: Any, tokenizer: Any) -> Any:
+def _scored(run: Run, score: BeforeAfter, model: Any, trained: bool) -> Score:
+    """The score before and after; a recovery has scored what it trained."""
+    with run.stage("measure"):
+        if not trained:
+            score(model)
+        return score.compared()
+
+
+def _recovery(
+    run: Run, model: Any, tokenizer: Any, taught: Lesson | None, score: BeforeAfter | None
+) -> Any:
     """The training of `--recover`, which copies the model while it is dense; None without it."""
-    if run.recipe.recovery.steps is None:
+    if run.recipe.recovery.steps is None or taught is None:
         return None
     from tlmtool.training.recovery import Recovery
 
-    return Recovery(run.recipe, model, tokenizer, run.bars)
+    return Recovery(run.recipe, model, tokenizer, run.bars, taught, score)
 
 
 def _cut(recipe: Recipe, model: Any, tokenizer: Any, texts: list[str], recovery: Any) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tlmtool.data import reading
 from tlmtool.data.language import held_out
+from tlmtool.data.lessons import Lesson
 from tlmtool.files.reading import sha256
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.folder import Folder
@@ -41,22 +42,24 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
     )
 
 
-def calibration_of(recipe: Recipe) -> tuple[list[str], list[str], Calibration]:
+def calibration_of(
+    recipe: Recipe, taught: Lesson | None
+) -> tuple[list[str], list[str], Calibration]:
     """(texts to calibrate on, held-out texts, the part `calibration` of a report).
 
-    Without `--calibration`, the text of `--recover` is used, or else the text of the package."""
-    wanted, taught = recipe.calibration, recipe.recovery.data
+    Without `--calibration`, the texts of `--data` that are not scored are used, or else the text of
+    the package."""
+    wanted = recipe.calibration
     shipped = held_out(reading.texts(None, None, recipe.seed))
     if wanted.text == "none":
         return [], shipped[1], Calibration(source="none: the weights alone decide")
-    if wanted.text is None and taught:
-        from tlmtool.data.lessons import lesson
-
-        rest, held = (found := lesson(taught)).sentences, found.measured()
+    own = taught if wanted.text is None and taught and taught.sentences else None
+    if own:
+        rest, held = own.sentences, own.measured()
     else:
         rest, held = held_out(reading.texts(wanted.text, None, recipe.seed))
     used = reading.choose(rest, wanted.samples, recipe.seed)
-    source = wanted.text or taught or "the text that comes with tlm"
+    source = wanted.text or (own.source if own else "the text that comes with tlm")
     other = (
         None if held else "the text that comes with tlm"
     )  # all of its texts are needed to calibrate

@@ -93,7 +93,7 @@ def _result(
 ) -> dict[str, Any]:
     """What was measured, as the parts of a report."""
     scores = [
-        _scored(task, each, statistic, found) | figures
+        overall(task, each, statistic, found) | figures
         for each, statistic, figures in zip(models, found.statistics, found.figures, strict=True)
     ]
     result = {
@@ -106,10 +106,10 @@ def _result(
         "warnings": found.warnings,
     }
     result |= found.shared
-    return result | ({"baseline": _against(task, scores, found, seed)} if scores[1:] else {})
+    return result | ({"baseline": paired(task, scores, found, seed)} if scores[1:] else {})
 
 
-def _against(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) -> dict[str, Any]:
+def paired(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) -> dict[str, Any]:
     """The baseline's score, and how far the model's lies from it; an interval, or why none."""
     whole = np.arange(found.count)[None]
     mine, theirs = (float(statistic(whole)[0]) for statistic in found.statistics)
@@ -132,7 +132,7 @@ def _against(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) 
     return result | ({"resamples": RESAMPLES} if found.count >= FEW else {})
 
 
-def _scored(task: Task, model: nn.Module, statistic: Statistic, found: Found) -> dict[str, Any]:
+def overall(task: Task, model: nn.Module, statistic: Statistic, found: Found) -> dict[str, Any]:
     """{"id", "score", "n"} over all examples; raises Failure for a score that is not finite."""
     score = found.score(float(statistic(np.arange(found.count)[None])[0]))
     if score is None or not np.isfinite(score):

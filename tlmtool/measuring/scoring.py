@@ -1,7 +1,7 @@
 """What each kind of task measures: a function a kind, which gives a quantity per example."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ class Found:
     """What was measured of each model. `statistics`: the score of resampled examples; `figures`:
     what is reported beside it; `count`: of examples; `added`: examples that the statistics know
     beyond those (`with_added`); `what`: the score in words; `score`: makes the score of what the
-    statistics give; `shared`: what is reported of all models together."""
+    statistics give; `shared`: what is reported of all models together; `answers`: of each model,
+    to labels."""
 
     statistics: list[Statistic]
     figures: list[dict[str, Any]]
@@ -54,20 +55,39 @@ class Found:
     warnings: list[str] = field(default_factory=list)
     score: Callable[[float], float | None] = float
     shared: dict[str, Any] = field(default_factory=dict)
+    answers: list[np.ndarray] = field(default_factory=list)
 
 
 def of_labels(asked: Asked) -> Found:
     """Classes or figures that models predict, against the labels."""
     task, examples, tokenizer = asked.task, asked.examples, asked.tokenizers[0]
     told = [w for m in asked.models for w in nameless(task, classes_of(m), name_of(m))]
-    labels, added = np.array([each.label for each in examples]), 0
+    labels = np.array([each.label for each in examples])
     answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
     whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]
     figures = [{name: each[name] for name in task.figures} for each in whole]
+    statistics, added = _of_answers(task, labels, answers)
+    return Found(statistics, figures, len(examples), task.what, added, told, answers=answers)
+
+
+def _of_answers(
+    task: Task, labels: np.ndarray, answers: list[np.ndarray]
+) -> tuple[list[Statistic], int]:
+    """(the score of resampled answers of each model, how many examples were added)"""
+    added = 0
     if task.kind == "classification":
         labels, answers, added = with_added(labels, answers)
-    statistics = [statistic(task.metrics, each, labels) for each in answers]
-    return Found(statistics, figures, len(examples), task.what, added, told)
+    return [statistic(task.metrics, each, labels) for each in answers], added
+
+
+def together(task: Task, examples: list[Any], first: Found, second: Found) -> Found:
+    """What was measured of two models, each alone, as if they had been measured side by side."""
+    both = {"figures": first.figures + second.figures, "warnings": first.warnings}
+    if not first.answers:
+        return replace(first, statistics=first.statistics + second.statistics, **both)
+    labels, answers = np.array([each.label for each in examples]), first.answers + second.answers
+    statistics, added = _of_answers(task, labels, answers)
+    return replace(first, statistics=statistics, added=added, answers=answers, **both)
 
 
 def of_texts(asked: Asked) -> Found:

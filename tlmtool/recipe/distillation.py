@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tlmtool.recipe.setting import setting
+from tlmtool.tasks.table import LABELLED, SIMILARITY
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,34 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Distillation of the dense model into the compressed one, right after compressing."""
+    """What a compressed model is trained on and scored by: the rows of `data` score it before and
+    after, and with `steps` the dense model is distilled into it."""
 
-    steps: int | None = setting(
-        None,
-        "compress",
-        "After compressing, train for this many steps to imitate the original model",
-        "STEPS",
-        "recover",
-        ge=1,
-    )
     data: str | None = setting(
         None,
         "compress",
-        "Texts or sentence pairs for --recover; a dev split of pairs also scores the result",
+        "What is trained on and scored: sentence pairs with scores, texts with labels, or with "
+        "--recover plain texts. The development split is scored, or all of a single file where "
+        "nothing is trained",
         "PATH",
         "data",
         reads="data",
+    )
+    task: str | None = setting(
+        None,
+        "compress",
+        f"Task that --data is scored by: {', '.join((SIMILARITY, *LABELLED))}",
+        "TASK",
+        choices=(SIMILARITY, *LABELLED),
+        otherwise="that of the model's classification head, otherwise similarity",
+    )
+    steps: int | None = setting(
+        None,
+        "compress",
+        "After compressing, train for this many steps on --data to imitate the original model",
+        "STEPS",
+        "recover",
+        ge=1,
     )
     lr: float | None = setting(
         None,

@@ -21,6 +21,8 @@ BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
 BLOCKS = "compression.blocks"
 OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
 OF_TRANSLATION = ("training.languages", "training.beams", "training.label_smoothing")
+SCORED = ("recovery.data", "recovery.task")  # what scores a compressed model, also untrained
+COLUMNS = ("training.text", "training.pair", "training.label")
 MODEL = "a folder, a Hub id, or minilm"
 
 
@@ -62,10 +64,20 @@ def _check_compress(values: Values) -> None:
         raise Usage(f"compress needs one budget: {budgets} (or --attention NAME)")
     if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
         raise Usage("--blocks goes with --rank: give the rank of a block term too")
-    if (values.get("recovery.data") is None) != (values.get("recovery.steps") is None):
-        raise Usage("--recover STEPS and --data PATH go together: give both or none")
-    if values.get("recovery.steps") is None and (lone := _wished(values, "recovery.")):
-        raise Usage(f"{_flag(lone[0])} goes with --recover STEPS: give that too")
+    _check_scored(values)
+
+
+def _check_scored(values: Values) -> None:
+    """What `--data` of compress goes with."""
+    if values.get("recovery.steps") is None:
+        lone = [path for path in _wished(values, "recovery.") if path not in SCORED]
+        if lone:
+            raise Usage(f"{_flag(lone[0])} goes with --recover STEPS: give that too")
+    if values.get("recovery.data") is None:
+        if values.get("recovery.steps") is not None:
+            raise Usage("--recover needs --data PATH, the texts or tables that it trains on")
+        if lone := _wished(values, "recovery.task", *COLUMNS):
+            raise Usage(f"{_flag(lone[0])} goes with --data PATH: give that too")
 
 
 def _check_evaluate(values: Values) -> None:

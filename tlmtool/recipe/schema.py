@@ -46,7 +46,7 @@ class Recipe:
     profiling: Profiling = section(Profiling, "Profile")
     training: Training = section(Training, "Training")
     calibration: Calibration = section(Calibration, "Calibration text")
-    recovery: Recovery = section(Recovery, "Recovery")
+    recovery: Recovery = section(Recovery, "Score and recovery")
     distillation: Distillation = section(Distillation, "Learning from a teacher")
     strategy: Strategy = section(Strategy, "Over-parameterization while training")
     study: Study = section(Study, "Comparing strategies over seeds")

@@ -53,13 +53,28 @@ class Training:
         otherwise="all, or factors with --teacher",
     )
     text: str | None = setting(
-        None, "finetune evaluate", "Column of the text", "COLUMN", "text-column", panel=DATA
+        None,
+        "finetune evaluate compress",
+        "Column of the text",
+        "COLUMN",
+        "text-column",
+        panel=DATA,
     )
     pair: str | None = setting(
-        None, "finetune evaluate", "Column of a second text", "COLUMN", "pair-column", panel=DATA
+        None,
+        "finetune evaluate compress",
+        "Column of a second text",
+        "COLUMN",
+        "pair-column",
+        panel=DATA,
     )
     label: str | None = setting(
-        None, "finetune evaluate", "Column of the label", "COLUMN", "label-column", panel=DATA
+        None,
+        "finetune evaluate compress",
+        "Column of the label",
+        "COLUMN",
+        "label-column",
+        panel=DATA,
     )
     pack: bool = setting(
         False,

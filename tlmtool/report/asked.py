@@ -94,6 +94,11 @@ class Asked:
         return bool(self.values.get("recovery.steps"))
 
     @property
+    def scored(self) -> bool:
+        """with `--data`"""
+        return self.verb == "compress" and self.values.get("recovery.data") is not None
+
+    @property
     def expands(self) -> bool:
         """with `--strategy static` or `dynamic`"""
         return self.values.get("strategy.name") not in (None, "none")

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from tlmtool.data.lessons import lesson
+from tlmtool.data.lessons import Lesson
+from tlmtool.measuring.before_after import BeforeAfter
 from tlmtool.recipe.schema import Recipe, Training
 from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
@@ -18,9 +19,19 @@ RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 
 
 class Recovery:
-    """Holds a copy of the dense model, its score, and the sentences to learn on."""
+    """Holds a copy of the dense model, its score, and the sentences to learn on.
 
-    def __init__(self, recipe: Recipe, model: nn.Module, tokenizer: Any, bars: Bars):
+    `score` has scored the dense model already; without it, the feature error is measured."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        tokenizer: Any,
+        bars: Bars,
+        taught: Lesson,
+        score: BeforeAfter | None = None,
+    ):
         wanted, length = recipe.recovery, recipe.calibration.max_length
         self.bars, self.tokenizer = bars, tokenizer
         train = wanted.train or ("all" if recipe.attention.kind else "factors")
@@ -28,10 +39,13 @@ class Recovery:
         training = Training(lr=wanted.lr or RATES[train], train=train, **settings)
         common = {"seed": recipe.seed, "device": recipe.device}
         self.recipe = Recipe("finetune", recipe.model, training=training, **common)
-        self.lesson = lesson(wanted.data)
-        self.teacher = copy.deepcopy(model)
-        self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
-        self.dense = self.measured[2](model)
+        self.lesson, self.teacher = taught, copy.deepcopy(model)
+        if score:
+            self.measured = (score.task.metric, score.task.better, score)
+            self.dense = score.before
+        else:
+            self.measured = measure_of(self.lesson, self.teacher, tokenizer, length)
+            self.dense = self.measured[2](model)
 
     @property
     def sentences(self) -> list[str]:

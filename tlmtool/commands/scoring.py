@@ -1,0 +1,98 @@
+"""What `--data` of compress gives: sentences to learn from, and rows that score the model."""
+
+from typing import Any
+
+from tlmtool.commands.run import Run
+from tlmtool.data.labels import classes_in, outputs_in
+from tlmtool.data.lessons import Lesson, lesson, texts_of
+from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.before_after import BeforeAfter
+from tlmtool.measuring.pooling import pooling_of
+from tlmtool.measuring.predictions import classes_of, nameless, task_fits
+from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
+from tlmtool.recipe.building import Recipe
+from tlmtool.report.checks import checked_figure
+from tlmtool.report.parts.score import NAMES
+from tlmtool.tasks.table import SIMILARITY
+
+
+def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any) -> Lesson | None:
+    """What `--data` holds for the model of a folder; None without it.
+
+    Where nothing is trained, all rows of a single file are scored. Raises NotLoadable where the
+    model has no tokenizer, and Usage for texts that would be neither trained on nor scored.
+    """
+    given = recipe.recovery
+    if given.data is None:
+        return None
+    if tokenizer is None:
+        raise NotLoadable(f"{recipe.model} has no tokenizer, which --data needs")
+    config = checkpoint.described(folder)
+    classes = classes_in(config)
+    head = None
+    if classes:
+        head = "classification" if outputs_in(config) > 1 else "regression"
+    columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
+    whole = given.steps is None
+    about: dict[str, Any] = {"head": head, "classes": classes, "columns": columns}
+    found = lesson(given.data, task=given.task, whole=whole, **about)
+    if whole and not found.task and not found.why:
+        raise Usage(
+            f"{given.data} holds texts without scores or labels, so that nothing of it is scored: "
+            "give --recover STEPS to train on them, or --calibration to weight the error by them"
+        )
+    return found
+
+
+def scoring_of(
+    run: Run, found: Lesson | None, model: Any, tokenizer: Any, length: int
+) -> BeforeAfter | None:
+    """What scores the model on the rows of a lesson; None where there are none, which is warned of.
+
+    `model` may be without its weights. Raises Usage where the model does not fit the task, or where
+    `--fail-if` names a score that it will not have.
+    """
+    recipe, named = run.recipe, checked_figure(run.recipe.output.fail_if)
+    asks = named.startswith("score.") or named in NAMES
+    if found is None or found.task is None:
+        why = ""
+        if found is not None and found.why:
+            why = _why(recipe, model, found)
+            run.warn(why)
+        if asks:
+            raise Usage(f"{why or 'nothing of --data is scored'}, so that {named} is not measured")
+        return None
+    task = found.task
+    if asks and named not in ("score", *task.names) and not named.startswith("score."):
+        raise Usage(f"the score of {recipe.recovery.data} is its {task.metric}, not {named}")
+    if task.name == SIMILARITY:
+        pooling_of(model)  # refused before any work
+    else:
+        task_fits(task, model)
+        for told in nameless(task, classes_of(model), str(recipe.model)):
+            run.warn(told)
+    settings = {"max_length": length, "seed": recipe.seed, "progress": run.bars.of("scoring")}
+    return BeforeAfter(task, found.scored, tokenizer, found.source, **settings)
+
+
+def leaked(found: Lesson | None, texts: Any) -> list[str]:
+    """A warning where texts that calibrate are also scored; none otherwise."""
+    if found is None or not found.scored or not isinstance(texts, list):
+        return []
+    scored = set(texts_of(found.scored))
+    if not (both := sum(text in scored for text in texts)):
+        return []
+    return [
+        f"{both:,} of the {len(texts):,} calibration texts are also scored: the score after may be "
+        "too high"
+    ]
+
+
+def _why(recipe: Recipe, model: Any, found: Lesson) -> str:
+    """Why no row of `--data` is scored."""
+    kind = type(model).__name__
+    head = f"the head of {kind} does not fit its labels"
+    if not kind.endswith("ForSequenceClassification"):
+        head = f"{kind} has no classification head for labels"
+    return f"{recipe.recovery.data} is not scored: {head}, and as sentence pairs {found.why}"
