@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,10 @@ class FactorizedEmbedding(Factorized):
     """An embedding whose table W (V, E) is left (V, R) times right (R, E); it looks up rows of
     left."""
 
+    def __init__(self, decomposition: Decomposition, dense: nn.Module, factors: dict[str, Tensor]):
+        super().__init__(decomposition, dense, factors)
+        self.scale, self.rounds = scale_of(dense) or 1.0, "embed_scale" in self.dense._buffers
+
     def _link(self, name: str, factor: Tensor) -> nn.Module:
         if name != "left":
             return Turned(factor)
@@ -138,7 +143,40 @@ class FactorizedEmbedding(Factorized):
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., E)"""
         right, left = self.links[0], self.links[1]  # the order of the chain
-        return right(left(ids)) * getattr(self.dense, "embed_scale", 1.0)
+        rows = right(left(ids))
+        # A table that holds its scale as a tensor rounds it to the dtype of its weight.
+        return rows * (rows.new_tensor(self.scale) if self.rounds else self.scale)
+
+
+def scale_of(table: Any) -> float | None:
+    """The number by which an embedding multiplies the rows that it looks up; None where it computes
+    anything else."""
+    if isinstance(table, FactorizedEmbedding):
+        return scale_of(table.dense)
+    if type(table).forward is nn.Embedding.forward:
+        return 1.0
+    tried = copy.copy(table)
+    ids = torch.arange(4, device="cpu")  # also where new tensors go to the meta device
+    weight = torch.arange(12.0, device="cpu").view(4, 3)
+    try:
+        scale = float(getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", 1.0)))
+        tried._parameters = {"weight": nn.Parameter(weight, False)}
+        tried._buffers = dict.fromkeys(table._buffers, torch.tensor(scale, device="cpu"))
+        tried.padding_idx = tried.max_norm = None
+        with torch.no_grad():
+            y = type(table).forward(tried, ids)
+    except Exception:  # another module's own code raises errors of many kinds
+        return None
+    same = isinstance(y, Tensor) and y.shape == weight.shape and torch.allclose(y, weight * scale)
+    return scale if same else None
+
+
+def rescale(dense: nn.Module) -> None:
+    """Give an embedding that was kept without numbers its scale, once it has its weight."""
+    if "embed_scale" in dense._buffers:
+        like = weight_of(dense)
+        scale = torch.tensor(scale_of(dense), dtype=like.dtype, device=like.device)
+        dense._buffers["embed_scale"] = scale
 
 
 def _on_meta(dense: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from tlmtool.models.factorized import (
     FactorizedEmbedding,
     FactorizedLinear,
     first_of,
+    scale_of,
     shape,
 )
 from tlmtool.models.flow import ACTED, MIXED, SOFTMAX, Flow, flow_of
@@ -98,8 +99,9 @@ def plain(module: Any) -> bool:
 
 def _computes_a_linear(module: Any) -> bool:
     tried = copy.copy(module)
-    generator = torch.Generator().manual_seed(0)
-    weight, bias, x = (torch.randn(s, generator=generator) for s in ((3, 4), (3,), (2, 5, 4)))
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((3, 4), (3,), (2, 5, 4))
+    weight, bias, x = (torch.randn(size, generator=draw, device="cpu") for size in sizes)
     held = nn.Parameter(weight, False), nn.Parameter(bias, False)
     tried._parameters = {"weight": held[0], "bias": None if module.bias is None else held[1]}
     tried.in_features, tried.out_features = 4, 3
@@ -120,7 +122,7 @@ def _table(base: Any) -> str | None:
         table = base.get_input_embeddings()
     except (NotImplementedError, AttributeError):
         return None
-    if not isinstance(table, TABLES):
+    if not isinstance(table, TABLES) or scale_of(table) is None:
         return None
     paths = (path for path, module in base.named_modules() if isinstance(module, TABLES))
     return next(path for path in paths if first_of(base.get_submodule(path)) is first_of(table))

@@ -16,6 +16,7 @@ from tlmtool.models.factorized import (
     FactorizedLinear,
     dense_weight,
     first_of,
+    rescale,
     set_weight,
     shape,
     weight_of,
@@ -131,6 +132,7 @@ def let_go(model: PreTrainedModel, site: str) -> nn.Module:
     assert isinstance(module, Factorized)
     dense, weight = module.dense, module.dense_weight()
     set_weight(dense.to(weight.dtype), weight)
+    rescale(dense)
     weight_of(dense).requires_grad_(first_of(module).requires_grad)
     dense.register_parameter("bias", module.bias_parameter())
     _replace(model.base_model, module, dense.train(module.training))
@@ -166,6 +168,7 @@ def merge(model: PreTrainedModel) -> None:
             tables[id(first)] = weight_of(dense)
             tables[id(first)].requires_grad_(first.requires_grad)
         dense.weight = tables[id(first)]
+        rescale(dense)
         if (bias := module.bias_parameter()) is not None:
             dense.bias = bias
         _replace(model, module, dense.train(module.training))
