@@ -241,7 +241,8 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for owned in (part, part.config):  # a part may be of our type, or only its config
             if type(owned).__module__ == __name__:
                 owned.__class__ = type(owned).__mro__[1]
-        vars(part.config).pop("tlm", None)
+        for key in ("tlm", "model_type"):  # a config that was read from a file holds its type
+            vars(part.config).pop(key, None)
     return model
 
 
