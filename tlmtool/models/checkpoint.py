@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from tlmtool.failure import Failure, NotLoadable, Usage
-from tlmtool.models.fitting import Fit, best, fit, loading_class, silenced, spelled
+from tlmtool.models.fitting import Fit, chosen, silenced, spelled
 from tlmtool.models.folder import Folder, Name
 from tlmtool.models.ties import apart, loosen, tie
 from tlmtool.models.weights import FLOATS, INTEGERS, dtypes_of, equal
@@ -98,10 +98,9 @@ def empty(name: Name, dtype: str | torch.dtype = "auto", warn: Warn = warned) ->
 
 
 def described(name: Name) -> dict[str, Any]:
-    """config.json; where it names no class, with the class that the weights are loaded with."""
+    """config.json, with the class that the weights are loaded with."""
     folder = Folder.of(name)
-    cls = loading_class(folder.config) or type(_found(folder, lambda _: None).model)
-    return folder.config | {"architectures": [cls.__name__]}
+    return folder.config | {"architectures": [type(_found(folder).model).__name__]}
 
 
 def load_tokenizer(name: Name) -> Any | None:
@@ -136,7 +135,7 @@ def _looked_at(folder: Folder, dtype: str | torch.dtype, warn: Warn) -> tuple[Fi
     """
     for note in folder.notes:
         warn(note)
-    found, held = _found(folder, warn), folder.tensors
+    found, held = _found(folder), folder.tensors
     taken = _taken(found, folder)
     for key, each in held.items():
         known = key in taken or key in found.unexpected  # others are left out by design
@@ -152,8 +151,8 @@ def _looked_at(folder: Folder, dtype: str | torch.dtype, warn: Warn) -> tuple[Fi
         raise NotLoadable(
             f"{folder}: {key} is {tuple(theirs)} in the file but {tuple(wanted)} by config.json"
         )
-    if found.more:
-        warn(f"{folder} holds no pooler: {type(found.model).__name__} is loaded without one")
+    if found.said:
+        warn(found.said)
     return found, _dtype(folder, found, dtype, list(taken), warn)
 
 
@@ -185,16 +184,11 @@ def _taken(found: Fit, folder: Folder) -> dict[str, torch.Tensor]:
     return taken
 
 
-def _found(folder: Folder, warn: Warn) -> Fit:
+def _found(folder: Folder) -> Fit:
     """The fit of the class that config.json names, or else of the one that the tensors show."""
     folder.check(weights=True)
     try:
-        config, cls = AutoConfig.from_pretrained(folder.path), loading_class(folder.config)
-        if cls is not None:
-            return fit(cls, folder, config)
-        found, said = best(folder, config)
-        warn(said)
-        return found
+        return chosen(folder, AutoConfig.from_pretrained(folder.path))
     except Failure:
         raise
     except Exception as error:

@@ -37,6 +37,7 @@ class Fit:
     unexpected: set[str] = field(default_factory=set)
     mismatched: set[tuple[Any, ...]] = field(default_factory=set)
     more: dict[str, Any] = field(default_factory=dict)  # arguments to call the class with
+    said: str = ""  # a sentence on what is unusual in the choice of the class
 
 
 def loading_class(config: dict[str, Any]) -> Any:
@@ -57,6 +58,15 @@ def loading_class(config: dict[str, Any]) -> Any:
     return _ours(base, config["model_type"])
 
 
+def chosen(folder: Folder, config: PreTrainedConfig) -> Fit:
+    """The fit of the class that config.json names, or of its body where the files lack the head;
+    where it names none, of the class that the tensors show."""
+    cls = loading_class(folder.config)
+    if cls is None:
+        return best(folder, config)
+    return without_head(fit(cls, folder, config), folder, config)
+
+
 def fit(cls: Any, folder: Folder, config: PreTrainedConfig) -> Fit:
     """The fit of one class. A base model whose pooler is not in the files is made without one.
 
@@ -67,8 +77,27 @@ def fit(cls: Any, folder: Folder, config: PreTrainedConfig) -> Fit:
     found = _fit(cls, folder, config, {})
     poolerless = found.missing and all("pooler." in name for name in found.missing)
     if poolerless and "add_pooling_layer" in _keywords(cls):
-        return _fit(cls, folder, config, {"add_pooling_layer": False})
+        found = _fit(cls, folder, config, {"add_pooling_layer": False})
+        found.said = f"{folder} holds no pooler: {type(found.model).__name__} is loaded without one"
     return found
+
+
+def without_head(found: Fit, folder: Folder, config: PreTrainedConfig) -> Fit:
+    """The fit of the base model, where the files lack nothing of it and hold nothing of the head;
+    else the fit that was found."""
+    model_type = folder.config["model_type"]
+    own = heads_of(model_type).get("AutoModel")
+    if not found.missing or own is None:
+        return found
+    bare = fit(_ours(own, model_type), folder, config)
+    if bare.missing or bare.mismatched or bare.unexpected - found.unexpected:
+        return found
+    lacking = "neither that head nor a pooler" if bare.more else "no such head"
+    bare.said = (
+        f"{folder} names the class {_name(found)} in config.json and holds {lacking}: its body "
+        f"alone is loaded, as {_name(bare)}"
+    )
+    return bare
 
 
 def _check_size(cls: Any, folder: Folder, config: PreTrainedConfig) -> None:
@@ -84,8 +113,8 @@ def _check_size(cls: Any, folder: Folder, config: PreTrainedConfig) -> None:
         )
 
 
-def best(folder: Folder, config: PreTrainedConfig) -> tuple[Fit, str]:
-    """(the fit, a sentence on it) where config.json names no class.
+def best(folder: Folder, config: PreTrainedConfig) -> Fit:
+    """The fit where config.json names no class.
 
     The class is the one that takes most of the tensors and lacks none. Of several, it is the one
     with the head that the family is pretrained with.
@@ -93,22 +122,22 @@ def best(folder: Folder, config: PreTrainedConfig) -> tuple[Fit, str]:
     model_type = folder.config["model_type"]
     heads = heads_of(model_type)
     decoder = folder.config.get("is_decoder") is True
-    first = ("AutoModelForCausalLM", *FIRST) if decoder else FIRST
-    order = [*first, *(name for name in heads if name not in (*first, *LAST)), *LAST]
+    before = ("AutoModelForCausalLM", *FIRST) if decoder else FIRST
+    order = [*before, *(name for name in heads if name not in (*before, *LAST)), *LAST]
     classes: dict[Any, None] = dict.fromkeys(heads[name] for name in order if name in heads)
     fits = [fit(_ours(each, model_type), folder, config) for each in classes]
     whole = [each for each in fits if not each.missing and not each.mismatched]
     if not whole:
-        return fits[-1], _said(folder, fits[-1], "fit none of the classes that its type has")
+        return _said(folder, fits[-1], "fit none of the classes that its type has")
 
     def rank(each: Fit) -> tuple[int, int]:
         names = each.model.state_dict().keys()
         return len(each.unexpected), sum(name not in names for name in folder.tensors)
 
     least = min(map(rank, whole))
-    chosen, *others = [each for each in whole if rank(each) == least]
+    first, *others = [each for each in whole if rank(each) == least]
     also = " or ".join(_name(each) for each in others)
-    return chosen, _said(folder, chosen, f"fit {_name(chosen)}{f' (or {also})' if also else ''}")
+    return _said(folder, first, f"fit {_name(first)}{f' (or {also})' if also else ''}")
 
 
 def spelled(model: PreTrainedModel, name: str) -> tuple[str, ...]:
@@ -162,8 +191,9 @@ def _name(found: Fit) -> str:
     return type(found.model).__name__.removeprefix(NAME)
 
 
-def _said(folder: Folder, found: Fit, how: str) -> str:
-    return (
+def _said(folder: Folder, found: Fit, how: str) -> Fit:
+    found.said = (
         f"the config.json of {folder} names no class (architectures), and the weights {how}: they "
-        f"are loaded as {_name(found)}"
+        f"are loaded as {_name(found)}{' without a pooler' if found.more else ''}"
     )
+    return found
