@@ -166,7 +166,8 @@ def _dtype(
     used = getattr(torch, used) if isinstance(used, str) else used
     if len(several) > 1:
         counts = " and ".join(f"{_short(each)} ({n} tensors)" for each, n in several.items())
-        warn(f"{folder} holds {counts}: all are loaded, and written, in {_short(used)}")
+        other = "; --dtype chooses another" if asked == "auto" else ""
+        warn(f"{folder} holds {counts}: all are loaded, and written, in {_short(used)}{other}")
     elif asked == "auto" and (said := found.model.config.dtype) not in (None, used):
         warn(
             f"the config.json of {folder} says {_short(said)}, but its weights are stored, and are "

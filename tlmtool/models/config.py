@@ -13,6 +13,7 @@ from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text
 from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.guarding import CONFIG, modules
+from tlmtool.models.quantized import by_config, refusal
 
 # The most that a key with this word may say. transformers makes a Python object of each layer and
 # label, so a larger number would take minutes and gigabytes before anything is compared.
@@ -21,7 +22,6 @@ ORDER = 64  # the most cores of an MPO in a plan; each core is a tensor
 ELSEWHERE = {  # keys with which transformers loads other weights than the files that tlm looks at
     "transformers_weights": "names other weights: call them model.safetensors, drop the key",
     "fusion_config": "asks for fused modules: drop the key",
-    "quantization_config": "is quantized already: compress the original checkpoint",
 }
 TEXT = (  # a type in one of these lists of transformers reads text; others are refused
     "CAUSAL_LM",
@@ -43,6 +43,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if why := _no_text_model(model_type):
         raise NotLoadable(f"{folder} has model type {model_type!r}, {why}")
     check_counts(kept, str(file))
+    if how := by_config(kept):
+        raise refusal(folder, how)
     if key := next((key for key in ELSEWHERE if kept.get(key)), None):
         raise NotLoadable(f"{folder} {ELSEWHERE[key]} ({key} in config.json)")
     if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):

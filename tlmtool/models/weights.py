@@ -17,6 +17,7 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The dtypes that weights may have, the widest first.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = ("I64", "I32", "I16")  # dtypes of positions and steps, which are no weights
+PICKLES = ("pytorch_model*.bin", "model*.bin", "model*.pt", "*.pth")  # pickles of weights
 # Files that transformers writes for a mesh of devices, each with a part of every tensor.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
@@ -122,12 +123,24 @@ def _index(folder: Path) -> dict[str, str]:
     return names
 
 
+def conversion(names: str) -> str:
+    """The command that turns pickles of weights, by a pattern of their names, into a file of
+    safetensors beside them. With `weights_only` no code in them is run."""
+    return (
+        'python -c "import glob, torch, safetensors.torch as s; '
+        f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{names}') for k, v in "
+        "torch.load(f, map_location='cpu', weights_only=True).items()}, "
+        f"'{WHOLE}', {{'format': 'pt'}})\""
+    )
+
+
 def _missing(folder: Path, file: Path) -> NotLoadable:
     """The failure for a file of weights that is missing."""
-    pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
-    if pickles:
-        return NotLoadable(
-            f"{folder} holds its weights as a pickle ({pickles[0].name}), which can run "
-            "code when opened; save it as safetensors first"
-        )
-    return NotLoadable(f"{folder} has no {file.name}")
+    found = next((pattern for pattern in PICKLES if any(folder.glob(pattern))), None)
+    if found is None:
+        return NotLoadable(f"{folder} has no {file.name}")
+    name = min(folder.glob(found)).name
+    return NotLoadable(
+        f"{folder} holds its weights as a pickle ({name}), which can run code when it is opened: "
+        f"in that folder, convert it with {conversion(found)}"
+    )
