@@ -77,7 +77,7 @@ def test_measured_is_what_full_forward_passes_give(family):
     models, batches = [walk.model for walk in pair.pair], pair.pair[0].batches
     roles = sites(models[0])
     masks = [batch.inputs["attention_mask"].flatten().bool() for batch in batches]
-    for stack, index, group in places:
+    for stack, index, group, _ in places:
         pair.reach(stack, index)
         writes = roles[group[0]] in WRITES_RESIDUAL
         found = pair.measure(group, writes)

@@ -17,7 +17,7 @@ from tlmtool.decompositions.svd import SVD
 from tlmtool.decompositions.tucker import Tucker
 from tlmtool.failure import Usage
 from tlmtool.models.factorized import shape
-from tlmtool.models.surgery import sites
+from tlmtool.models.surgery import factorize, sites
 
 BOTH = "attention,ffn"
 QUERY = "encoder.layer.0.attention.self.query"
@@ -153,13 +153,20 @@ def test_what_cannot_be_is_refused_and_nothing_touched(given, says):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_sites_that_no_text_reaches_are_refused():
+def test_sites_that_no_text_reaches_are_fitted_without_it():
+    """They become what they become without text, and a warning counts them."""
     config = {"is_decoder": True, "add_cross_attention": True}
-    model = pico("bert", **config)
-    with pytest.raises(Usage, match=r"8 sites such as .*crossattention.* read nothing"):
-        compress(model, rank=4, method="svd", **TEXTS)
-    compress(model, rank=4, method="svd", ignore=["*crossattention*"], **TEXTS)
-    assert len(compress(pico("bert", **config), rank=4, method="svd").plan) == 16
+    for budget in ({"rank": 4, "method": "svd"}, {"keep": 0.5}):
+        model, bare = pico("bert", **config), pico("bert", **config)
+        outcome = compress(model, **budget, **TEXTS)
+        told = [text for text in outcome.warnings if "without text" in text]
+        assert len(told) == 1 and told[0].startswith("8 sites such as encoder.layer.0.crossattent")
+        factorize(bare, {s: d for s, d in outcome.plan.items() if "crossattention" in s})
+        both = (dict(each.base_model.named_parameters()) for each in (model, bare))
+        first, second = ({k: v for k, v in x.items() if "crossattention" in k} for x in both)
+        assert first.keys() == second.keys() and len(outcome.plan) == 16
+        assert all(torch.allclose(v, second[k]) for k, v in first.items())
+    assert not any("without text" in text for text in compress(pico("bert"), rank=2).warnings)
 
 
 def test_few_parameters_are_warned_of():

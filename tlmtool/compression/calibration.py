@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tlmtool.compression.walking import Stop, Walk, hooks
+from tlmtool.compression.walking import Stop, Walk, aligned, hooks
 from tlmtool.data.batching import Batch, batches
 from tlmtool.measuring.outputs import position_limit
 
@@ -87,16 +87,19 @@ def prepared(
     return split(list(batches(tokenizer, texts, tokens, limit)), tokens)
 
 
-def input_moments(walk: Walk, groups: list[list[str]]) -> list[Moments]:
+def input_moments(walk: Walk, groups: list[list[str]], once: bool = True) -> list[Moments]:
     """Moments of the input of each group of sites; `groups` in the order in which the model runs.
 
-    It takes one pass over the batches, from where the walk stands to the last group.
+    It takes one pass over the batches, from where the walk stands to the last group; to the end
+    unless each site is called `once` in a pass. Inputs without a row for each token do not count.
     """
     base, sums = walk.model.base_model, [Running() for _ in groups]
     current: list[Batch] = []
 
     def note(running: Running, last: bool) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
+            if not aligned(args[0], current[0]):
+                return
             x = real(args[0], current[0])
             running.add(len(x), mean=x.float().sum(0), second=product(x, x))
             if last:
@@ -106,7 +109,7 @@ def input_moments(walk: Walk, groups: list[list[str]]) -> list[Moments]:
 
     with ExitStack() as stack:
         for k, (sites, running) in enumerate(zip(groups, sums, strict=True)):
-            hook = note(running, k == len(groups) - 1)
+            hook = note(running, once and k == len(groups) - 1)
             handle = base.get_submodule(sites[0]).register_forward_pre_hook(hook)
             stack.enter_context(hooks(handle))
         for place, batch in enumerate(walk.batches):

@@ -30,6 +30,8 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
         found = {s: r for s, r in known.items() if r in roles or fnmatchcase(s, pattern)}
         if not found:
             kind = type(model).__name__
+            if pattern in GROUPS:
+                raise Usage(f"{kind} has no sites of {pattern}{_experts(model)}")
             raise Usage(
                 f"no site matches {pattern!r} in {kind}; name "
                 f"{', '.join(GROUPS)}, or a glob over its {len(known)} sites, such as {some}"
@@ -48,6 +50,12 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
     if not chosen:
         raise Usage("no site is left to factorize: --ignore takes all that --sites names")
     return {s: r for s, r in known.items() if s in chosen}
+
+
+def _experts(model: Any) -> str:
+    """What to add where feed-forward blocks may be missing: experts are no linears."""
+    held = [name for name, p in model.base_model.named_parameters() if p.ndim == 3]
+    return f": its experts, such as {held[0]}, are no linears and stay dense" if held else ""
 
 
 class Candidates:

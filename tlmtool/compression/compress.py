@@ -123,6 +123,11 @@ def _planned(
         budget = wanted.keep, wanted.energy, wanted.method or "auto", wanted.allocate
         draft = planning.by_budget(sites, statistics, *budget)
     planning.check_draft(draft, weighed)
+    if blind := statistics.blind if weighed else []:
+        draft.warnings.append(
+            f"{len(blind)} sites such as {blind[0]} are fitted without text: they are not called, "
+            "or what they read has no row for each token"
+        )
     outcome = Outcome(dict(draft.plan), left_dense=draft.left_dense, warnings=draft.warnings)
     if wanted.keep is not None and wanted.allocate == "greedy":
         outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")

@@ -44,19 +44,20 @@ def _once(statistics: Statistics) -> Iterator[tuple[list[str], Fit | None]]:
         yield list(group), moments and Fit(moments.count, moments.mean, moments.second)
 
 
-def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit]]:
+def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit | None]]:
     """(group of sites, moments of its inputs in the model as compressed so far), in order."""
     model, dense = statistics.model, statistics.dense
     pair = Lockstep(dense, model, statistics.batches)
     pair.same = plan_of(model) == plan_of(dense)
-    for k, (stack, index, group) in enumerate(statistics.places):
+    for k, (stack, index, group, once) in enumerate(statistics.places):
         statistics.progress("factorizing", k, len(statistics.places))
         pair.reach(stack, index)
         residual = statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
-        found = pair.measure(group, residual)
+        found = pair.measure(group, residual, once)
         release_memory()  # which the activations took
         yield list(group), found
         pair.same, found = False, None
+    yield from (([site], None) for site in statistics.blind)
 
 
 def _swap(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtool.compression.calibration import Moments, Running, damp_, product, real
-from tlmtool.compression.walking import Stop, Walk, hooks
+from tlmtool.compression.walking import Stop, Walk, aligned, hooks
 from tlmtool.data.batching import Batch
 
 
@@ -54,46 +54,55 @@ class Lockstep:
 
     def __init__(self, dense: nn.Module, model: nn.Module, batches: list[Batch]):
         self.pair = (Walk(dense, batches), Walk(model, batches))
+        self.here = self.pair  # outside of blocks a pair in which every block runs
         self.same = True  # until the first swap both give the same outputs
 
     def reach(self, stack: str, index: int) -> None:
-        """Stand before a block of a stack in both models."""
-        dense, ours = self.pair
+        """Stand before a block of a stack in both models; "" for outside of blocks."""
+        dense, ours = self.here = self.pair
+        if not stack:
+            self.here = Walk(dense.model, dense.batches), Walk(ours.model, ours.batches)
+            return
         dense.reach(stack, index)
         if self.same:
             ours.at, ours.outputs = dict(dense.at), dict(dense.outputs)
         else:
             ours.reach(stack, index)
 
-    def measure(self, sites: list[str], residual: bool) -> Fit:
+    def measure(self, sites: list[str], residual: bool, once: bool = True) -> Fit:
         """The moments of a group of sites that read one input, as the models are now.
 
         With `residual`, for a group of one site, also those of its output in the residual stream.
+        `once`: whether it is called once in a pass; otherwise all inputs count, and no output.
         """
-        running = Running()
-        dense, ours = self.pair
+        running, residual = Running(), residual and once
+        dense, ours = self.here
         for place in range(len(ours.batches)):
-            x, y = _observe(ours, place, sites[0], residual)
+            x, y = _observe(ours, place, sites[0], residual, once)
             running.add(len(x), mean=x.float().sum(0), second=product(x, x))
             if self.same:
                 continue
-            x_dense, y_dense = _observe(dense, place, sites[0], residual)
+            x_dense, y_dense = _observe(dense, place, sites[0], residual, once)
             name, moved = ("gap", y_dense - y) if residual else ("shift", x_dense - x)
             moments = {name: product(moved, x), f"{name}_mean": moved.float().sum(0)}
             running.add(0, **moments)
         return Fit(running.count, **running.means())
 
 
-def _observe(walk: Walk, place: int, site: str, residual: bool) -> tuple[Tensor, Tensor | None]:
-    """The input x (T, I) of a site, and its output (T, O) in the residual stream.
+def _observe(
+    walk: Walk, place: int, site: str, residual: bool, once: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The input x (T, I) of a site, of all its calls, and its output (T, O) in the residual stream.
 
     The latter is the input of the next norm, or the output alone if no norm follows.
     """
     got, batch, base = {}, walk.batches[place], walk.model.base_model
+    inputs: list[Tensor] = []
 
     def at_site(module: nn.Module, args: tuple) -> None:
-        got["x"] = real(args[0], batch)
-        if not residual:
+        if aligned(args[0], batch):
+            inputs.append(real(args[0], batch))
+        if once and not residual:
             raise Stop
 
     def after_site(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -113,4 +122,4 @@ def _observe(walk: Walk, place: int, site: str, residual: bool) -> tuple[Tensor,
         handles += [norm.register_forward_pre_hook(at_norm) for norm in norms]
     with hooks(*handles):
         walk.run(place)
-    return got["x"], real(got["y"], batch) if residual else None
+    return torch.cat(inputs), real(got["y"], batch) if residual else None

@@ -136,13 +136,16 @@ def by_budget(
     allocate: str,
 ) -> Draft:
     """The spectra of all sites, then the parameters of each, then its decomposition."""
-    spectra = {
-        each.site: spectrum_of(each) for each in _weighed(sites, statistics, "measuring inputs")
-    }
+    spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
+    for each in _weighed(sites, statistics, "measuring inputs"):
+        (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
     if energy is not None:
+        spectra |= apart
         budgets = allocation.by_energy(spectra, energy)
     else:
-        budgets = getattr(allocation, allocate)(spectra, keep)
+        budgets = getattr(allocation, allocate)(spectra, keep) if spectra else {}
+        budgets |= allocation.uniform(apart, keep)
+        spectra |= apart
     draft, spare = Draft(), 0
     found: Iterable[Weighed] = (Weighed(site, sites.weight(site)) for site in spectra)
     if method == "auto":
@@ -155,6 +158,12 @@ def by_budget(
             spare += budgets[site] - (sites.size(site, taken) if taken else each.weight.numel())
     draft.plan = {s: draft.plan[s] for s in sites.roles if s in draft.plan}
     return draft
+
+
+def _compares(each: Weighed, statistics: Statistics) -> bool:
+    """Whether the loss of a site is of the same kind as that of most others."""
+    seen = each.output_metric is not None or not statistics.sensitive
+    return not statistics.batches or (each.metric is not None and seen)
 
 
 def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[Weighed]:

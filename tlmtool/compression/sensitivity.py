@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, product, real
-from tlmtool.compression.walking import Place, Walk, hooks, place_of
+from tlmtool.compression.walking import Place, Walk, aligned, hooks, place_of
 from tlmtool.data.batching import Batch
 
 ROOM = 64 * 2**20  # bytes of block outputs kept in memory; the rest goes to disk
@@ -35,9 +35,10 @@ class _Backward:
     def __init__(self, model: nn.Module, places: list[Place], batches: list[Batch], seed: int):
         self.walk, self.seed = Walk(model, batches), seed
         self.sites: dict[tuple[str, int], list[str]] = defaultdict(list)  # of each block
-        for site in (site for place in places for site in place.group):
-            stack, index, own = place_of([site])
-            self.sites[stack, index] += own
+        for place in places:
+            for site in place.group:  # a group may have sites of several blocks
+                own = place_of([site]) if place.stack else place
+                self.sites[own.stack, own.index].append(site)
         self.outside = {s: Running() for s in self.sites.pop(("", 0), [])}  # of all blocks
         self.shelf = Shelf(ROOM)
         self.aims: dict[str, list[Any]] = {}  # {stack: d(v . h) / d its output so far}
@@ -105,7 +106,7 @@ class _Backward:
                     if name in leaves:
                         known = self.aims.setdefault(name, [None] * len(walk.batches))
                         known[place] = grad if known[place] is None else known[place] + grad
-                    else:
+                    elif aligned(grad, batch):
                         g = real(grad, batch)
                         sums[name].add(len(g), g=product(g, g))
 

@@ -11,20 +11,20 @@ from tlmtool.compression.calibration import Moments, Shelf, input_moments, split
 from tlmtool.compression.sensitivity import output_metrics
 from tlmtool.compression.walking import Place, Walk, place_of, places_of
 from tlmtool.data.batching import Batch
-from tlmtool.failure import Usage
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape
 
 ROOM = 32 * 2**20  # bytes of output metrics kept in memory; the rest goes to disk
 TOKENS = 256  # in a batch of the backward pass: more of them take more memory
+ALONE = 8  # groups outside of blocks that are measured in one pass: more take more memory
 Progress = Callable[[str, int, int], None]
 
 
 class Statistics:
     """Input moments and output metrics of sites, of the model as it is when this is made.
 
-    Without batches nothing is measured; only with `sensitive` there are output metrics. Raises
-    Usage if a site reads nothing when the texts run through the model.
+    Without batches nothing is measured; only with `sensitive` there are output metrics. `blind` are
+    the sites of which texts say nothing: they are not called, or their inputs are no tokens.
     """
 
     def __init__(
@@ -46,11 +46,8 @@ class Statistics:
             if batches and linears
             else [place_of([s]) for s in linears]
         )
-        if idle := sorted({*linears} - {s for place in self.places for s in place.group}):
-            raise Usage(
-                f"{len(idle)} sites such as {idle[0]} read nothing when texts run through the "
-                "model: ignore them, or give no calibration text"
-            )
+        placed = {site for place in self.places for site in place.group}
+        self.blind = [site for site in linears if site not in placed]
         self._outputs: Shelf | None = None
         self.sensitive = sensitive and bool(batches)
 
@@ -67,17 +64,20 @@ class Statistics:
         """(group of sites, moments of its input in the dense model, or None without texts)."""
         walk, done = Walk(self.dense, self.batches), 0
         for (stack, index), places in groupby(self.places, key=lambda place: place[:2]):
-            groups = [place.group for place in places]
-            self.progress(what, done, len(self.places))
-            done += len(groups)
-            if not self.batches:
-                yield from ((group, None) for group in groups)
-                continue
-            release_memory()
-            walk.reach(stack, index)
-            found = input_moments(walk, groups)
-            while groups:
-                yield groups.pop(0), found.pop(0)
+            for several in _parts([*places], ALONE if not stack else len(self.places)):
+                groups = [place.group for place in several]
+                self.progress(what, done, len(self.places))
+                done += len(groups)
+                if not self.batches:
+                    yield from ((group, None) for group in groups)
+                    continue
+                release_memory()
+                here = walk if stack else Walk(self.dense, self.batches)
+                here.reach(stack, index)
+                found = input_moments(here, groups, all(place.once for place in several))
+                while groups:
+                    yield groups.pop(0), found.pop(0)
+        yield from (([site], None) for site in self.blind)
 
     def output_metric(self, site: str) -> Tensor | None:
         """G (O, O), float32: how much an error of the output changes the last hidden state."""
@@ -103,6 +103,10 @@ class Statistics:
         if not self.batches:
             return None
         return token_frequencies(self.batches, shape(self.dense.base_model.get_submodule(site))[0])
+
+
+def _parts(places: list[Place], count: int) -> Iterator[list[Place]]:
+    return (places[k : k + count] for k in range(0, len(places), count))
 
 
 def twin(model: nn.Module) -> nn.Module:

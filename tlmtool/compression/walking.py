@@ -1,5 +1,6 @@
 """Running a model block by block over calibration batches, holding only what one block needs."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ class Place(NamedTuple):
     stack: str  # path of the ModuleList that holds their block; "" outside of blocks
     index: int  # of the block in the stack
     group: list[str]
+    once: bool = True  # whether each of them is called once in a forward pass
 
 
 @contextmanager
@@ -94,26 +96,58 @@ def _constant(output: Any) -> Callable:
     return lambda *args, **kwargs: output
 
 
+def aligned(x: Tensor, batch: Batch) -> bool:
+    """Whether x (..., I) has a row for each token of a batch: (B, N, I) or (B N, I)."""
+    b, n = batch.inputs["attention_mask"].shape
+    return x.shape[:-1].numel() == b * n and (x.ndim == 2 or x.shape[0] == b)
+
+
 def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
     """Sites grouped by the input that they read, in the order in which the model runs them.
 
-    All inputs are held at once, so a batch of one text is best.
+    A site whose inputs have no row for each token is in no group. All inputs are held at once, so a
+    batch of one text is best. Sites of a stack whose blocks do not run one after another, each
+    once, stand outside of blocks.
     """
-    seen: dict[int, list[str]] = {}
-    kept = []  # so that no id is reused
     base = model.base_model
+    seen: dict[int, list[str]] = {}
+    kept, placed, calls = [], set[str](), Counter[str]()  # kept, so that no id is reused
+    ran: list[tuple[str, int]] = []
 
     def note(site: str) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
-            kept.append(args[0])
-            seen.setdefault(id(args[0]), []).append(site)
+            calls[site] += 1
+            if site not in placed and aligned(args[0], batch):
+                placed.add(site)
+                kept.append(args[0])
+                seen.setdefault(id(args[0]), []).append(site)
 
         return hook
 
+    def noted(stack: str, index: int) -> Callable:
+        return lambda module, args: ran.append((stack, index))
+
+    stacks = dict.fromkeys(place_of([site]).stack for site in sites)
+    blocks = {s: [*base.get_submodule(s).children()] for s in stacks if s}
     handles = [base.get_submodule(s).register_forward_pre_hook(note(s)) for s in sites]
+    for stack, several in blocks.items():
+        for index, block in enumerate(several):
+            handles.append(block.register_forward_pre_hook(noted(stack, index)))
     with hooks(*handles):
         Walk(model, [batch]).run(0)
-    return [place_of(group) for group in seen.values()]
+    straight = {stack for stack, several in blocks.items() if _straight(stack, len(several), ran)}
+    found = []
+    for group in seen.values():
+        place = place_of(group)._replace(once=all(calls[site] == 1 for site in group))
+        found.append(place if place.stack in straight else place._replace(stack="", index=0))
+    return found
+
+
+def _straight(stack: str, count: int, ran: list[tuple[str, int]]) -> bool:
+    """Whether the blocks of a stack ran one after another, with no block of another between."""
+    at = [k for k, (name, _) in enumerate(ran) if name == stack]
+    in_order = [ran[k][1] for k in at] == list(range(count))
+    return in_order and at[-1] - at[0] == count - 1
 
 
 def place_of(group: list[str]) -> Place:

@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise refusal(folder, how)
     if key := next((key for key in ELSEWHERE if kept.get(key)), None):
         raise NotLoadable(f"{folder} {ELSEWHERE[key]} ({key} in config.json)")
-    if model_type.startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
+    if str(model_type).startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
         raise NotLoadable(f"{file} has model type {model_type} but no plan under the key tlm")
     return kept
 
