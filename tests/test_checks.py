@@ -19,12 +19,22 @@ from tlmtool.report.report import Report
 SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
 SCORE = "score.n score.before score.after score.difference score.level score.interval.0 "
 SCORE += "score.interval.1 score.resamples"  # which plain texts do not give
+JOINED = "calibration.windows calibration.window quality.tokens " + " ".join(
+    f"quality.{name}.{each}"
+    for name, held in {
+        "perplexity": "before after ratio interval.0 interval.1",
+        "nats": "difference interval.0 interval.1",
+    }.items()
+    for each in held.split()
+)  # of a causal language model
 RUNS = {  # {name: (words, what a report may leave out)}
-    "rank": ("compress {bert} --rank 2 --out {out}", ""),
-    "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}", SCORE),
-    "score": ("compress {class} --rank 2 --data {mrpc} --out {out}", "score.resamples"),
-    "attention": ("compress {gpt2} --attention dimensionwise --out {out}", "calibration.tokens"),
-    "dry": ("compress {bert} --rank 2 --dry-run", "calibration.tokens calibration.texts"),
+    "rank": ("compress {bert} --rank 2 --out {out}", JOINED),
+    "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}",
+             f"{JOINED} {SCORE}"),
+    "score": ("compress {class} --rank 2 --data {mrpc} --out {out}", f"{JOINED} score.resamples"),
+    "attention": ("compress {gpt2} --attention dimensionwise --out {out}",
+                  "calibration.tokens calibration.texts quality.texts"),
+    "dry": ("compress {bert} --rank 2 --dry-run", f"{JOINED} calibration.tokens calibration.texts"),
     "merge": ("merge {small} --out {out}", "parity.rounding"),
     "overparam": ("overparam {bert} --growth 2 --out {out}", ""),
     "overparam dry": ("overparam {bert} --growth 2 --dry-run", ""),
@@ -101,7 +111,7 @@ def test_every_figure_that_is_known_is_in_a_real_report(places, tmp_path, capsys
     ("words", "says"),
     [
         ("compress m --rank 2 --fail-if lss>3", "did you mean loss?"),
-        ("compress m --rank 2 --fail-if x>3", "it has loss, feature_error, parameters.keep"),
+        ("compress m --rank 2 --fail-if x>3", "it has loss, feature_error, perplexity"),
         ("compress m --rank 2 --fail-if recovery.recovered<1", "no figure 'recovery.recovered'"),
         ("compress m --rank 2 --dry-run --fail-if loss>3", "no figure 'loss'"),
         ("compress m --attention dimensionwise --fail-if keep<1", "no figure 'keep'"),

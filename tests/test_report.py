@@ -79,7 +79,7 @@ def test_table_of_compress_shows_the_figures():
 def test_predicted_figures_are_marked_in_every_table():
     text = printed(compressed(predicted=True))
     assert text.splitlines()[0].endswith("predicted, nothing was written")
-    assert text.count("(predicted)") == 3  # cost, roles, sites
+    assert text.count("(predicted)") == 4  # cost, roles, sites, quality
 
 
 def test_missing_parts_are_left_out():

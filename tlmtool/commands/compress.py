@@ -5,9 +5,11 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from tlmtool.commands.calibrating import TEXT, Material, material_of, resolved
+from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.commands.costs import Costs
-from tlmtool.commands.provenance import calibration_of, provenance
+from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run, out_folder
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
 from tlmtool.compression.compress import Outcome
@@ -15,9 +17,9 @@ from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.data.batching import cut
 from tlmtool.data.lessons import Lesson
+from tlmtool.data.windows import Windows
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.before_after import BeforeAfter
-from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
@@ -31,14 +33,14 @@ from tlmtool.report.checks import checked_figure
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.calibration import Allocation, Calibration
 from tlmtool.report.parts.ending import Predicted
-from tlmtool.report.parts.quality import Quality as Measured
 from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
 
 QUALITY = re.compile(
-    r"loss|feature_error|(quality|calibration)\..*"
+    r"loss|perplexity|feature_error|(quality|calibration)\..*"
 )  # figures that need a text, and so a tokenizer
+CAUSAL = re.compile(r"perplexity|quality\.(perplexity|samples|tokens).*|calibration\.windows?")
 
 
 def compress(recipe: Recipe) -> Report:
@@ -49,38 +51,43 @@ def compress(recipe: Recipe) -> Report:
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run:
         empty = run.empty(folder)
+        recipe = run.recipe = resolved(run.recipe, empty)
         costs, tokenizer = Costs(empty, longest_of(recipe)), _tokenizer(recipe, folder)
-        taught = lesson_of(recipe, folder, tokenizer)
-        texts, held, found = [], [], Calibration()
-        if tokenizer:
-            texts, held, found = calibration_of(recipe, taught)
-        _check(recipe, empty, tokenizer, bool(texts))
+        causal = objective_of(empty) == "clm"
+        taught = lesson_of(recipe, folder, tokenizer, causal)
+        material = material_of(recipe, empty, tokenizer, taught) if tokenizer else Material()
+        _check(recipe, empty, tokenizer, bool(material.texts))
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if recipe.output.dry_run:
-            return _predicted(run, folder, empty, costs, tokenizer, texts, found)
+            return _predicted(run, folder, empty, costs, tokenizer, material)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
             source, parts = provenance(recipe, folder, model, out), list[Part]()
-            quality = _quality(run, model, tokenizer, held)
+            before = _measured(run, model, tokenizer, material)
             if score:
                 with run.stage("measure"):
                     score(model)
             recovery = _recovery(run, model, tokenizer, taught, score)
-            warnings = _cut(recipe, model, tokenizer, texts, recovery) + leaked(taught, texts)
+            warnings = _cut(recipe, model, tokenizer, material, recovery)
+            warnings += leaked(taught, material.texts)
             if recipe.attention.kind:
-                model, layers = converted(run, model, tokenizer, texts, quality, warnings)
+                quality = before and before.quality
+                model, layers = converted(run, model, tokenizer, material.texts, quality, warnings)
                 parts.append(layers)
-            outcome = _compressed(run, model, tokenizer, texts)
+            outcome = _compressed(run, model, tokenizer, material.texts)
             if recovery:
                 with run.stage("recover"):
                     parts.append(recovery.recover(model))
             after = costs.and_after(model, _chosen(outcome) or None)
-            parts = [source, *after, *_notes(outcome, found), *parts]
-            if quality:
-                parts.append(_again(run, quality, model))
+            parts = [source, *after, *_notes(outcome, material.part), *parts]
+            warnings += outcome.warnings + material.warnings
+            if before:
+                measured, doubts = before.after(model)
+                parts.append(measured)
+                warnings = [*(measured.alarms or ()), *warnings, *doubts]
             if score:
                 parts.append(_scored(run, score, model, trained=recovery is not None))
-        return run.save(model, folder, out, parts, warnings + outcome.warnings, memory.bytes)
+        return run.save(model, folder, out, parts, warnings, memory.bytes)
 
 
 def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
@@ -88,11 +95,14 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
     comes before any weights are loaded."""
     empty = copy.deepcopy(empty)  # which converting its attention changes
     named = checked_figure(recipe.output.fail_if)
+    objective = objective_of(empty)
     if tokenizer is None and QUALITY.fullmatch(named):
         raise Usage(f"{recipe.model} has no tokenizer, so that {named} is not measured")
-    if named == "loss" and objective_of(empty) is None:
+    if CAUSAL.fullmatch(named) and objective != "clm":
+        raise Usage(f"{recipe.model} is no causal language model: it has no {named}")
+    if named == "loss" and objective is None:
         raise Usage(f"{recipe.model} has no language-model head: check its feature_error, not loss")
-    if named == "feature_error" and objective_of(empty):
+    if named == "feature_error" and objective:
         raise Usage(f"{recipe.model} has a language-model head: check its loss, not feature_error")
     if recipe.attention.kind:
         predicted(recipe, empty, [])
@@ -106,18 +116,17 @@ def _predicted(
     empty: Any,
     costs: Costs,
     tokenizer: Any,
-    texts: list[str],
-    found: Calibration,
+    material: Material,
 ) -> Report:
     """The report of a dry run. A rank needs no weights; other budgets need their spectra."""
-    recipe, warnings = run.recipe, []
+    recipe, warnings, found = run.recipe, material.warnings, material.part
     source, parts = provenance(recipe, folder, empty, None), list[Part]()
     if recipe.attention.kind:
         parts = predicted(recipe, empty, warnings)
     if recipe.compression.rank is not None or not _budget(recipe):
         outcome, found = _compressed(run, empty, None, []), Calibration()
     else:
-        outcome = _compressed(run, run.load(folder), tokenizer, texts)
+        outcome = _compressed(run, run.load(folder), tokenizer, material.texts)
     factorize(empty, outcome.plan)
     after = costs.and_after(empty, _chosen(outcome) or None)
     parts = [source, *after, *_notes(outcome, found), *(parts or [Predicted(predicted=True)])]
@@ -131,7 +140,7 @@ def _budget(recipe: Recipe) -> str:
     return next((f"{name}{value}" for name, value in given.items() if value is not None), "")
 
 
-def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outcome:
+def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str] | Windows) -> Outcome:
     recipe, wanted = run.recipe, run.recipe.compression
     if not _budget(recipe):
         return Outcome({})
@@ -148,7 +157,7 @@ def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str]) -> Outco
         overrides=wanted.overrides,
         tokenizer=tokenizer,
         texts=texts,
-        max_length=recipe.calibration.max_length,
+        max_length=recipe.calibration.max_length or TEXT,
         sequential=wanted.fit == "sequential",
         seed=recipe.seed,
         dry_run=recipe.output.dry_run,
@@ -181,10 +190,13 @@ def _recovery(
     return Recovery(run.recipe, model, tokenizer, run.bars, taught, score)
 
 
-def _cut(recipe: Recipe, model: Any, tokenizer: Any, texts: list[str], recovery: Any) -> list[str]:
-    """Warnings of texts that are too long to be read whole."""
-    longest = recipe.calibration.max_length
+def _cut(
+    recipe: Recipe, model: Any, tokenizer: Any, material: Material, recovery: Any
+) -> list[str]:
+    """Warnings of texts that are too long to be read whole; windows of tokens never are."""
+    longest = recipe.calibration.max_length or TEXT
     limit = min(longest, position_limit(model) or longest)
+    texts = material.texts if isinstance(material.texts, list) else []
     found = cut(tokenizer, texts, limit, "calibration texts")
     found += oddities(model, tokenizer) if tokenizer else []
     return found + (
@@ -206,18 +218,11 @@ def _notes(outcome: Outcome, calibration: Calibration) -> list[Part]:
     ]
 
 
-def _quality(run: Run, model: Any, tokenizer: Any, held: list[str]) -> Quality | None:
+def _measured(run: Run, model: Any, tokenizer: Any, material: Material) -> Comparison | None:
     if tokenizer is None:
         return None
-    with run.stage("measure"):
-        bar, length = run.bars.of("measuring before"), run.recipe.calibration.max_length
-        return Quality(model, tokenizer, held, length, run.recipe.seed, bar)
-
-
-def _again(run: Run, quality: Quality, model: Any) -> Measured:
-    with run.stage("measure"):
-        quality.progress = run.bars.of("measuring after")
-        return quality.compared(model)
+    length = run.recipe.calibration.max_length or TEXT
+    return Comparison(run, model, tokenizer, material.held, length)
 
 
 def _tokenizer(recipe: Recipe, folder: Folder) -> Any:

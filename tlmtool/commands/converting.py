@@ -15,6 +15,7 @@ from tlmtool.compression.choosing import (
 from tlmtool.compression.compress import TOKENS
 from tlmtool.compression.conversion import convert
 from tlmtool.data.batching import Batch
+from tlmtool.data.windows import Windows
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.outputs import position_limit
@@ -31,7 +32,7 @@ def converted(
     run: Run,
     model: Any,
     tokenizer: Any,
-    texts: list[str],
+    texts: list[str] | Windows,
     quality: Quality | None,
     warnings: list[str],
 ) -> tuple[Any, Converted]:

@@ -1,17 +1,13 @@
-"""Where a result comes from: the files of the model, and the text it was calibrated on."""
+"""Where a result comes from: the files of the model, and what it was made from."""
 
 from pathlib import Path
 from typing import Any
 
-from tlmtool.data import reading
-from tlmtool.data.language import held_out
-from tlmtool.data.lessons import Lesson
 from tlmtool.files.reading import sha256
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.folder import Folder
 from tlmtool.models.known import MINILM
 from tlmtool.recipe.building import Recipe
-from tlmtool.report.parts.calibration import Calibration
 from tlmtool.report.parts.model import Model
 
 
@@ -40,28 +36,3 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
         gguf=None if origin is None else origin.to_dict(),
         **common,
     )
-
-
-def calibration_of(
-    recipe: Recipe, taught: Lesson | None
-) -> tuple[list[str], list[str], Calibration]:
-    """(texts to calibrate on, held-out texts, the part `calibration` of a report).
-
-    Without `--calibration`, the texts of `--data` that are not scored are used, or else the text of
-    the package."""
-    wanted = recipe.calibration
-    shipped = held_out(reading.texts(None, None, recipe.seed))
-    if wanted.text == "none":
-        return [], shipped[1], Calibration(source="none: the weights alone decide")
-    own = taught if wanted.text is None and taught and taught.sentences else None
-    if own:
-        rest, held = own.sentences, own.measured()
-    else:
-        rest, held = held_out(reading.texts(wanted.text, None, recipe.seed))
-    used = reading.choose(rest, wanted.samples, recipe.seed)
-    source = wanted.text or (own.source if own else "the text that comes with tlm")
-    other = (
-        None if held else "the text that comes with tlm"
-    )  # all of its texts are needed to calibrate
-    found = Calibration(source=source, texts=len(used), measured_on=other)
-    return used, held or shipped[1], found

@@ -17,8 +17,9 @@ from tlmtool.report.parts.score import NAMES
 from tlmtool.tasks.table import SIMILARITY
 
 
-def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any) -> Lesson | None:
-    """What `--data` holds for the model of a folder; None without it.
+def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any, causal: bool) -> Lesson | None:
+    """What `--data` holds for the model of a folder; None without it. `causal`: whether it is a
+    causal language model, for which the end of a text is held out.
 
     Where nothing is trained, all rows of a single file are scored. Raises NotLoadable where the
     model has no tokenizer, and Usage for texts that would be neither trained on nor scored.
@@ -36,7 +37,7 @@ def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any) -> Lesson | None:
     columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
     whole = given.steps is None
     about: dict[str, Any] = {"head": head, "classes": classes, "columns": columns}
-    found = lesson(given.data, task=given.task, whole=whole, **about)
+    found = lesson(given.data, task=given.task, whole=whole, tail=causal, **about)
     if whole and not found.task and not found.why:
         raise Usage(
             f"{given.data} holds texts without scores or labels, so that nothing of it is scored: "

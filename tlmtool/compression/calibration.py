@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tlmtool.compression.walking import Stop, Walk, aligned, hooks
-from tlmtool.data.batching import Batch, batches
+from tlmtool.data.batching import Batch, encode, in_batches
+from tlmtool.data.windows import Windows
 from tlmtool.measuring.outputs import position_limit
 
 DAMPING = 0.01  # share of the mean diagonal added to a covariance before it serves as a metric; a
@@ -80,11 +81,14 @@ def real(x: Tensor, batch: Batch) -> Tensor:
 
 
 def prepared(
-    model: nn.Module, tokenizer: Any, texts: list[str], max_length: int, tokens: int
+    model: nn.Module, tokenizer: Any, texts: list[str] | Windows, max_length: int, tokens: int
 ) -> list[Batch]:
-    """The calibration batches, tokenized once; each of at most `tokens` tokens with padding."""
-    limit = min(max_length, position_limit(model) or max_length)
-    return split(list(batches(tokenizer, texts, tokens, limit)), tokens)
+    """The calibration batches, tokenized once; each of at most `tokens` tokens with padding.
+    Texts are cut to `max_length`, and windows of tokens are taken as they are."""
+    if not isinstance(texts, dict):
+        limit = min(max_length, position_limit(model) or max_length)
+        texts = encode(tokenizer, texts, max_length=limit)
+    return split(list(in_batches(tokenizer, texts, tokens)), tokens)
 
 
 def input_moments(walk: Walk, groups: list[list[str]], once: bool = True) -> list[Moments]:

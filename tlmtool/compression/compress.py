@@ -13,6 +13,7 @@ from tlmtool.compression.fitting import fit
 from tlmtool.compression.planning import Draft
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch
+from tlmtool.data.windows import Windows
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan
@@ -47,7 +48,7 @@ def compress(
     allocate: str = "greedy",
     overrides: Iterable[Any] = (),
     tokenizer: Any = None,
-    texts: list[str] | None = None,
+    texts: list[str] | Windows | None = None,
     max_length: int = 128,
     sequential: bool = True,
     seed: int = 0,

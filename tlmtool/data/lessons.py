@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tlmtool.data.labelled import TEXT, Example, Splits, examples, pairs_of, splits
-from tlmtool.data.language import HELD, apart, language_splits
+from tlmtool.data.language import HELD, Joined, apart, joined_split, language_splits
 from tlmtool.data.rows import column_of, columns_of, read_tables, text_of
 from tlmtool.data.tables import SUFFIXES, TRAIN, split_file
 from tlmtool.data.text import place
@@ -48,21 +48,44 @@ def lesson(
     classes: tuple[str, ...] = (),
     columns: Mapping[str, str | None] | None = None,
     whole: bool = False,
+    tail: bool = False,
 ) -> Lesson:
     """The lesson in a file, a folder, or a data set of the Hub.
 
     `task` is what the rows are scored by. By default it is `head`, the task of a model that has a
     head for labels, with its `classes`; otherwise similarity. Where neither fits the table, nothing
     is scored. `columns`: names of columns, {"text", "pair", "label"}. With `whole`, all rows of a
-    single file are scored, and there may be no sentences.
+    single file are scored, and there may be no sentences. With `tail`, the last lines of a text are
+    held out, as of `joined_lesson`.
 
     A data set of the Hub is read as texts where there is no `task`. Raises NotLoadable for data
     that are missing or malformed, or too few to set some aside.
     """
+    if _is_text(data, task):
+        rest, held, source = language_splits(data, tail)
+        return Lesson(rest, held[:: -(-len(held) // HELD)], None, [], source)
     found = _lesson(data, task, head, classes, dict(columns or {}), whole)
     if not (found.sentences or whole):
         raise NotLoadable(f"{data}: every text of its training rows is among the scored ones")
     return found
+
+
+def joined_lesson(found: Lesson, data: str | None) -> Joined:
+    """The text of a lesson in `data`, joined, as a causal language model reads it, and that held
+    out of it: the tail of a text, or the rows of a table that are not learned from."""
+    if _is_text(data, found.task and found.task.name):
+        return joined_split(data)
+    rest, held = ("\n".join(each) for each in (found.sentences, found.measured()))
+    return Joined(rest, held, found.source, f"texts of {found.source} that are not learned from")
+
+
+def _is_text(data: str | None, task: str | None) -> bool:
+    """Whether data are texts, and not a table."""
+    path = place(data) if data else None
+    table = path is not None and (
+        split_file(path, TRAIN) is not None if path.is_dir() else path.suffix.lower() in SUFFIXES
+    )
+    return not table and task is None
 
 
 def _lesson(
@@ -73,13 +96,6 @@ def _lesson(
     columns: dict[str, str | None],
     whole: bool,
 ) -> Lesson:
-    path = place(data) if data else None
-    table = path is not None and (
-        split_file(path, TRAIN) is not None if path.is_dir() else path.suffix.lower() in SUFFIXES
-    )
-    if not table and task is None:
-        rest, held, source = language_splits(data)
-        return Lesson(rest, held[:: -(-len(held) // HELD)], None, [], source)
     if task is not None:
         return _scored(task, data, columns, classes if task == head else (), whole)
     refused: list[Failure] = []

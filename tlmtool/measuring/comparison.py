@@ -7,17 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlmtool.data.batching import joined_ids
+from tlmtool.data.language import HELD_TOKENS
 from tlmtool.failure import CheckFailed
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.inputs import outputs_of
 from tlmtool.measuring.losses import described, language_loss, objective_of
 from tlmtool.measuring.outputs import (
+    counted,
     evaluating,
     hidden_states,
     position_limit,
     relative_error,
 )
+from tlmtool.measuring.perplexity import perplexity
+from tlmtool.measuring.rises import in_windows, window_in
 from tlmtool.report.parts.parity import Parity
+from tlmtool.report.parts.quality import Nats
 from tlmtool.report.parts.quality import Quality as Measured
 from tlmtool.tasks.table import TASKS
 
@@ -25,56 +31,67 @@ TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized mod
 
 
 class Quality:
-    """The language-model loss of a model before and after a change. For a model without such a head
-    it is the error of its last hidden states (N, E) of `texts` against those before."""
+    """How good a model is before and after a change, on held-out text.
+
+    Of a causal language model that is its perplexity in windows of the joined text, of another
+    language model its loss text by text. For a model without such a head it is the error of its
+    last hidden states (N, E) against those before. `held`: texts, or a joined text. `new`: the
+    model before is not measured, as its weights are random.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         tokenizer: Any,
-        texts: list[str],
+        held: list[str] | str,
         max_length: int,
         seed: int,
         progress: Callable[[int, int], None] | None = None,
+        new: bool = False,
     ):
-        self.tokenizer, self.texts, self.seed = tokenizer, texts, seed
+        self.tokenizer, self.texts, self.seed = tokenizer, held, seed
         self.max_length = max_length
         self.progress = progress or (lambda done, total: None)
         self.objective = objective_of(model)
-        self.before: Any = self._measured(model)
+        self.ids = list[int]()
+        if self.objective == "clm":
+            text = held if isinstance(held, str) else "\n".join(held)
+            self.ids = joined_ids(tokenizer, text)[: HELD_TOKENS + 1]  # the first is not predicted
+        self.before: Any = None if new else self._measured(model)
 
     def _measured(self, model: nn.Module) -> Any:
-        done = 0
-
-        def tick(more: int) -> None:
-            nonlocal done
-            done += more
-            self.progress(done, len(self.texts))
-
+        many = len(self.ids) - 1 if self.ids else len(self.texts)
+        tick = counted(self.progress, many)
+        if self.objective == "clm":
+            return perplexity(model, self.ids, window=window_in(model, self.max_length), tick=tick)
         settings = {"max_length": self.max_length, "tick": tick}
         if self.objective is None:
             return hidden_states(model, self.tokenizer, self.texts, **settings)
-        loss = language_loss(model, self.tokenizer, self.texts, seed=self.seed, **settings)
-        return loss.mean
+        return language_loss(model, self.tokenizer, self.texts, seed=self.seed, **settings)
 
     def compared(self, model: nn.Module) -> Measured:
         """The quality of the model before, and as it is now."""
         after = self._measured(model)
         if self.objective is None:
-            error = relative_error(after, self.before)
-            return Measured(
-                name="feature_error",
-                what=f"no language-model head, so: {TASKS['features'].what}, "
-                f"against the model before, on {len(self.texts)} held-out texts",
-                before=0.0,
-                after=error,
-                texts=len(self.texts),
-            )
+            return self._feature_error(relative_error(after, self.before))
+        if self.objective == "clm":
+            return in_windows(self.before, after, self.seed)
         return Measured(
             name="loss",
             what=f"{described(self.objective)}, on {len(self.texts)} held-out texts",
-            before=self.before,
-            after=after,
+            before=self.before.mean,
+            after=after.mean,
+            texts=len(self.texts),
+            nats=Nats(difference=after.mean - self.before.mean),
+        )
+
+    def _feature_error(self, error: float) -> Measured:
+        return Measured(
+            name="feature_error",
+            what=f"no language-model head, so: {TASKS['features'].what}, "
+            f"against the model before, on {len(self.texts)} held-out texts",
+            before=0.0,
+            after=error,
             texts=len(self.texts),
         )
 

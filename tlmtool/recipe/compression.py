@@ -120,21 +120,43 @@ class Compression:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The text whose activations weight the error; None is the text shipped with the package."""
+    """The text whose activations weight the error; None is the text shipped with the package.
+
+    `max_length` depends on the model by default: `commands.calibrating` says how."""
 
     text: str | None = setting(
         None,
         "compress",
-        "Text to run the model on; compression keeps what matters on it. A file with one text per "
-        "line, a data set, or none",
+        "Text to run the model on; compression keeps what matters on it. A file of text, a data "
+        "set, or none",
         "SOURCE",
         "calibration",
         reads="data",
         otherwise="the texts of --recover, otherwise a text that comes with tlm",
     )
     samples: int = setting(
-        1024, "compress", "Largest number of texts to use", "N", "calibration-samples", ge=1
+        1024,
+        "compress",
+        "Largest number of texts to use, one a line; a causal language model reads tokens instead",
+        "N",
+        "calibration-samples",
+        ge=1,
     )
-    max_length: int = setting(
-        128, "compress", "Tokens to use of each text; the rest is cut off", "N", ge=8
+    tokens: int = setting(
+        65_536,
+        "compress",
+        "Tokens that a causal language model reads, in windows of the joined text; more take "
+        "longer and lose less",
+        "N",
+        "calibration-tokens",
+        ge=8,
+    )
+    max_length: int | None = setting(
+        None,
+        "compress",
+        "Tokens to use of each text; the rest is cut off. For a causal language model, tokens of a "
+        "window",
+        "N",
+        ge=8,
+        otherwise="128; for a causal language model 512, or its context where that is shorter",
     )

@@ -14,6 +14,7 @@ from tlmtool.recipe.compression import Calibration, Compression
 from tlmtool.recipe.distillation import Distillation, Recovery
 from tlmtool.recipe.evaluation import Evaluation
 from tlmtool.recipe.fresh import Fresh
+from tlmtool.recipe.language import Language
 from tlmtool.recipe.output import Output
 from tlmtool.recipe.overparam import Growth, Strategy
 from tlmtool.recipe.profiling import Profiling
@@ -46,6 +47,7 @@ class Recipe:
     profiling: Profiling = section(Profiling, "Profile")
     training: Training = section(Training, "Training")
     calibration: Calibration = section(Calibration, "Calibration text")
+    language: Language = section(Language, "Samples of a language model")
     recovery: Recovery = section(Recovery, "Score and recovery")
     distillation: Distillation = section(Distillation, "Learning from a teacher")
     strategy: Strategy = section(Strategy, "Over-parameterization while training")

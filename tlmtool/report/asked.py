@@ -165,6 +165,11 @@ class Asked:
         return self.language or self.windowed
 
     @property
+    def causal(self) -> bool:
+        """for the task `clm`"""
+        return self.task is not None and self.task.name == "clm"
+
+    @property
     def packed(self) -> bool:
         """with `--pack`"""
         return self.language and bool(self.values.get("training.pack"))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # These columns and the first one are aligned to the left; all others hold figures.
-TEXT_COLUMNS = ("decomposition", "why", "role", "chosen", "type", "unit", "meaning")
+TEXT_COLUMNS = ("decomposition", "why", "role", "chosen", "type", "unit", "meaning", "text")
 
 
 class View(NamedTuple):

@@ -1,5 +1,7 @@
 """A report as small tables and facts of text; the terminal and the card show these."""
 
+from textwrap import wrap
+
 from tlmtool.report.figures import TEXT_COLUMNS, View
 from tlmtool.report.layout import Document
 from tlmtool.report.parts.ending import Ending, Predicted
@@ -36,8 +38,9 @@ def warnings(report: Document) -> tuple[str, ...]:
 
 
 def lines(view: View, width: int) -> list[str]:
-    """Header and rows in columns two spaces apart; names give way where `width` is too small."""
-    table = [view.header, *view.rows]
+    """Header and rows in columns two spaces apart; names give way where `width` is too small. A
+    last column of text is broken into lines."""
+    table = _wrapped([view.header, *view.rows], width)
     widths = [max(len(row[i]) for row in table) for i in range(len(view.header))]
     room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
     widths[0] = max(NARROWEST, min(widths[0], room))
@@ -50,6 +53,18 @@ def lines(view: View, width: int) -> list[str]:
         return text.ljust(widths[index]) if aligned_left else text.rjust(widths[index])
 
     return ["  ".join(map(cell, row, range(len(row)))).rstrip() for row in table]
+
+
+def _wrapped(table: list[list[str]], width: int) -> list[list[str]]:
+    """Rows whose last cell is text, each in as many rows as it takes."""
+    if table[0][-1] != "text":
+        return table
+    room = max(NARROWEST, width - max(len(row[0]) for row in table) - 2)
+    found = []
+    for *names, text in table:
+        first, *more = wrap(text, room) or [""]
+        found += [[*names, first], *([*[""] * len(names), each] for each in more)]
+    return found
 
 
 def _joined(first: View, more: View) -> View:

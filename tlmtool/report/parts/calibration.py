@@ -15,19 +15,27 @@ class Calibration(Part):
 
     source: str | None = entry("where the text comes from", optional=True)
     texts: int | None = entry("number of texts", when="weighed")
+    windows: int | None = entry(
+        "number of windows of joined text, for a causal language model", when="weighed"
+    )
+    window: int | None = entry("tokens of such a window", "tokens", when="weighed")
     tokens: int | None = entry("number of tokens", when="weighed")
+    held_out: str | None = entry(
+        "the text that is held out for measuring, for a causal language model", optional=True
+    )
     measured_on: str | None = entry(
         "the text that the quality was measured on, where none of this one was left", optional=True
     )
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        counts = {"texts": self.texts, "tokens": self.tokens}
+        windows = f"windows of {self.window:,}" if self.window else ""
+        counts = {"texts": self.texts, windows: self.windows, "tokens": self.tokens}
         told = [
             self.source or "",
             *(f"{n:,} {what}" for what, n in counts.items() if n is not None),
         ]
         told.append(f"measured on {self.measured_on}" if self.measured_on else "")
-        return [("calibration", ", ".join(filter(None, told)))]
+        return [("calibration", ", ".join(filter(None, told))), ("held out", self.held_out or "")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,93 @@
+"""Which text calibrates a compression, and which text after it measures the result."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tlmtool.commands.converting import longest_of
+from tlmtool.data import reading
+from tlmtool.data.language import SHIPPED, held_out, joined_split
+from tlmtool.data.lessons import Lesson, joined_lesson
+from tlmtool.data.windows import Windows, windows
+from tlmtool.measuring.losses import objective_of
+from tlmtool.measuring.perplexity import context_of
+from tlmtool.recipe.building import Recipe
+from tlmtool.report.parts.calibration import Calibration
+
+TEXT, WINDOW = 128, 512  # tokens of a text, and of a window of joined text; longer ones take more
+# memory, and show a model more of what long texts do to its inputs
+ENOUGH = 16_384  # tokens; a language model that is calibrated on fewer loses visibly more
+
+
+@dataclass
+class Material:
+    """The text that calibrates a model, as texts or as windows of tokens, and text held out of it.
+    `part` says so in the report."""
+
+    texts: list[str] | Windows = field(default_factory=list)
+    held: list[str] | str = field(default_factory=list)
+    part: Calibration = field(default_factory=Calibration)
+    warnings: list[str] = field(default_factory=list)
+
+
+def resolved(recipe: Recipe, model: Any) -> Recipe:
+    """The recipe with the length of the texts or windows, whose default depends on the model."""
+    if recipe.calibration.max_length is not None:
+        return recipe
+    length = TEXT
+    if objective_of(model) == "clm":
+        length = min(filter(None, [WINDOW, context_of(model), longest_of(recipe)]))
+    return replace(recipe, calibration=replace(recipe.calibration, max_length=length))
+
+
+def material_of(recipe: Recipe, model: Any, tokenizer: Any, taught: Lesson | None) -> Material:
+    """What `--calibration` names; without it, the texts of `--data` that are not scored, or else
+    the text of the package. A causal language model reads it joined, in windows; other models read
+    it text by text."""
+    own = taught if recipe.calibration.text is None and taught and taught.sentences else None
+    if objective_of(model) == "clm":
+        return _joined(recipe, model, tokenizer, own)
+    wanted = recipe.calibration
+    shipped = held_out(reading.texts(None, None, recipe.seed))
+    if wanted.text == "none":
+        return Material([], shipped[1], _unweighed())
+    if own:
+        rest, held = own.sentences, own.measured()
+    else:
+        rest, held = held_out(reading.texts(wanted.text, None, recipe.seed))
+    used = reading.choose(rest, wanted.samples, recipe.seed)
+    source = wanted.text or (own.source if own else SHIPPED)
+    other = None if held else SHIPPED  # all of its texts are needed to calibrate
+    found = Calibration(source=source, texts=len(used), measured_on=other)
+    return Material(used, held or shipped[1], found)
+
+
+def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> Material:
+    """The same for a causal language model: windows of joined text, and the text after them."""
+    wanted, shipped = recipe.calibration, joined_split(None)
+    if wanted.text == "none":
+        return Material([], shipped.held, replace(_unweighed(), held_out=shipped.where))
+    found = shipped if wanted.text is None else joined_split(wanted.text)
+    if own:
+        found = joined_lesson(own, recipe.recovery.data)
+    length = min(wanted.max_length, context_of(model) or wanted.max_length)
+    cut = windows(tokenizer, found.rest, length, wanted.tokens)
+    rows = cut["input_ids"]
+    tokens = sum(map(len, rows))
+    warnings = []
+    if tokens < min(wanted.tokens, ENOUGH):
+        warnings.append(
+            f"{found.source} gives {tokens:,} tokens to calibrate on, which is little for a "
+            f"language model: --calibration FILE takes a text with {wanted.tokens:,} or more"
+        )
+    told = Calibration(
+        source=found.source,
+        windows=len(rows),
+        window=length,
+        held_out=found.where or shipped.where,
+        measured_on=None if found.held else SHIPPED,
+    )
+    return Material(cut, found.held or shipped.held, told, warnings)
+
+
+def _unweighed() -> Calibration:
+    return Calibration(source="none: the weights alone decide")
