@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tlmtool.commands.adding import add, target_of
 from tlmtool.commands.run import Run
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
@@ -27,6 +28,7 @@ def evaluate(recipe: Recipe) -> Report:
     wanted = recipe.evaluation
     folder = Folder.of(recipe.model, recipe.revision)
     folder.check()
+    target = target_of(recipe, folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which evaluating needs")
@@ -66,8 +68,12 @@ def evaluate(recipe: Recipe) -> Report:
             told += oddities(each, tokenizer)
             if wanted.task != PERPLEXITY:
                 told += shortened(each, wanted.max_length)
-        parts = [Model(id=recipe.model), Source(data=source), built(Evaluation, found)]
-        return run.report(parts, told)
+        place = None if target is None else str(target)
+        model_part = Model(id=recipe.model, out=place)
+        report = run.report([model_part, Source(data=source), built(Evaluation, found)], told)
+    if target:
+        add(target, report)
+    return report
 
 
 def _read(

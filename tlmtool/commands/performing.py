@@ -37,7 +37,7 @@ def _check_network(recipe: recipes.Recipe) -> None:
             continue
         if "model" in setting.reads:
             finding.check_reachable(value, recipe.revision if path == "model" else None)
-        else:
+        elif setting.reads == "data":
             hub.check_reachable(value)
     published = TASKS[recipe.training.task].hub if recipe.training.task in TASKS else None
     if recipe.verb == "finetune" and recipe.training.data is None and published:

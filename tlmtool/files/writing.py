@@ -17,11 +17,13 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # constants of Linux, for `renameat2`
 
 def write_whole(file: Path, content: str | bytes) -> None:
     """Write a file; text in UTF-8. A killed run leaves the file that was there before. Of a link,
-    the file that it leads to is replaced."""
+    the file that it leads to is replaced. A file that was there keeps its permissions."""
     file = Path(os.path.realpath(file))
     unfinished = file.with_name(f".{file.name}.{os.getpid()}{UNFINISHED}")
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        with suppress(FileNotFoundError):
+            shutil.copymode(file, unfinished)
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)

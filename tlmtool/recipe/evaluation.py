@@ -20,8 +20,8 @@ class Evaluation:
     data: str | None = setting(
         None,
         "evaluate",
-        "A file with one text per line; for perplexity a file with any text; for similarity a csv "
-        "of sentence pairs; for other tasks as finetune reads it",
+        "A file with one text per line; for perplexity a file with any text; for other tasks as "
+        "finetune reads it",
         "SOURCE",
         reads="data",
         otherwise="as in finetune; for perplexity and features a text that comes with tlm",
@@ -39,6 +39,15 @@ class Evaluation:
         "For the task features: the model whose features are taken as correct",
         "MODEL",
         reads="model",
+    )
+    out: str | None = setting(
+        None,
+        "evaluate",
+        "Add the figures to the report and card of this checkpoint, which tlm wrote: MODEL itself, "
+        "or a copy with the same weights. Its other files stay as they are",
+        "DIR",
+        reads="checkpoint",
+        otherwise="they are only printed",
     )
     batch: int = setting(32, "evaluate", "Texts per batch", "N", ge=1)
     samples: int | None = setting(

@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 GENERAL = "General"  # the part of the help with what every verb has
 
-# What a setting names: a model, files of one, or data. "model" may be `@stage` in a pipeline.
-Reads = Literal["", "model", "model files", "data"]
+# What a setting names: a model, files of one, a checkpoint that tlm wrote, or data. "model" and
+# "checkpoint" may be `@stage` in a pipeline.
+Reads = Literal["", "model", "model files", "checkpoint", "data"]
 
 
 def setting(

@@ -102,7 +102,11 @@ def _resolve(layer: Layer, verb: str, where: str, written: dict[str, Path]) -> N
     """Replaces each model `@name` by the checkpoint of that stage."""
     for path, setting in settings(verb).items():
         known, value = layer.get(path, ("", None))
-        if setting.reads == "model" and isinstance(value, str) and value.startswith("@"):
+        if (
+            setting.reads in ("model", "checkpoint")
+            and isinstance(value, str)
+            and value.startswith("@")
+        ):
             if value[1:] not in written:
                 raise Usage(f"{where}: {value} names no earlier stage that writes a checkpoint")
             layer[path] = (known, str(written[value[1:]]))

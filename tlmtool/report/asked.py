@@ -99,6 +99,11 @@ class Asked:
         return self.verb == "compress" and self.values.get("recovery.data") is not None
 
     @property
+    def later(self) -> bool:
+        """once `tlm evaluate --out` has added to it"""
+        return False  # so that no run itself can check them
+
+    @property
     def expands(self) -> bool:
         """with `--strategy static` or `dynamic`"""
         return self.values.get("strategy.name") not in (None, "none")

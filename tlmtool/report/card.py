@@ -4,6 +4,7 @@ from importlib import import_module
 
 from tlmtool.files.notation import written
 from tlmtool.report.figures import TEXT_COLUMNS, View, human
+from tlmtool.report.index import model_index
 from tlmtool.report.layout import Document
 from tlmtool.report.parts.attention import Attention
 from tlmtool.report.parts.costs import Parameters
@@ -33,12 +34,12 @@ def card(report: Document, model_id: str) -> str:
         "library_name": "transformers",
         "license": model.license,
         "tags": ["tlm", *methods],
+        "model-index": model_index(report, model_id),
     }
     front = {key: value for key, value in front.items() if value}
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
     parts.append(_loading(model_id, model.class_ or "", report.verb == "merge"))
-    for view in views(report):
-        parts.append(f"## {view.title.capitalize()}\n\n{_markdown(view)}")
+    parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
     made += [f"* warning: {each}" for each in warnings(report)]
     if made:
@@ -93,6 +94,11 @@ def _references(names: list[str]) -> dict[str, str]:
             if own and (text := getattr(each, "reference", "")):
                 found[name] = str(text)
     return found
+
+
+def section(view: View) -> str:
+    """A table of the report as a section of the card."""
+    return f"## {view.title.capitalize()}\n\n{_markdown(view)}"
 
 
 def _markdown(view: View) -> str:

@@ -1,0 +1,60 @@
+"""The scores of a checkpoint as the Hugging Face Hub lists them: `model-index` in its card."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tlmtool.report.layout import Document
+from tlmtool.report.parts.evaluations import Evaluations, short
+from tlmtool.report.parts.score import Score
+from tlmtool.tasks.table import TASKS
+
+TYPES = {  # {kind of a task: what the Hub calls it}; a kind that is missing is not listed
+    "similarity": "sentence-similarity",
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "translation": "translation",
+}
+TYPES_OF = {"mlm": "fill-mask", "clm": "text-generation", "perplexity": "text-generation"}
+METRICS = {  # {metric: what the Hub calls it}, where that is another name
+    "spearman": "spearmanr",
+    "pearson": "pearsonr",
+    "matthews": "matthews_correlation",
+    "BLEU": "bleu",
+}
+Figure = tuple[str, float]
+
+
+def model_index(report: Document, name: str) -> list[dict[str, Any]]:
+    """The scores of a report in the layout of `model-index`; empty where it has none."""
+    results = []
+    for task, data, figures in _scores(report):
+        row = TASKS.get(task)
+        kind = TYPES_OF.get(task) or (TYPES.get(row.kind) if row else None)
+        if kind is None:
+            continue
+        metrics = [
+            {"type": METRICS.get(metric, metric), "value": round(value, 4), "name": metric}
+            for metric, value in figures
+        ]
+        dataset = {"type": short(data), "name": short(data)}
+        results.append(
+            {"task": {"type": kind, "name": task}, "dataset": dataset, "metrics": metrics}
+        )
+    return [{"name": name, "results": results}] if results else []
+
+
+def _scores(report: Document) -> Iterator[tuple[str, str, list[Figure]]]:
+    """(task, data, its metrics) of each score of the checkpoint."""
+    later = report.part(Evaluations)
+    for each in later.evaluations if later else ():
+        yield each.task, each.data, _each(each.metric, each.model.score, each.model.metrics)
+    known = {(each.task, each.data) for each in later.evaluations} if later else set()
+    own = report.part(Score)
+    if own and (own.task, own.data) not in known:
+        several = {name: each.after for name, each in (own.metrics or {}).items()}
+        yield own.task, own.data, _each(own.metric, own.after, several)
+
+
+def _each(metric: str, score: float, several: dict[str, float]) -> list[Figure]:
+    """The metrics of a score. The mean of several is none of the Hub's."""
+    return [*({} if " and " in metric else {metric: score}).items(), *several.items()]
