@@ -43,7 +43,10 @@ file = test_recipe.file  # its fixture
             "--max-shard-size must be a size such as 5GB or 200MB, got 5",
         ),
         ({"rank": "8", "max_length": "7"}, "--max-length must be an integer of at least 8, got 7"),
-        ({"rank": "8", "model": None}, "compress needs a MODEL: a folder, a Hub id, or minilm"),
+        (
+            {"rank": "8", "model": None},
+            "compress needs a MODEL: a folder, a GGUF file, a Hub id, or minilm",
+        ),
         ({"rnak": "8"}, "compress has no flag --rnak; did you mean --rank?"),
     ],
 )

@@ -186,7 +186,10 @@ def test_a_model_gives_the_shape(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ("", "profile needs a MODEL (a folder, a Hub id, or minilm), or --attention NAMES"),
+        (
+            "",
+            "profile needs a MODEL (a folder, a GGUF file, a Hub id, or minilm), or --attention",
+        ),
         ("--attention softmx", "got 'softmx'; did you mean softmax?"),
         ("--attention dimension-wise", "did you mean dimensionwise?"),
         ("--attention softmax,", "must be softmax, dimensionwise"),

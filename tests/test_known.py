@@ -1,8 +1,10 @@
 """Known names are files of installed packages: found without importing them, joined where they come
 in parts, checked by their sum; a missing one is the command that installs it."""
 
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import ggufs
 import pytest
@@ -12,6 +14,7 @@ from tlmtool.files.reading import sha256
 from tlmtool.models import known, unpacking
 from tlmtool.models.finding import cached, resolve
 from tlmtool.models.folder import Folder
+from tlmtool.recipe.schema import settings
 
 refused = refusals.refused  # its fixture
 RANK = ("--rank", "2", "--calibration", "none")
@@ -69,3 +72,11 @@ def test_a_missing_one_is_the_command_that_installs_it(packages, name, refused, 
     assert refused(5, name, *RANK).strip().endswith(f"pip install --no-deps {every}")
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert refused(5, name, *RANK).strip().endswith(f"{every} && pip install 'tlmtool[gguf]'")
+
+
+def test_help_and_docs_name_every_one():
+    page = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text("utf-8")
+    told = re.sub(r"-part\{([\d,]+)\}==", "-part1==", page)  # the braces of a shell
+    for name, each in known.KNOWN.items():
+        assert f"| `{name}` |" in page and f"--no-deps {next(iter(each.parts))}`" in told
+    assert all(name in settings("compress")["model"].help for name in known.NAMES)

@@ -3,6 +3,7 @@ the command for pickles works, and runs no code that is in them."""
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import refusals
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
+from tlmtool.models.weights import conversion
 
 dense, broken, refused = refusals.dense, refusals.broken, refusals.refused  # its fixtures
 
@@ -47,6 +49,11 @@ def test_the_command_for_a_pickle_gives_the_same_weights(refused, broken, monkey
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert run(["compress", str(broken), *map(str, RANK), "--out", "../out", "-q"]) == 0
+
+
+def test_the_docs_hold_the_command():
+    page = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text("utf-8")
+    assert conversion("pytorch_model*.bin") in page
 
 
 class Code:

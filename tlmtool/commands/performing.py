@@ -35,7 +35,7 @@ def _check_network(recipe: recipes.Recipe) -> None:
         value = reduce(getattr, path.split("."), recipe)
         if not setting.reads or not isinstance(value, str) or value in ("", "none"):
             continue
-        if "model" in setting.reads:
+        if setting.reads == "model":
             finding.check_reachable(value, recipe.revision if path == "model" else None)
         elif setting.reads == "data":
             hub.check_reachable(value)

@@ -126,7 +126,7 @@ def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
     except Exception as error:  # the Hub client has some twenty errors of its own
         raise NotLoadable(
             f"{asked} is neither a folder nor a model that can be had from the Hub"
-            f"{f' at {revision}' if revision else ''} ({type(error).__name__}); a known alias is "
-            f"{', '.join(ALIASES)}"
+            f"{f' at {revision}' if revision else ''} ({type(error).__name__}); names that tlm "
+            f"knows are {', '.join((*NAMES, *ALIASES))}"
         ) from error
     return Path(folder)

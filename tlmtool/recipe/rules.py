@@ -23,7 +23,7 @@ OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
 OF_TRANSLATION = ("training.languages", "training.beams", "training.label_smoothing")
 SCORED = ("recovery.data", "recovery.task")  # what scores a compressed model, also untrained
 COLUMNS = ("training.text", "training.pair", "training.label")
-MODEL = "a folder, a Hub id, or minilm"
+MODEL = "a folder, a GGUF file, a Hub id, or minilm"
 
 
 def check(verb: str, values: Values, free: Iterable[str]) -> None:

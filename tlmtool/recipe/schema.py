@@ -36,7 +36,8 @@ class Recipe:
     model: str | None = setting(
         None,
         EVERY,
-        "A folder, an id of the Hugging Face Hub, or minilm, a small model to try tlm on",
+        "A folder, a GGUF file, an id of the Hugging Face Hub, or a small model to try tlm on: "
+        "minilm, smollm2 or gemma3-270m",
         "MODEL",
         None,
         reads="model",

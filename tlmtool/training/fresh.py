@@ -29,6 +29,7 @@ from tlmtool.models.architectures import ALIASES, ARCHITECTURES
 from tlmtool.models.attending import attend
 from tlmtool.models.config import check_counts
 from tlmtool.models.folder import Folder
+from tlmtool.models.known import NAMES
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import sites
 from tlmtool.recipe.building import Recipe
@@ -91,7 +92,7 @@ def config_of(recipe: Recipe) -> Any:
         kind = kept["model_type"]
         if kind not in ARCHITECTURES:
             raise Usage(f"--from-config {name} is of type {kind}: it takes a plain family's config")
-    if kind in (*ALIASES, "minilm"):
+    if kind in (*ALIASES, *NAMES):
         raise Usage(f"--from-config {name}: that is a checkpoint with weights; name a family")
     if kind not in ARCHITECTURES:
         near = get_close_matches(kind, ARCHITECTURES, 1, 0.5)
