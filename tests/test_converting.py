@@ -154,6 +154,9 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
         for length, warnings in (("128", 1), ("8", 0))[: 1 if words in evaluate else 2]:
             assert run([*words, *task, *asked, "--max-length", length]) == 0
             said = json.loads(capsys.readouterr().out)["warnings"]
+            counted = [each for each in said if "of the 120 texts are cut at 8 tokens" in each]
+            assert len(counted) == (1 if words in evaluate else 0)
+            said = [each for each in said if each not in counted]
             assert len(said) == warnings
             assert all("longer than 8 tokens are cut" in each for each in said)
             assert all(str(out) in each for each in said)
@@ -180,10 +183,12 @@ def test_texts_that_are_cut_are_counted(texts, tmp_path):
     assert compress(source, texts, out, *DIMENSIONWISE, *more) == 0
     found = report(out)
     read, _ = held_out(texts.read_text().splitlines())
-    long = sum(len(text.split()) + 2 > 8 for text in read)
+    lengths = [len(text.split()) + 2 for text in read]
+    long, left_out = sum(n > 8 for n in lengths), sum(max(0, n - 8) for n in lengths)
     assert len(read) == found["calibration"]["texts"] == found["recovery"]["sentences"] > long > 0
     assert found["warnings"] == [
-        f"{long} of the {len(read)} {what} are cut at 8 tokens"
+        f"{long} of the {len(read)} {what} are cut at 8 tokens, which leaves out {left_out} of "
+        f"{sum(lengths)} tokens"
         for what in ("calibration texts", "texts of --recover")
     ]
     assert compress(source, texts, out, "--rank", "3", "--max-length", "20", "--overwrite") == 0

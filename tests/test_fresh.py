@@ -224,17 +224,17 @@ def test_a_trained_tokenizer_reads_everything_and_repeats_itself():
     assert trained(texts, "word", 300, "seq2seq", None)("the")["input_ids"][-1] == word.eos_token_id
 
 
-def test_packed_blocks_hold_every_token_in_order():
+def test_packed_blocks_hold_every_token_in_order_and_the_ends_that_are_asked_for():
     tokenizer = word_tokenizer()
     texts = ["the cat sat", "a dog", "the mat"]
     each = tokenizer(texts, add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     stream = [token for ids in each for token in [*ids, *([end] if end is not None else [])]]
-    found = packed(tokenizer, texts, 4)
+    found = packed(tokenizer, texts, 4, eos=True)
     assert all(len(block) == 4 for block in found["input_ids"])
     whole = [token for block in found["input_ids"] for token in block]
     assert whole == stream[: len(stream) // 4 * 4]
-    assert packed(tokenizer, texts, 99)["input_ids"] == [stream]
+    assert packed(tokenizer, texts, 99, eos=True)["input_ids"] == [stream]
     special = [place for row in found["special_tokens_mask"] for place in row]
     assert [t for t, s in zip(whole, special, strict=True) if s] == [end] * sum(special)
     assert sum(special) == whole.count(end) > 0

@@ -52,6 +52,7 @@ def evaluate(recipe: Recipe) -> Report:
                 seed=recipe.seed,
                 samples=wanted.samples,
                 pack=recipe.training.pack,
+                eos=recipe.training.eos,
                 columns=columns,
                 read=read,
                 languages=recipe.training.languages,
@@ -92,7 +93,9 @@ def _read(
         pooling_of(each)  # refused before any work
     for each in models if wanted.task == PERPLEXITY else ():
         window_of(each, wanted.window)
-    given = (wanted.samples, recipe.seed, columns, recipe.training.languages)
+    training = recipe.training
+    verbatim = training.pack and not training.eos
+    given = (wanted.samples, recipe.seed, columns, training.languages, verbatim)
     return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 
 

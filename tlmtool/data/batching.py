@@ -53,6 +53,7 @@ def encode(
             padding=False,
             return_attention_mask=False,
             return_special_tokens_mask=True,
+            verbose=False,
             **cut,
         )
 
@@ -63,27 +64,53 @@ def _tokenizing(tokenizer: Any) -> AbstractContextManager:
     return blaming(f"the tokenizer {name} fails on a text")
 
 
-def cut(tokenizer: Any, texts: list[str], max_length: int, what: str) -> list[str]:
-    """A warning that says how many texts `encode` cuts to a length, if any; `what` names them."""
-    one_more = encode(tokenizer, texts, max_length=max_length + 1)["input_ids"] if texts else []
-    many = sum(len(ids) > max_length for ids in one_more)
-    return [f"{many:,} of the {len(texts):,} {what} are cut at {max_length} tokens"] if many else []
+def cut(
+    tokenizer: Any,
+    texts: list[str],
+    max_length: int,
+    what: str,
+    seconds: list[str] | None = None,
+) -> list[str]:
+    """A warning that says how many texts `encode` cuts to a length, and how many of their tokens
+    are left out, if any; `what` names them."""
+    whole = encode(tokenizer, texts, seconds, None)["input_ids"] if texts else []
+    over = [len(ids) - max_length for ids in whole if len(ids) > max_length]
+    if not over:
+        return []
+    return [
+        f"{len(over):,} of the {len(texts):,} {what} are cut at {max_length} tokens, which leaves "
+        f"out {sum(over):,} of {sum(map(len, whole)):,} tokens"
+    ]
 
 
-def packed(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:
-    """The same as `encode`, for blocks of `max_length` tokens: the texts one after the other, each
-    followed by the tokenizer's end token, or else its separating token. A last block that is not
-    full is left out, unless it is the only one."""
-    known = (tokenizer.eos_token_id, tokenizer.sep_token_id)
-    end = [next((token for token in known if token is not None), None)]
-    end = end if end[0] is not None else []
-    with _tokenizing(tokenizer):
-        each = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
-    stream = [token for ids in each["input_ids"] for token in [*ids, *end]]
+def packed(
+    tokenizer: Any, texts: list[str], max_length: int, eos: bool = False
+) -> dict[str, list[list[int]]]:
+    """The same as `encode`, for blocks of `max_length` tokens: the texts one after the other, as
+    `together` joins them. A last block that is not full is left out, unless it is the only one.
+
+    `eos`: the texts are tokenized one by one instead, each followed by the tokenizer's end token,
+    or else its separating token."""
+    begin, end = begin_token(tokenizer), []
+    if eos:
+        known = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+        end = [token for token in known if token is not None][:1]
+        with _tokenizing(tokenizer):
+            each = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+        stream = [token for ids in each["input_ids"] for token in [*ids, *end]]
+    else:
+        stream = joined_ids(tokenizer, together(texts))
     whole = max(len(stream) // max_length * max_length, min(len(stream), max_length))
     blocks = [stream[at : at + max_length] for at in range(0, whole, max_length)]
-    special = [[int(token in end) for token in block] for block in blocks]
+    special = [[int(token in (*begin, *end)) for token in block] for block in blocks]
     return {"input_ids": blocks, "special_tokens_mask": special}
+
+
+def together(texts: list[str]) -> str:
+    """The texts as one, each on lines of its own. Lines that hold their line ends, as `lines` reads
+    them, are a file as it stands."""
+    *others, last = texts or [""]
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in others) + last
 
 
 def joined_ids(tokenizer: Any, text: str) -> list[int]:

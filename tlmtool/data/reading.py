@@ -2,6 +2,7 @@
 
 import importlib.resources
 import random
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,14 @@ def joined(source: str | Path | None = None) -> str:
         whole = "".join(text if text.endswith("\n") else f"{text}\n" for text in whole)
     _two_words([whole.strip()] if whole.strip() else [], name, "a text")
     return whole
+
+
+def lines(source: str | Path | None = None, samples: int | None = None) -> list[str]:
+    """The lines of what `joined` reads, blank ones too, each with its line end; of more than
+    `samples`, the first ones."""
+    if samples is not None and samples < 1:
+        raise Usage(f"samples is {samples}; at least 1 is needed")
+    return StringIO(joined(source)).readlines()[:samples]
 
 
 def _whole(source: str | Path | None) -> tuple[str, str | list[str]]:

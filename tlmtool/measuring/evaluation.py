@@ -49,6 +49,7 @@ def evaluate(
     samples: int | None = None,
     columns: dict[str, str | None] | None = None,
     pack: bool = False,
+    eos: bool = False,
     languages: str | None = None,
     beams: int = 4,
     window: int | None = None,
@@ -63,9 +64,10 @@ def evaluate(
     truth. `baseline_tokenizer` is for a baseline that translates and reads other tokens.
     `columns` names those of a labelled task or of translation: {"text", "pair", "label"}.
     `languages` ('en-de') and `beams` are for translation; `pack` asks for the language-model loss
-    of full blocks instead of lines. `window`, `stride` and `tokens`, the most that are read, are
-    for perplexity (`measuring.perplexity`). `progress` is called with (done, total) texts, or
-    tokens for perplexity. `read` is what `examples_of` gave, instead of `data`.
+    of full blocks instead of lines, and `eos` for the end token after each line. `window`, `stride`
+    and `tokens`, the most that are read, are for perplexity (`measuring.perplexity`). `progress` is
+    called with (done, total) texts, or tokens for perplexity. `read` is what `examples_of` gave,
+    instead of `data`.
 
     `difference` is model - baseline; of losses and perplexities it is in nats, with the ratio of
     the perplexities beside it. Its 95 % interval comes from 2,000 seeded resamples of the examples,
@@ -73,7 +75,7 @@ def evaluate(
     that the model has no head for, and Failure for a score that is not finite.
     """
     models = [model] if baseline is None else [model, baseline]
-    given = (samples, seed, columns or {}, languages)
+    given = (samples, seed, columns or {}, languages, pack and not eos)
     row, examples = read or examples_of(task, data, models, against, *given)
     everyone = models + ([] if against is None else [against])
     length = min([max_length, *filter(None, map(position_limit, everyone))])
@@ -84,7 +86,7 @@ def evaluate(
     settings = {"batch": batch, "max_length": length, "tick": tick}
     tokenizers = [tokenizer, baseline_tokenizer or tokenizer][: len(models)]
     wanted = (models, against, tokenizers, examples, settings, seed, pack, languages, beams)
-    found = KINDS[row.kind](Asked(row, *wanted, stride))
+    found = KINDS[row.kind](Asked(row, *wanted, stride, eos))
     return _result(row, models, found, length, seed)
 
 

@@ -9,7 +9,7 @@ from tlmtool.data import labelled
 from tlmtool.data.labels import numbered
 from tlmtool.data.language import development_file
 from tlmtool.data.parallel import parallel_pairs
-from tlmtool.data.reading import choose, joined, texts
+from tlmtool.data.reading import choose, joined, lines, texts
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.losses import objective_of
@@ -40,9 +40,11 @@ def examples_of(
     seed: int,
     columns: dict[str, str | None],
     languages: str | None = None,
+    verbatim: bool = False,
 ) -> tuple[Task, list[Any]]:
     """(the task, the examples) of `evaluate`. There may be no models: it raises what a task, a
-    model or data refuse, before any weights are loaded."""
+    model or data refuse, before any weights are loaded. `verbatim`: texts keep line ends and blank
+    lines; of many the first are taken, as a choice would join what lies apart."""
     if task not in TASKS:
         raise Usage(f"task {task!r} is unknown: choose one of {', '.join(TASKS)}")
     row = TASKS[task]
@@ -62,7 +64,7 @@ def examples_of(
             raise Usage("task similarity needs data: a table of sentence1, sentence2, score")
         if isinstance(data, str | Path):
             data = labelled.sentence_pairs(data, **columns)
-    return row, _plain(row, data, samples, seed)
+    return row, _plain(row, data, samples, seed, verbatim)
 
 
 def _check(task: Task, models: list[nn.Module], against: nn.Module | None) -> None:
@@ -105,10 +107,13 @@ def _text(data: Any) -> str:
     return "\n".join(data)
 
 
-def _plain(task: Task, data: Any, samples: int | None, seed: int) -> list[Any]:
+def _plain(
+    task: Task, data: Any, samples: int | None, seed: int, verbatim: bool = False
+) -> list[Any]:
     """The texts or pairs to evaluate on, a seeded choice where there are more than `samples`."""
     if data is None or isinstance(data, str | Path):
-        return texts(development_file(data), samples, seed)
+        file = development_file(data)
+        return lines(file, samples) if verbatim else texts(file, samples, seed)
     if not data:
         what = "texts" if task.kind in ("language", "features") else "sentence pairs"
         raise Usage(f"task {task.name} was given no {what}")

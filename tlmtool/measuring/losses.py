@@ -93,10 +93,12 @@ def language_loss(
     max_length: int = 128,
     seed: int = 0,
     pack: bool = False,
+    eos: bool = False,
     tick: Tick | None = None,
 ) -> Loss:
     """The loss of the model's own objective on each text, or with `pack` on each full block of
-    `max_length` tokens. Masks depend on the seed and the tokenizer only.
+    `max_length` tokens (`eos` as `packed` takes it). Masks depend on the seed and the tokenizer
+    only.
 
     Raises Usage for a model without a language-model head, and Failure for a loss that is not
     finite.
@@ -113,7 +115,7 @@ def language_loss(
     max_length = min(max_length, position_limit(model) or max_length)
     batch = max(1, min(batch, LOGITS // (max_length * rows_of(model))))
     encoded = (
-        packed(tokenizer, texts, max_length)
+        packed(tokenizer, texts, max_length, eos)
         if pack
         else encode(tokenizer, texts, max_length=max_length)
     )

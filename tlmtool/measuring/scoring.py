@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from tlmtool.data.batching import cut
 from tlmtool.data.parallel import languages_of
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic, with_added
 from tlmtool.measuring.losses import described, exponential, exponentials, language_loss
 from tlmtool.measuring.metrics import scored, statistic
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import beyond, perplexity, rough
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.measuring.predictions import classes_of, nameless, predictions
@@ -37,6 +39,7 @@ class Asked:
     languages: str | None
     beams: int
     stride: int | None = None
+    eos: bool = False
 
 
 @dataclass
@@ -62,6 +65,8 @@ def of_labels(asked: Asked) -> Found:
     """Classes or figures that models predict, against the labels."""
     task, examples, tokenizer = asked.task, asked.examples, asked.tokenizers[0]
     told = [w for m in asked.models for w in nameless(task, classes_of(m), name_of(m))]
+    seconds = None if examples[0].second is None else [each.second for each in examples]
+    told += shorter(asked, [each.first for each in examples], seconds)
     labels = np.array([each.label for each in examples])
     answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
     whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]
@@ -92,16 +97,30 @@ def together(task: Task, examples: list[Any], first: Found, second: Found) -> Fo
 
 def of_texts(asked: Asked) -> Found:
     """The language-model loss, of texts or of blocks of them."""
-    settings = asked.settings | {"seed": asked.seed, "pack": asked.pack}
+    settings = asked.settings | {"seed": asked.seed, "pack": asked.pack, "eos": asked.eos}
     tokenizer, texts = asked.tokenizers[0], asked.examples
     losses = [language_loss(each, tokenizer, texts, **settings) for each in asked.models]
     figures = [{"perplexity": x.perplexity, "tokens": int(x.counts.sum())} for x in losses]
     count, what = len(texts), described(losses[0].objective)
+    told = [] if asked.pack else shorter(asked, texts)
     if asked.pack:
         figures = [each | {"blocks": len(x.sums)} for each, x in zip(figures, losses, strict=True)]
         count = len(losses[0].sums)
-        what += f"; texts read one after the other, in blocks of {settings['max_length']} tokens"
-    return Found([loss.statistic for loss in losses], figures, count, what)
+        what += "; texts, each ended by the end token," if asked.eos else "; the text as it stands,"
+        what += f" in blocks of {settings['max_length']} tokens"
+    statistics = [loss.statistic for loss in losses]
+    return Found(statistics, figures, count, what, warnings=told)
+
+
+def shorter(asked: Asked, texts: list[str], seconds: list[str] | None = None) -> list[str]:
+    """A warning that names how many texts are cut, and the flag that reads more of them."""
+    length = asked.settings["max_length"]
+    found = cut(asked.tokenizers[0], texts, length, "texts", seconds)
+    longest = min(filter(None, map(position_limit, asked.models)), default=length + 1)
+    mends = ["--max-length N reads more of each"] if longest > length else []
+    if asked.task.name == "clm":
+        mends.append("--task perplexity reads the text whole")
+    return [f"{each}: {', '.join(mends)}" if mends else each for each in found]
 
 
 def of_windows(asked: Asked) -> Found:
@@ -137,14 +156,16 @@ def of_sentences(asked: Asked) -> Found:
     if pools[-1].words != pools[0].words:
         what += f"; the baseline's {pools[-1].words}"
     figures = [{"pooled": pool.words} for pool in pools]
-    return Found(statistics, figures, len(pairs), what)
+    told = shorter(asked, pools[0].texts([text for pair in pairs for text in pair[:2]]))
+    return Found(statistics, figures, len(pairs), what, warnings=told)
 
 
 def of_states(asked: Asked) -> Found:
     """The error of hidden states against those of another model."""
     given = (asked.tokenizers[0], asked.examples, asked.settings)
     statistics = features(asked.models, asked.against, *given)
-    return Found(statistics, [{} for _ in statistics], len(asked.examples), asked.task.what)
+    figures, told = [{} for _ in statistics], shorter(asked, asked.examples)
+    return Found(statistics, figures, len(asked.examples), asked.task.what, warnings=told)
 
 
 def of_translations(asked: Asked) -> Found:

@@ -113,6 +113,8 @@ def _check_windows(values: Values, task: str) -> None:
 def _check_pack(values: Values, task: str | None) -> None:
     if values.get("training.pack") and task not in LANGUAGE:
         raise Usage(f"--pack goes with --task {' or '.join(LANGUAGE)}, which read plain text")
+    if values.get("training.eos") and not values.get("training.pack"):
+        raise Usage("--eos ends the texts that --pack joins: give --pack too")
 
 
 def _check_fresh(values: Values, free: Iterable[str]) -> None:

@@ -83,6 +83,12 @@ class Training:
         "instead of reading it line by line",
         panel=DATA,
     )
+    eos: bool = setting(
+        False,
+        "finetune evaluate",
+        "With --pack: leave out blank lines, and end each line by the end token",
+        panel=DATA,
+    )
     languages: str | None = setting(
         None,
         "finetune evaluate",

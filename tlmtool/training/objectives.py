@@ -46,11 +46,12 @@ class Objective:
         seconds: Any,
         max_length: int,
         pack: bool = False,
+        eos: bool = False,
     ):
         self.tokenizer = tokenizer
         self.max_length = min(max_length, position_limit(model) or max_length)
         if pack:
-            self.encoded = packed(tokenizer, texts, self.max_length)
+            self.encoded = packed(tokenizer, texts, self.max_length, eos)
         else:
             self.encoded = encode(tokenizer, texts, seconds, self.max_length)
         self.rows = rows_of(model)
@@ -135,10 +136,11 @@ class Language(Objective):
         max_length: int,
         seed: int,
         pack: bool = False,
+        eos: bool = False,
     ):
-        super().__init__(model, tokenizer, train, None, max_length, pack)
+        super().__init__(model, tokenizer, train, None, max_length, pack, eos)
         self.kind, self.watched, self.seed = objective_of(model), watched, seed
-        self.pack, self.share = pack, MASKED if self.kind == "mlm" else 1.0
+        self.pack, self.eos, self.share = pack, eos, MASKED if self.kind == "mlm" else 1.0
         if self.kind == "mlm" and tokenizer.mask_token_id is None:
             raise Usage("the tokenizer has no mask token, which task mlm needs")
 
@@ -169,8 +171,9 @@ class Language(Objective):
         """How many texts these are, or how many blocks."""
         if not self.pack:
             return len(examples)
-        return len(packed(self.tokenizer, examples, self.max_length)["input_ids"])
+        return len(packed(self.tokenizer, examples, self.max_length, self.eos)["input_ids"])
 
     def scored(self, model: nn.Module, examples: list[str]) -> dict[str, float]:
-        settings = {"max_length": self.max_length, "seed": self.seed, "pack": self.pack}
+        settings = {"max_length": self.max_length, "seed": self.seed}
+        settings |= {"pack": self.pack, "eos": self.eos}
         return {"score": language_loss(model, self.tokenizer, examples, **settings).mean}
