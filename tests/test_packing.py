@@ -105,6 +105,32 @@ def test_evaluate_warns_of_lines_that_are_cut(room, capsys):
     assert not any("are cut" in each for each in told)
 
 
+@pytest.mark.parametrize("eos", [[], ["--eos"]])
+def test_finetune_trains_on_the_same_blocks(room, tmp_path, capsys, monkeypatch, eos):
+    seen = []
+
+    def kept(tokenizer, texts, *more):
+        seen.append((texts, more))
+        return packed(tokenizer, texts, *more)
+
+    monkeypatch.setattr("tlmtool.training.objectives.packed", kept)
+    text = "\n\n".join(conftest.sentences(60)) + "\n\n"
+    (tmp_path / "text.txt").write_text(text)
+    words = ["finetune", str(room / "model"), "--task", "clm", "--data", str(tmp_path / "text.txt")]
+    words += ["--pack", *eos, "--max-length", "8", "--steps", "2", "--out", str(tmp_path / "out")]
+    assert run([*words, "--json", "-q", "--keep-best"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (train, (length, ended)), (held, _) = seen[0], seen[-1]
+    assert (length, ended) == (8, bool(eos))
+    blocks = packed(word_tokenizer(special=False), held, 8, ended)["input_ids"]
+    assert found["training"]["dev"] == len(blocks)
+    if eos:
+        assert all(each.strip() == each != "" for each in train)
+    else:
+        assert text.startswith(together(train))
+        assert text.endswith(together(held))
+
+
 def test_eos_goes_with_pack(room, capsys):
     words = ["evaluate", str(room / "model"), "--task", "clm", "--eos"]
     assert run(words) == 2

@@ -94,8 +94,7 @@ def _read(
     for each in models if wanted.task == PERPLEXITY else ():
         window_of(each, wanted.window)
     training = recipe.training
-    verbatim = training.pack and not training.eos
-    given = (wanted.samples, recipe.seed, columns, training.languages, verbatim)
+    given = (wanted.samples, recipe.seed, columns, training.languages, training.verbatim)
     return examples_of(wanted.task, wanted.data, models, others.get("against"), *given)
 
 

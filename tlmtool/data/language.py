@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tlmtool.data.reading import joined, texts
+from tlmtool.data.reading import joined, split_lines, texts
 from tlmtool.data.tables import DEV, TRAIN, split_file
 from tlmtool.data.windows import ROOM, start_of_line
 from tlmtool.failure import NotLoadable
@@ -28,15 +28,23 @@ class Joined(NamedTuple):
 
 
 def language_splits(
-    data: str | Path | None, tail: bool = False
+    data: str | Path | None, tail: bool = False, verbatim: bool = False
 ) -> tuple[list[str], list[str], str]:
     """(training texts, development texts, where they came from). They are those of a folder with
     `train.txt` and `dev.txt` (or `validation`, `valid`, `val`), or those that `texts` reads, some
-    of which are held out: with `tail` those at the end, as `joined_split` has it.
+    of which are held out: with `tail` those at the end, as `joined_split` has it. With `verbatim`
+    they are all lines of its two parts, blank ones too, each with its line end.
 
     Raises NotLoadable for a folder with one of the two, and for too few texts to hold one out.
     """
     source = str(data) if data is not None else SHIPPED
+    if verbatim:
+        split = joined_split(data)
+        if not split.held:
+            raise NotLoadable(
+                f"{source} has {len(split.rest)} characters: {LEAST} are needed to hold a part out"
+            )
+        return split_lines(split.rest), split_lines(split.held), source
     if files := _files(data):
         return texts(files[0]), texts(files[1]), source
     if tail and (found := joined_split(data)).held:

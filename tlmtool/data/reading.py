@@ -59,7 +59,12 @@ def lines(source: str | Path | None = None, samples: int | None = None) -> list[
     `samples`, the first ones."""
     if samples is not None and samples < 1:
         raise Usage(f"samples is {samples}; at least 1 is needed")
-    return StringIO(joined(source)).readlines()[:samples]
+    return split_lines(joined(source))[:samples]
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, each with its line end."""
+    return StringIO(text).readlines()
 
 
 def _whole(source: str | Path | None) -> tuple[str, str | list[str]]:

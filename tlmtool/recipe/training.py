@@ -212,3 +212,8 @@ class Training:
         panel=SAVING,
         choices=("tensorboard",),
     )
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether text is read as it stands, with line ends and blank lines."""
+        return self.pack and not self.eos

@@ -64,5 +64,8 @@ def set_aside(recipe: Recipe, train: list, dev: list) -> tuple[list, list, str]:
             f"{recipe.training.data} has {len(train)} training examples: choosing the best model "
             f"needs {SET_ASIDE}, one of which is set aside"
         )
+    if recipe.training.verbatim:  # lines that follow one another stay together
+        many = len(train) - len(train) // SET_ASIDE
+        return train[:many], train[many:], "the last tenth of train, set aside for choosing"
     rest = [each for i, each in enumerate(train) if i % SET_ASIDE != SET_ASIDE - 1]
     return rest, train[SET_ASIDE - 1 :: SET_ASIDE], "a tenth of train, set aside for choosing"

@@ -61,10 +61,10 @@ def labelled_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder)
 def language_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     """A language-model loss, of lines of text or of full blocks."""
     given = recipe.training
-    train, dev, place = language_splits(given.data)
+    train, dev, place = language_splits(given.data, verbatim=given.verbatim)
     model, has = _head(recipe, load, TASKS[given.task], source)
     train, watched, where = set_aside(recipe, train, dev)
-    settings = (given.max_length, recipe.seed, given.pack)
+    settings = (given.max_length, recipe.seed, given.pack, given.eos)
     objective = Language(model, tokenizer, train, watched, *settings)
     job = _job(model, objective, dev, where, place, has)
     job.notes |= {"unit": f"blocks of {objective.max_length} tokens"} if given.pack else {}
