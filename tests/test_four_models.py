@@ -5,12 +5,14 @@ import copy
 import json
 import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import V, inputs, output, pico, sentences, word_tokenizer
 
+from tlmtool.cli import run
 from tlmtool.compression.candidates import Candidates, select
 from tlmtool.data.batching import Batch
 from tlmtool.models import checkpoint
@@ -146,6 +148,47 @@ def test_a_rival_is_a_checkpoint(rivals, kind, tmp_path):
     assert len(factors) == (0 if kind == "round" else len(select(dense, SITES)))
     assert kind == "round" or 0.4 < found["keep"] <= 0.5
     model(**inputs(model))
+
+
+ASKED = "dense,int4-all,keep-0.6,keep-0.6-whitened,keep-0.6-svd"
+
+
+@pytest.mark.parametrize(("name", "family"), [("minilm", "bert"), ("smollm2", "llama")])
+def test_every_command_of_a_row_runs(scripts, rivals, name, family, tmp_path, monkeypatch, capsys):
+    """In this process: what each would print in its own."""
+    main = scripts("four_models")
+    pico(family, "lm" if name == "smollm2" else "base").save_pretrained(tmp_path / "dense")
+    word_tokenizer().save_pretrained(tmp_path / "dense")
+    texts = [f"{text} cat far away mat on" for text in sentences(1200)]
+    pairs = [f"{a}\t{b}\t{k % 5}" for k, (a, b) in enumerate(pairwise(texts))]
+    for file, lines in (("text.txt", texts), ("pairs.tsv", pairs)):
+        (tmp_path / file).write_text("\n".join(lines), encoding="utf-8")
+
+    def ran(command):
+        verb = command[3:] if command[1] == "-m" else command[1:]
+        capsys.readouterr()
+        if command[1] == "-m":
+            assert run(verb) == 0
+        else:
+            monkeypatch.setattr(sys, "argv", verb)
+            rivals.main()
+        return json.loads(capsys.readouterr().out), {"seconds": 1, "peak_rss_bytes": 1}
+
+    monkeypatch.setattr(main, "ran", ran)
+    more = {"--models": name, f"--{name}": tmp_path / "dense", "--rows": ASKED, "--tokens": 400}
+    more |= {"--pairs": tmp_path / "pairs.tsv", "--train-pairs": tmp_path / "pairs.tsv"}
+    more |= {"--text": tmp_path / "text.txt", "--train-text": tmp_path / "text.txt"}
+    more |= {"--calibration-tokens": 500, "--calibration-texts": 40, "--out": tmp_path / "o.json"}
+    words = [str(word) for pair in more.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["four_models.py", *words])
+    main.main()
+    rows = json.loads((tmp_path / "o.json").read_text())["rows"]
+    assert [row["row"] for row in rows] == ASKED.split(",")
+    assert not [row["failed"] for row in rows if "failed" in row]
+    size = {row["row"]: row["weight_bytes"] for row in rows}
+    assert size["int4-all"] < size["keep-0.6"] < size["dense"]
+    assert size["keep-0.6-whitened"] == size["keep-0.6-svd"] <= size["keep-0.6"]
+    assert len({row["score"] for row in rows}) == len(rows)
 
 
 def test_rows_that_are_there_are_not_made_again(scripts, tmp_path, monkeypatch, capsys):
