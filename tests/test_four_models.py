@@ -161,7 +161,8 @@ def test_every_command_of_a_row_runs(scripts, rivals, name, family, tmp_path, mo
     word_tokenizer().save_pretrained(tmp_path / "dense")
     texts = [f"{text} cat far away mat on" for text in sentences(1200)]
     pairs = [f"{a}\t{b}\t{k % 5}" for k, (a, b) in enumerate(pairwise(texts))]
-    for file, lines in (("text.txt", texts), ("pairs.tsv", pairs)):
+    files = {"text.txt": texts, "train.tsv": pairs, "pairs.tsv": pairs[:60]}
+    for file, lines in files.items():
         (tmp_path / file).write_text("\n".join(lines), encoding="utf-8")
 
     def ran(command):
@@ -176,7 +177,7 @@ def test_every_command_of_a_row_runs(scripts, rivals, name, family, tmp_path, mo
 
     monkeypatch.setattr(main, "ran", ran)
     more = {"--models": name, f"--{name}": tmp_path / "dense", "--rows": ASKED, "--tokens": 400}
-    more |= {"--pairs": tmp_path / "pairs.tsv", "--train-pairs": tmp_path / "pairs.tsv"}
+    more |= {"--pairs": tmp_path / "pairs.tsv", "--train-pairs": tmp_path / "train.tsv"}
     more |= {"--text": tmp_path / "text.txt", "--train-text": tmp_path / "text.txt"}
     more |= {"--calibration-tokens": 500, "--calibration-texts": 40, "--out": tmp_path / "o.json"}
     words = [str(word) for pair in more.items() for word in pair]
