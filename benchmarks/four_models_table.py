@@ -5,7 +5,18 @@ from typing import Any
 
 from four_models_rows import ROWS
 
-HEADINGS = ("row", "parameters", "keep", "MB", "score", "change", "seconds", "memory MB", "RSS MB")
+HEADINGS = (
+    "row",
+    "parameters",
+    "keep",
+    "MB",
+    "score",
+    "change",
+    "seconds",
+    "CPU s",
+    "memory MB",
+    "RSS MB",
+)
 MEMORY = ("peak_memory_bytes", "peak_rss_bytes")
 MB = 10**6
 PERPLEXITY = "perplexity"
@@ -17,7 +28,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     parts = []
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["row"]: row for row in rows if row["model"] == model}
-        parts += [f"### {model}\n", _line(HEADINGS), _line(["---", *["---:"] * 8])]
+        parts += [f"### {model}\n", _line(HEADINGS), _line(["---", *["---:"] * 9])]
         parts += [_line(_cells(own[name], own.get("dense"))) for name in ROWS if name in own]
         parts.append("")
     return "\n".join(parts)
@@ -30,7 +41,7 @@ def _line(cells: Any) -> str:
 def _cells(row: dict[str, Any], dense: dict[str, Any] | None) -> list[str]:
     about = ROWS[row["row"]].about
     if "failed" in row:
-        return [about, *[""] * 3, f"failed: {row['failed']}", *[""] * 4]
+        return [about, *[""] * 3, f"failed: {row['failed']}", *[""] * 5]
     keep = row.get("keep")
     return [
         about,
@@ -39,7 +50,7 @@ def _cells(row: dict[str, Any], dense: dict[str, Any] | None) -> list[str]:
         f"{row['weight_bytes'] / MB:.1f}",
         f"{row['score']:.{2 if row['metric'] == PERPLEXITY else 4}f}",
         "" if dense is None or row is dense else f"{_change(row, dense):+.4f}",
-        f"{row['seconds']:.0f}" if "seconds" in row else "",
+        *(f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "cpu_seconds")),
         *(f"{row[key] / MB:.0f}" if row.get(key) else "" for key in MEMORY),
     ]
 
