@@ -123,10 +123,10 @@ def measured(
         text = calibration(model, given, work)
         report, cost = ran(command_of(row, source, folder, text, keep))
         found |= {**cost, "peak_memory_bytes": report["peak_memory_bytes"]}
-        found["keep"] = report.get("keep")
+        found |= {"keep": report.get("keep"), "tokens": report.get("tokens")}
         if row.kind == "compress":
             found["keep"] = report["parameters"]["keep"]
-            found |= {"calibration": report["calibration"], "stages": report["seconds"]}
+            found |= {"tokens": report["calibration"]["tokens"], "stages": report["seconds"]}
         place = str(folder)
     found |= sizes(place, report)
     scored, found["scoring"] = ran(scoring(model, place, given))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tlmtool.commands.provenance import calibration_of
+from tlmtool.commands.calibrating import material_of, resolved
 from tlmtool.compression.calibration import prepared
 from tlmtool.compression.candidates import Candidates, select
 from tlmtool.compression.compress import TOKENS
@@ -86,16 +86,18 @@ def round_all(model: Any, roles: dict[str, str], bits: int, embeddings: bool) ->
 
 
 def factorized(model: Any, roles: dict[str, str], given: argparse.Namespace) -> dict[str, float]:
-    """Factorize every site by one share; the share that is kept of all of them."""
+    """Factorize every site by one share; the share of all that is kept, and the tokens read."""
     plan, sites = uniform(model, roles, given.keep), Candidates(model, roles)
     before = {site: sites.weight(site).numel() for site in roles}
     after = {site: sites.size(site, each) for site, each in plan.items()}
-    if given.kind == "svd":
-        factorize(model, plan)
+    batches = calibration(given, model) if given.kind == "whitened" else []
+    if batches:
+        whiten(model, roles, plan, batches)
     else:
-        whiten(model, roles, plan, calibration(given, model))
+        factorize(model, plan)
     adopt(model)
-    return {"keep": sum((before | after).values()) / sum(before.values())}
+    tokens = sum(int(each.inputs["attention_mask"].sum()) for each in batches)
+    return {"keep": sum((before | after).values()) / sum(before.values()), "tokens": tokens}
 
 
 def made(given: argparse.Namespace) -> dict[str, Any]:
@@ -116,10 +118,12 @@ def made(given: argparse.Namespace) -> dict[str, Any]:
 def calibration(given: argparse.Namespace, model: Any) -> list[Batch]:
     """The batches that `tlm compress` calibrates on with the same flags."""
     flags = {"model": given.model, "calibration": given.calibration, "keep": given.keep}
-    recipe = build("compress", flags)
-    texts, _, _ = calibration_of(recipe)
-    words = checkpoint.load_tokenizer(Folder.of(given.model))
-    return prepared(model, words, texts, recipe.calibration.max_length, TOKENS)
+    if given.calibration_tokens:
+        flags["calibration-tokens"] = given.calibration_tokens
+    recipe = resolved(build("compress", flags), model)
+    tokenizer = checkpoint.load_tokenizer(Folder.of(given.model))
+    texts = material_of(recipe, model, tokenizer, None).texts
+    return prepared(model, tokenizer, texts, recipe.calibration.max_length, TOKENS)
 
 
 def main() -> None:
@@ -132,6 +136,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4, help="bits of a rounded weight")
     parser.add_argument("--embeddings", action="store_true", help="round the table of tokens too")
     parser.add_argument("--calibration", help="as of tlm compress")
+    parser.add_argument("--calibration-tokens", type=int, help="as of tlm compress")
     given = parser.parse_args()
     if given.kind != "round" and given.keep is None:
         parser.error(f"{given.kind} needs --keep")

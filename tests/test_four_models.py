@@ -186,6 +186,8 @@ def test_every_command_of_a_row_runs(scripts, rivals, name, family, tmp_path, mo
     rows = json.loads((tmp_path / "o.json").read_text())["rows"]
     assert [row["row"] for row in rows] == ASKED.split(",")
     assert not [row["failed"] for row in rows if "failed" in row]
+    read = {row["row"]: row["tokens"] for row in rows if row.get("tokens")}
+    assert read["keep-0.6"] == read["keep-0.6-whitened"] and len(read) == 2
     size = {row["row"]: row["weight_bytes"] for row in rows}
     assert size["int4-all"] < size["keep-0.6"] < size["dense"]
     assert size["keep-0.6-whitened"] == size["keep-0.6-svd"] <= size["keep-0.6"]
