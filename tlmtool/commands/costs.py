@@ -84,5 +84,5 @@ def _of_sites(before: _Counted, after: _Counted, chosen: Iterable[str]) -> dict[
         held, left = (sum(size) for size in zip(*each, strict=True))
         by_role[role] = RoleSize(sites=len(each), before=held, after=left)
     held, left = (sum(getattr(e, end) for e in by_role.values()) for end in ("before", "after"))
-    share = {"growth" if left > held else "keep": left / held}
+    share = {"growth" if left > held else "keep": left / held, "sites_share": held / before.total}
     return {"sites_before": held, "sites_after": left, "by_role": by_role} | share

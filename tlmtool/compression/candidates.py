@@ -10,7 +10,7 @@ from torch import Tensor
 from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.failure import Usage
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
-from tlmtool.models.roles import GROUPS
+from tlmtool.models.roles import GROUPS, roles_of
 from tlmtool.models.surgery import head_count, modes, sites
 
 TABLE = "svd"  # the decomposition of an embedding: the only one that rows can be looked up in
@@ -50,6 +50,15 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
     if not chosen:
         raise Usage("no site is left to factorize: --ignore takes all that --sites names")
     return {s: r for s, r in known.items() if s in chosen}
+
+
+def left_out(model: Any, wanted: Iterable[str]) -> list[str]:
+    """A sentence for each reason why linears that `wanted` names can be no sites."""
+    reasons: dict[str, list[str]] = {}
+    for path, why in roles_of(model).kept_dense.items():
+        if any(pattern == "linears" or fnmatchcase(path, pattern) for pattern in wanted):
+            reasons.setdefault(why, []).append(path)
+    return [f"{', '.join(paths)}: left dense, because {why}" for why, paths in reasons.items()]
 
 
 def _experts(model: Any) -> str:

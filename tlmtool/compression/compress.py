@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tlmtool.compression import allocation, calibration, planning
-from tlmtool.compression.candidates import Candidates, select
+from tlmtool.compression.candidates import Candidates, left_out, select
 from tlmtool.compression.fitting import fit
 from tlmtool.compression.planning import Draft
 from tlmtool.compression.statistics import Progress, Statistics
@@ -124,6 +124,7 @@ def _planned(
         budget = wanted.keep, wanted.energy, wanted.method or "auto", wanted.allocate
         draft = planning.by_budget(sites, statistics, *budget)
     planning.check_draft(draft, weighed)
+    draft.warnings += left_out(sites.model, wanted.sites)
     if blind := statistics.blind if weighed else []:
         draft.warnings.append(
             f"{len(blind)} sites such as {blind[0]} are fitted without text: they are not called, "

@@ -84,7 +84,7 @@ def _linears(base: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
             if plain(module):
                 found[path] = module
             else:
-                odd[path] = f"{type(module).__name__} computes more than a linear"
+                odd[path] = f"a {type(module).__name__} computes more than a linear layer"
     return found, odd
 
 

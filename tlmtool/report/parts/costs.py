@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlmtool.report.figures import View, human, share
+from tlmtool.report.figures import View, figure, human, share
 from tlmtool.report.layout import Document, Part, entry
 
 HEADER = ["", "before", "after", "after / before"]
 MADE = {"compress": "", "merge": "", "overparam": ""}
 WRITTEN = {"compress": "written", "merge": "", "overparam": "written"}
 WRITTEN |= {"finetune": "written single"}
+_SHARE = "sites: the layers that were chosen, {} of the model's parameters before"
 
 
 def cost(
@@ -43,13 +44,17 @@ class Parameters(Part):
     after: int = entry("parameters of the model after", "parameters")
     sites_before: int | None = entry("of the chosen sites, before", "parameters", when="sized")
     sites_after: int | None = entry("of the chosen sites, after", "parameters", when="sized")
+    sites_share: float | None = entry(
+        "share of the model's parameters that the chosen sites hold, before", when="sized"
+    )
     keep: float | None = entry("share of the sites' parameters that is kept", when="shrinks")
     growth: float | None = entry("parameters of the sites, after / before", when="grows")
     by_role: dict[str, RoleSize] | None = entry("the chosen sites of each role", when="sized")
 
     def views(self, report: Document, full: bool) -> list[View]:
         found = cost("parameters", self.before, self.after)
-        found += cost("  of the sites", self.sites_before, self.sites_after)
+        note = "" if self.sites_share is None else _SHARE.format(figure(self.sites_share))
+        found += cost("  of the sites", self.sites_before, self.sites_after, note=note)
         rows = [
             [role, str(e.sites), human(e.before), human(e.after), share(e.after, e.before)]
             for role, e in (self.by_role or {}).items()
