@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.models.auto import modeling_auto, tokenization_auto
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.factorized import Factorized
+from tlmtool.models.inheriting import same_names, same_tokenizer
 from tlmtool.models.kernels import converted, take_over
 from tlmtool.models.refusing import read, spelled
 from tlmtool.models.surgery import merge as merge_modules
@@ -59,21 +60,9 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     if kind not in _configs:
         _configs[kind] = made = _config_class(CONFIG_MAPPING[kind], kind)
         AutoConfig.register(PREFIX + kind, made, exist_ok=True)
-        _register_tokenizer(kind)
+        same_tokenizer(kind, PREFIX + kind)
+        same_names(kind, PREFIX + kind)
     return _configs[kind]
-
-
-def _register_tokenizer(kind: str) -> None:
-    """AutoTokenizer corrects the class in tokenizer_config.json by the type of the model. What it
-    knows of a type holds for ours too."""
-    names, wrong = (
-        tokenization_auto.TOKENIZER_MAPPING_NAMES,
-        tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS,
-    )
-    if kind in names:
-        names[PREFIX + kind] = names[kind]
-    if kind in wrong:
-        wrong.add(PREFIX + kind)
 
 
 def _config_class(base: type[PreTrainedConfig], kind: str) -> type[PreTrainedConfig]:
@@ -121,7 +110,8 @@ def model_class(base: type[PreTrainedModel], model_type: str = "") -> type[PreTr
     written_for: Any = base.config_class
     key: Any = (base, base_type(model_type or written_for.model_type))
     if key not in _models:
-        _models[key] = _model_class(*key)
+        _models[key] = made = _model_class(*key)
+        same_names(base.__name__, made.__name__)
     return _models[key]
 
 
@@ -164,6 +154,8 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     body: dict[str, Any] = {
         "__module__": __name__,
         "__init__": __init__,
+        # transformers fills no buffers of a class that it takes for the code of a user
+        "is_custom_code": classmethod(lambda cls: False),
         "save_pretrained": save_pretrained,
         "resize_token_embeddings": resize_token_embeddings,
         "set_input_embeddings": set_input_embeddings,
@@ -217,6 +209,7 @@ def adopt(model: PreTrainedModel) -> PreTrainedModel:
         model.config.__class__ = config_class(model.config.model_type)
         with torch.device("meta"):  # transformers notes the outputs of a class when one is made
             type(model)(copy.deepcopy(model.config))
+        vars(model.config).pop("model_type", None)  # a config read from a file holds its type
     vars(model.config)["tlm"] = _noted(model)
     return model
 
