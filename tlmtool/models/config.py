@@ -39,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     it describes what tlm does not support."""
     file = folder / "config.json"
     kept = _read(file, folder)
-    model_type = kept.get("model_type")
+    model_type: Any = kept.get("model_type")
     if why := _no_text_model(model_type):
         raise NotLoadable(f"{folder} has model type {model_type!r}, {why}")
     check_counts(kept, str(file))

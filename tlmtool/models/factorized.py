@@ -11,7 +11,25 @@ from transformers.pytorch_utils import Conv1D
 from tlmtool.decompositions import Decomposition
 
 
-class Store(nn.ParameterDict):
+class Asked(nn.Module):
+    """Factors in the place of a weight. Models ask `linear.weight` for its dtype and its device."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the factors."""
+        return first_of(self).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the factors."""
+        return first_of(self).device
+
+
+class Chain(nn.Sequential, Asked):
+    """The modules of factors that are a chain of matrices."""
+
+
+class Store(nn.ParameterDict, Asked):
     """Tensors that a module computes with; calling the store returns them.
 
     Tools that offload weights move the tensors of a module into place when that module is called.
@@ -56,7 +74,7 @@ class Factorized(nn.Module):
             links = {name: self._link(name, factors[name]) for name in decomposition.chain}
             if bias is not None:
                 links[decomposition.chain[-1]].register_parameter("bias", bias)
-            self.weight = nn.Sequential(OrderedDict(links))
+            self.weight = Chain(OrderedDict(links))
         else:
             self.weight = Store({k: nn.Parameter(f) for k, f in factors.items()})
             self.register_parameter("bias", bias)
