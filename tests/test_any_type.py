@@ -6,17 +6,26 @@ import sys
 
 import pytest
 import torch
-from conftest import SIZES, E, apart, output, pico, word_tokenizer
+from conftest import SIZES, E, apart, output, pico, sentences, word_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from tlmtool import load, merge
+from tlmtool.cli import run
 from tlmtool.decompositions.svd import SVD
+from tlmtool.failure import Usage
 from tlmtool.models import checkpoint
 from tlmtool.models.factorized import scale_of
 from tlmtool.models.fitting import loading_class
 from tlmtool.models.modeling import adopt, config_class
 from tlmtool.models.surgery import factorize, sites
+from tlmtool.tasks.table import TASKS
+from tlmtool.training.heads import head_of
+
+CAUSAL = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+MASKED = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+SEQ2SEQ = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 
 def small(kind: str, **more) -> torch.nn.Module:
@@ -108,3 +117,28 @@ def test_the_tokenizer_of_a_type_is_that_of_its_base(tmp_path):
     factored(small("phi3")).save_pretrained(tmp_path)
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is type(plain)
     assert config_class("phi3").model_type in TOKENIZER_MAPPING_NAMES
+
+
+def test_a_head_for_language_is_known_by_the_class_that_transformers_has():
+    for task, kinds in (("clm", CAUSAL), ("mlm", MASKED)):
+        for kind in set(kinds) - set(SEQ2SEQ) - (set(MASKED) if task == "clm" else set()):
+            names = [kinds[kind]] if isinstance(kinds[kind], str) else kinds[kind]
+            for name in (names[0], f"Tlm{names[0]}"):
+                config = {"model_type": kind, "architectures": [name]}
+                assert head_of(config, "m", TASKS[task])[2], (kind, name)
+            config["architectures"] = ["NoSuchModel"]
+            assert not head_of(config, "m", TASKS[task])[2], kind
+    with pytest.raises(Usage, match="a clip_text_model has no head that gives words"):
+        head_of({"model_type": "clip_text_model"}, "m", TASKS["clm"])
+
+
+def test_a_new_model_of_a_type_without_a_row(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("\n".join(sentences(60)))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sets = [word for k, v in sizes.items() for word in ("--set", f"config.{k}={v}")]
+    words = ["finetune", "--from-config", "gpt_neox", "--task", "clm", "--steps", "1", *sets]
+    words += ["--data", str(tmp_path / "t.txt"), "--vocab-size", "300", "--max-length", "16"]
+    assert run([*words, "--out", str(tmp_path / "o"), "-q"]) == 0
+    assert type(load(tmp_path / "o")).__name__ == "GPTNeoXForCausalLM"
+    assert run(["finetune", "--from-config", "gpt_neo_y", *words[3:], "--out", "x"]) == 2
+    assert "did you mean gpt_neox?" in capsys.readouterr().err

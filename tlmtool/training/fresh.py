@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto as auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
 from tlmtool.compression.choosing import check_length, chosen, kernel_of, refused
 from tlmtool.data.labelled import splits
@@ -25,9 +25,9 @@ from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.counting import forward_flops
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
-from tlmtool.models.architectures import ALIASES, ARCHITECTURES
+from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX
 from tlmtool.models.attending import attend
-from tlmtool.models.config import check_counts
+from tlmtool.models.config import check_counts, reads_text
 from tlmtool.models.folder import Folder
 from tlmtool.models.known import NAMES
 from tlmtool.models.modeling import adopt
@@ -90,14 +90,16 @@ def config_of(recipe: Recipe) -> Any:
     if path.is_dir() or path.name == "config.json":
         kept = Folder(path if path.is_dir() else path.parent).config
         kind = kept["model_type"]
-        if kind not in ARCHITECTURES:
-            raise Usage(f"--from-config {name} is of type {kind}: it takes a plain family's config")
+        if kind.startswith(PREFIX):
+            raise Usage(
+                f"--from-config {name} is of type {kind}: it takes the config of a base type"
+            )
     if kind in (*ALIASES, *NAMES):
         raise Usage(f"--from-config {name}: that is a checkpoint with weights; name a family")
-    if kind not in ARCHITECTURES:
-        near = get_close_matches(kind, ARCHITECTURES, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(ARCHITECTURES)}"
-        raise Usage(f"--from-config {name} is no family and no config.json here: {hint}")
+    if kind not in CONFIG_MAPPING_NAMES or not reads_text(kind):
+        near = get_close_matches(kind, filter(reads_text, CONFIG_MAPPING_NAMES), 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(ARCHITECTURES)} ..."
+        raise Usage(f"--from-config {name} is no text model of transformers, and no file: {hint}")
     cls = CONFIG_MAPPING[kind]
     usual = cls()
     known = {*usual.to_dict(), *cls.attribute_map}

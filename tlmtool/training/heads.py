@@ -8,6 +8,7 @@ from transformers.models.auto import modeling_auto as auto
 from tlmtool.data.labels import classes_in, matched, numbered, outputs_in
 from tlmtool.failure import Usage
 from tlmtool.models.architectures import architecture, base_type
+from tlmtool.models.modeling import NAME
 from tlmtool.tasks.table import TRANSLATION, Task
 
 
@@ -17,7 +18,8 @@ def head_of(config: dict[str, Any], model: str, task: Task) -> tuple[type, dict,
     `config`: what config.json holds. Raises Usage where the task does not fit the model or its
     head.
     """
-    kind, saved = base_type(config["model_type"]), str((config.get("architectures") or [""])[0])
+    kind = base_type(config["model_type"])
+    saved = str((config.get("architectures") or [""])[0]).removeprefix(NAME)
     if task.labelled:
         return _classifier(config, model, task, kind, saved)
     two_sided = kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
@@ -26,20 +28,28 @@ def head_of(config: dict[str, Any], model: str, task: Task) -> tuple[type, dict,
             raise Usage(
                 f"task {task.name} does not fit {model}: a {kind} has no encoder and decoder"
             )
-        ends = ("ForConditionalGeneration", "MTModel")
-        return transformers.AutoModelForSeq2SeqLM, {}, saved.endswith(ends)
+        return transformers.AutoModelForSeq2SeqLM, {}, saved in _classes("SEQ_TO_SEQ_CAUSAL", kind)
     if two_sided:
         raise Usage(
             f"task {task.name} does not fit {model}: a {kind} has an encoder and a decoder (task "
             f"{TRANSLATION})"
         )
-    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if masked != (task.name == "mlm"):
+    masked, causal = _classes("MASKED", kind), _classes("CAUSAL", kind)
+    if not masked and not causal:
+        raise Usage(f"task {task.name} does not fit {model}: a {kind} has no head that gives words")
+    if bool(masked) != (task.name == "mlm"):
         reads = "both ways (mlm)" if masked else "from left to right (clm)"
         raise Usage(f"task {task.name} does not fit {model}: a {kind} reads {reads}")
-    name = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
-    ends = architecture(kind).masked if masked else ("ForCausalLM", "LMHeadModel")
-    return getattr(transformers, name), {}, saved.endswith(ends)
+    if masked:
+        has = saved in masked or saved.endswith(architecture(kind).masked)
+        return transformers.AutoModelForMaskedLM, {}, has
+    return transformers.AutoModelForCausalLM, {}, saved in causal
+
+
+def _classes(head: str, kind: str) -> tuple[str, ...]:
+    """The classes that transformers has with a language-model head for a type; () for none."""
+    found = getattr(auto, f"MODEL_FOR_{head}_LM_MAPPING_NAMES").get(kind, ())
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _classifier(
