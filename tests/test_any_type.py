@@ -140,5 +140,5 @@ def test_a_new_model_of_a_type_without_a_row(tmp_path, capsys):
     words += ["--data", str(tmp_path / "t.txt"), "--vocab-size", "300", "--max-length", "16"]
     assert run([*words, "--out", str(tmp_path / "o"), "-q"]) == 0
     assert type(load(tmp_path / "o")).__name__ == "GPTNeoXForCausalLM"
-    assert run(["finetune", "--from-config", "gpt_neo_y", *words[3:], "--out", "x"]) == 2
+    assert run(["finetune", "--from-config", "gpt_neoxx", *words[3:], "--out", "x"]) == 2
     assert "did you mean gpt_neox?" in capsys.readouterr().err
