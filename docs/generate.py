@@ -140,7 +140,10 @@ def _part(kind: Any) -> str:
     """A section on a part: its docstring, the verbs that have it, a row for each field."""
     from tlmtool.report.asked import condition
 
-    where = [" ".join([f"`{v}`", *condition(when)]) for v, when in kind.verbs.items()]
+    alike = dict[str, list[str]]()  # verbs that have it under the same condition
+    for verb, when in kind.verbs.items():
+        alike.setdefault(when, []).append(f"`{verb}`")
+    where = [" ".join([", ".join(verbs), *condition(when)]) for when, verbs in alike.items()]
     keys = [kind.key] if kind.key else [each.name for each in dataclasses.fields(kind)]
     names = ", ".join(f"`{key}`" for key in keys)
     text, seen = " ".join(kind.__doc__.split()), {kind: kind.key}

@@ -81,6 +81,7 @@ def test_compress_gives_the_factors_of_the_cpu(room, method, tmp_path):
     found = report_of(folders[0])
     if DEVICE != "cpu":  # there it is the memory of the process, which may have been free
         assert found["peak_memory_bytes"] >= 4 * found["parameters"]["before"]
+        assert found["peak_memory_kind"] == "cuda" and found["peak_rss_bytes"] > 0
 
 
 def test_text_weighs_errors_as_on_the_cpu(room, tmp_path):
