@@ -112,6 +112,22 @@ def metrics() -> str:
     return table(("metric", "what it is"), *rows)
 
 
+def tasks() -> str:
+    """The tasks: what each is scored by, which commands have it, and what it reads."""
+    from tlmtool.tasks.table import TASKS
+
+    rows = [
+        (
+            f"`{name}`",
+            "`nll` (loss)" if task.metric == "nll" else task.metric,
+            "finetune, evaluate" if task.trained else "evaluate",
+            task.reads,
+        )
+        for name, task in TASKS.items()
+    ]
+    return table(("task", "metric", "for", "reads"), *rows)
+
+
 def keys() -> str:
     """Every key of a recipe, its flag, and the verbs that read it."""
     from tlmtool.recipe.schema import Recipe
@@ -196,6 +212,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "family names": family_names,
     "rooms": rooms,
     "metrics": metrics,
+    "tasks": tasks,
     "keys": keys,
     "report": report,
 }

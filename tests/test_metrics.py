@@ -1,8 +1,12 @@
 """Metrics by hand, and degenerate predictions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tlmtool.cli import run
+from tlmtool.failure import Failure
 from tlmtool.measuring.metrics import scored, statistic
 from tlmtool.tasks.metrics import METRICS
 from tlmtool.tasks.table import TASKS
@@ -27,8 +31,9 @@ def test_correlations():
 
 
 @pytest.mark.parametrize("name", [each.name for each in METRICS.values() if each.function])
-def test_one_answer_for_everything_scores_a_number(name):
-    assert 0 <= scored((name,), np.ones(6, int), LABELS)["score"] <= 1
+def test_one_answer_for_everything_is_scored_or_not_defined(name):
+    found = scored((name,), np.ones(6, int), LABELS)["score"]
+    assert np.isnan(found) if name in ("pearson", "spearman") else 0 <= found <= 1
 
 
 def test_f1_is_of_class_1_as_glue_has_it():
@@ -44,3 +49,12 @@ def test_resampled_scores_are_those_of_the_examples_drawn():
 def test_every_metric_of_a_task_is_known_and_described():
     assert {name for task in TASKS.values() for name in task.metrics} <= set(METRICS)
     assert TASKS["mrpc"].what.startswith("the mean of share") and TASKS["rte"].what
+
+
+def test_a_task_with_a_metric_that_has_no_row_is_a_sentence(monkeypatch, capsys):
+    row = replace(TASKS["rte"], metrics=("acuracy",))
+    monkeypatch.setitem(TASKS, "rte", row)
+    assert run(["evaluate", "no/model", "--task", "rte", "--fail-if", "score>1"]) == 1
+    assert "tlm: metric acuracy has no row in tlmtool/tasks/metrics.py" in capsys.readouterr().err
+    with pytest.raises(Failure, match="no row"):
+        scored(row.metrics, SAID, LABELS)

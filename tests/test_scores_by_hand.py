@@ -8,20 +8,26 @@ from scipy import stats
 from tlmtool.failure import Usage
 from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.intervals import paired_interval, said
-from tlmtool.measuring.metrics import scored
+from tlmtool.measuring.metrics import scored, undefined
 from tlmtool.measuring.predictions import task_fits
 from tlmtool.tasks.metrics import METRICS, Metric
 from tlmtool.tasks.table import TASKS
 from tlmtool.training.verdicts import compared
 
 
-def test_a_score_that_is_not_defined_is_0():
+def test_a_score_that_is_not_defined_is_no_number_and_is_told():
     """Of one answer for everything, and of one example: a correlation has no value there."""
     same_for_all, labels = np.ones(6), np.array([1, 0, 1, 1, 0, 1])
-    for name in ("matthews", "pearson", "spearman"):
-        assert scored((name,), same_for_all, labels) == {"score": 0.0, name: 0.0}
+    assert scored(("matthews",), same_for_all, labels) == {"score": 0.0, "matthews": 0.0}
     for name in ("pearson", "spearman"):
-        assert scored((name,), np.array([2.0]), np.array([2.0]))["score"] == 0
+        found = scored((name,), same_for_all, labels)
+        assert np.isnan([found["score"], found[name]]).all()
+        [told] = undefined(found, 6, "of a model")
+        assert told.startswith(f"{name} of a model is not defined: all its predictions")
+        few = scored((name,), np.array([2.0]), np.array([2.0]))
+        assert np.isnan(few["score"])
+        assert undefined(few, 1, "of a model")[0].endswith("1 example is too few")
+        assert not undefined(scored((name,), labels, labels), 6, "of a model")
         assert scored((name,), np.array([2.0, 3.0]), np.array([2.0, 4.0]))[
             "score"
         ] == pytest.approx(1)

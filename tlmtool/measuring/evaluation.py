@@ -135,9 +135,10 @@ def paired(task: Task, scores: list[dict[str, Any]], found: Found, seed: int) ->
 
 
 def overall(task: Task, model: nn.Module, statistic: Statistic, found: Found) -> dict[str, Any]:
-    """{"id", "score", "n"} over all examples; raises Failure for a score that is not finite."""
+    """{"id", "score", "n"} over all examples. The score of labels may be nan, where it is not
+    defined; of other tasks one that is not finite raises Failure."""
     score = found.score(float(statistic(np.arange(found.count)[None])[0]))
-    if score is None or not np.isfinite(score):
+    if score is None or not (np.isfinite(score) or task.labelled):
         equal = "all cosines or all scores are equal, or " if task.kind == "similarity" else ""
         raise Failure(
             f"the {task.metric} of {name_of(model)} is {score}: {equal}its outputs are not finite"

@@ -7,18 +7,18 @@ from pkgutil import resolve_name
 import numpy as np
 
 from tlmtool.measuring.intervals import Statistic
-from tlmtool.tasks.metrics import METRICS
+from tlmtool.tasks.metrics import METRICS, known
 
 
 def value(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
-    """A metric of (n,) predictions and (n,) labels; 0 where it is not defined, as a correlation is
-    not where all predictions or all labels are equal."""
-    metric = METRICS[name]
+    """A metric of (n,) predictions and (n,) labels; nan where it is not defined, as a correlation
+    is not where all predictions or all labels are equal."""
+    metric = known(name)
     if len(labels) < metric.least:
-        return 0.0
+        return math.nan
     found = resolve_name(metric.function)(labels, predictions)
     found = float(getattr(found, "statistic", found))  # scipy returns more than the figure
-    return found if math.isfinite(found) else 0.0
+    return found if math.isfinite(found) else math.nan
 
 
 def scored(
@@ -34,6 +34,18 @@ def scored(
         warnings.simplefilter("ignore")  # of constant input
         found = {name: value(name, predictions, labels) for name in (*names, *beside)}
     return {"score": sum(found[name] for name in names) / len(names), **found}
+
+
+def undefined(found: dict[str, float], n: int, whose: str) -> list[str]:
+    """A warning that names the metrics, of those that `scored` gave, that are not defined; `n`:
+    the number of examples, `whose`: 'of minilm'."""
+    names = [name for name, value in found.items() if name != "score" and math.isnan(value)]
+    if not names:
+        return []
+    few = n < max(METRICS[name].least for name in names)
+    why = f"{n} example is too few" if few else "all its predictions, or all labels, are equal"
+    are = "are" if len(names) > 1 else "is"
+    return [f"{' and '.join(names)} {whose} {are} not defined: {why}"]
 
 
 def statistic(names: tuple[str, ...], predictions: np.ndarray, labels: np.ndarray) -> Statistic:

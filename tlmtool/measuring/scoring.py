@@ -13,7 +13,7 @@ from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic, with_added
 from tlmtool.measuring.losses import described, exponential, exponentials, language_loss
-from tlmtool.measuring.metrics import scored, statistic
+from tlmtool.measuring.metrics import scored, statistic, undefined
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import beyond, perplexity, rough
 from tlmtool.measuring.pooling import pooling_of
@@ -70,6 +70,8 @@ def of_labels(asked: Asked) -> Found:
     labels = np.array([each.label for each in examples])
     answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
     whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]
+    for model, each in zip(asked.models, whole, strict=True):
+        told += undefined(each, len(examples), f"of {name_of(model)}")
     figures = [{name: each[name] for name in task.figures} for each in whole]
     statistics, added = _of_answers(task, labels, answers)
     return Found(statistics, figures, len(examples), task.what, added, told, answers=answers)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tlmtool.failure import Failure
+
 Better = Literal["higher", "lower"]
 
 
@@ -13,8 +15,8 @@ class Metric:
     `words`: what it is, as reports say it. `function`: of (labels, predictions), written
     "module:name" and imported at its first use; None where the task computes the metric itself.
     `digits`: of its column in a table. `also`: other names for it in `--fail-if`. `beside`: kinds
-    of task whose reports show it beside their score. `least`: with fewer examples the score is 0.
-    `interval`: with fewer examples a difference of two models has no interval.
+    of task whose reports show it beside their score. `least`: with fewer examples it is not
+    defined. `interval`: with fewer examples a difference of two models has no interval.
     """
 
     name: str
@@ -53,6 +55,16 @@ _METRICS = (
     Metric("BLEU", "corpus BLEU of what the model generates", digits=2),
 )
 METRICS = {metric.name: metric for metric in _METRICS}
+
+
+def known(name: str) -> Metric:
+    """The row of a metric. Raises Failure for a name without one."""
+    if name not in METRICS:
+        raise Failure(
+            f"metric {name} has no row in tlmtool/tasks/metrics.py: add one, or name one of "
+            f"{', '.join(METRICS)}"
+        )
+    return METRICS[name]
 
 
 def digits(name: str) -> int:

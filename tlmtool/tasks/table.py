@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tlmtool.tasks.metrics import METRICS, Better
+from tlmtool.tasks.metrics import METRICS, Better, known
 
 Kind = Literal[
     "classification",
@@ -29,6 +29,7 @@ class Task:
     `columns`: of a tsv file without a header, `csv`: of such a csv file. `unsure`: labels of
     examples that are left out. `hub`: the data set that is read where no data are named.
     `made`: "module:name" of a function that makes the (text, label) pairs, and `source` says so.
+    `reads`: what the data are, as the docs say it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     hub: str | None = None
     made: str | None = None
     source: str = ""
+    reads: str = ""
 
     @property
     def labelled(self) -> bool:
@@ -61,20 +63,20 @@ class Task:
     @property
     def better(self) -> Better:
         """Which scores are better."""
-        return METRICS[self.metrics[0]].better
+        return known(self.metrics[0]).better
 
     @property
     def what(self) -> str:
         """What the score is, in words: 'the mean of share of classes ... and F1 of class 1'."""
-        words = " and ".join(METRICS[name].words for name in self.metrics)
+        words = " and ".join(known(name).words for name in self.metrics)
         words = f"the mean of {words}" if len(self.metrics) > 1 else words
-        beside = (f"; {name}: {METRICS[name].words}" for name in self.scored_beside)
+        beside = (f"; {name}: {known(name).words}" for name in self.scored_beside)
         return (self.words or words) + "".join(beside)
 
     @property
     def names(self) -> Names:
         """What `--fail-if` calls the score."""
-        also = METRICS[self.metrics[0]].also if len(self.metrics) == 1 else ()
+        also = known(self.metrics[0]).also if len(self.metrics) == 1 else ()
         return (self.metric.replace(" ", "_"), *also)
 
     @property
@@ -100,6 +102,8 @@ def _classes(
 
 
 PAIR = ("sentence1", "sentence2")
+GLUE_TABLE = "GLUE's tsv, with its header"
+LINES = "texts, one a line; with `--pack` the text as it stands, in full blocks"
 ENTAILED = "entailment not_entailment"
 HUB = "nyu-mll/glue"
 OWN = ("label", "score")  # names of the label's column in a table of one's own
@@ -111,8 +115,9 @@ _GLUE = (  # Wang et al. 2019
         "sentence",
         columns=("source", "label", "star", "sentence"),
         hub=HUB,
+        reads="GLUE's tsv, without a header: source, label, star, sentence",
     ),
-    _classes("sst2", "negative positive", "accuracy", "sentence", hub=HUB),
+    _classes("sst2", "negative positive", "accuracy", "sentence", hub=HUB, reads=GLUE_TABLE),
     _classes(
         "mrpc",
         "not_equivalent equivalent",
@@ -121,6 +126,7 @@ _GLUE = (  # Wang et al. 2019
         "#2 String|sentence2",
         label="Quality|label",
         hub=HUB,
+        reads=GLUE_TABLE,
     ),
     Task(
         "stsb",
@@ -131,9 +137,10 @@ _GLUE = (  # Wang et al. 2019
         label=("score", "label"),
         csv=(*PAIR, "score"),
         hub=HUB,
+        reads=f"{GLUE_TABLE}, or a csv without one: sentence1, sentence2, score",
     ),
-    _classes("rte", ENTAILED, "accuracy", *PAIR, hub=HUB),
-    _classes("qnli", ENTAILED, "accuracy", "question", "sentence", hub=HUB),
+    _classes("rte", ENTAILED, "accuracy", *PAIR, hub=HUB, reads=GLUE_TABLE),
+    _classes("qnli", ENTAILED, "accuracy", "question", "sentence", hub=HUB, reads=GLUE_TABLE),
     _classes(
         "qqp",
         "not_duplicate duplicate",
@@ -142,6 +149,7 @@ _GLUE = (  # Wang et al. 2019
         "question2",
         label="is_duplicate|label",
         hub=HUB,
+        reads=GLUE_TABLE,
     ),
     _classes(
         "mnli",
@@ -152,11 +160,18 @@ _GLUE = (  # Wang et al. 2019
         label="gold_label|label",
         unsure=("-", "-1", -1),
         hub=HUB,
+        reads=f"{GLUE_TABLE} (`dev_matched.tsv`); rows without agreement, `-`, are left out",
     ),
 )
 _OTHERS = (
-    Task("classification", "classification", ("accuracy",), label=OWN),
-    Task("regression", "regression", ("pearson", "spearman"), label=OWN),
+    Task(
+        "classification",
+        "classification",
+        ("accuracy",),
+        label=OWN,
+        reads="a table; the classes are the labels of its training rows, names or whole numbers",
+    ),
+    Task("regression", "regression", ("pearson", "spearman"), label=OWN, reads="a table"),
     _classes(
         "grammar",
         "unacceptable acceptable",
@@ -164,6 +179,7 @@ _OTHERS = (
         "sentence",
         made="tlmtool.data.grammar:sentences",
         source="an acceptability task that tlm generates by a grammar",
+        reads="nothing: 4,000 sentences made by a grammar, half of them with one planted error",
     ),
     Task(
         "mlm",
@@ -171,6 +187,7 @@ _OTHERS = (
         ("nll",),
         words="masked-language-model loss: mean NLL in nats of 15 % of each text's tokens "
         "(one at least; 80 % masked, 10 % random, 10 % kept)",
+        reads=LINES,
         beside=("perplexity", "tokens", "blocks"),
     ),
     Task(
@@ -178,6 +195,7 @@ _OTHERS = (
         "language",
         ("nll",),
         words="language-model loss: mean NLL in nats of each next token within a text",
+        reads=LINES,
         beside=("perplexity", "tokens", "blocks"),
     ),
     Task(
@@ -186,6 +204,7 @@ _OTHERS = (
         ("perplexity",),
         words="e to the power of the mean NLL in nats of each token of a text but the first one; "
         "the text is tokenized whole and read in windows",
+        reads="a file with any text",
         beside=("loss", "tokens"),
         trained=False,
     ),
@@ -195,6 +214,7 @@ _OTHERS = (
         ("spearman",),
         words="Spearman correlation of scores and cosines of last hidden states, pooled ",
         trained=False,
+        reads="a table of sentence1, sentence2, score",
         texts=tuple((name,) for name in PAIR),
         label=("score", "label"),
         columns=(*PAIR, "score"),
@@ -206,6 +226,7 @@ _OTHERS = (
         ("relative error",),
         words="relative Frobenius error of the last hidden state, over all tokens but padding",
         trained=False,
+        reads="texts, one a line",
     ),
     Task(
         "translation",
@@ -213,6 +234,7 @@ _OTHERS = (
         ("BLEU",),
         words="corpus BLEU of what the model generates; loss: mean NLL in nats of a target's "
         "token, after the true ones; sacrebleu ",
+        reads="aligned files, or pairs in a table, with `--languages en-de`",
         beside=("loss", "perplexity", "beams"),
     ),
 )

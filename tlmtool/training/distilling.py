@@ -1,6 +1,7 @@
 """Distillation: the loss against a teacher, and the score of what was learned."""
 
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def measure_of(
     name = found.task.name if found.task else "features"
 
     def score(model: nn.Module) -> float:
-        return evaluate(name, model, tokenizer, **settings)["models"][0]["score"]
+        found: float = evaluate(name, model, tokenizer, **settings)["models"][0]["score"]
+        return 0.0 if isnan(found) else found  # not defined: it tells nothing apart
 
     if found.task:
         return found.task.metric, found.task.better, score

@@ -192,6 +192,7 @@ def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     read = [job.model, *filter(None, [getattr(job.objective, "teacher", None)])]
     short = [warning for model in read for warning in shortened(model, asked)]
     found, used = job.warnings + short, job.notes.get("max_length", asked)
+    found += [f"{told}; it counts as 0" for told in job.objective.told]
     if recipe.training.pack and used < asked and not short:
         found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":

@@ -1,6 +1,7 @@
 """What a model is trained for: the loss of a batch and the score of a model, a class a kind."""
 
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tlmtool.data.labelled import Example
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
-from tlmtool.measuring.metrics import scored
+from tlmtool.measuring.metrics import scored, undefined
 from tlmtool.measuring.outputs import before, logits_at, position_limit
 from tlmtool.measuring.predictions import columns, predictions
 from tlmtool.tasks.table import Task
@@ -37,6 +38,7 @@ class Objective:
     share = 1.0
     progress: Progress | None = None
     dropout = True
+    told: tuple[str, ...] = ()  # warnings of the last score
 
     def __init__(
         self,
@@ -117,7 +119,12 @@ class Labelled(Objective):
     def scored(self, model: nn.Module, examples: list[Example]) -> dict[str, float]:
         found = predictions(model, self.tokenizer, self.task, examples, self.max_length)
         labels = np.array([each.label for each in examples])
-        return scored(self.task.metrics, found, labels, self.task.scored_beside)
+        score = scored(self.task.metrics, found, labels, self.task.scored_beside)
+        self.told = tuple(undefined(score, len(labels), "on the development examples"))
+        if self.told:  # models are still compared, and one that tells nothing apart is the worst
+            score = {name: 0.0 if isnan(value) else value for name, value in score.items()}
+            score["score"] = sum(score[name] for name in self.task.metrics) / len(self.task.metrics)
+        return score
 
 
 class Language(Objective):
