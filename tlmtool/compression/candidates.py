@@ -21,7 +21,7 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
 
     Raises Usage for a glob without a site, a site that is factorized already, or no site at all.
     """
-    known, chosen = sites(model), dict[str, str]()
+    known, chosen, wanted = sites(model), dict[str, str](), tuple(wanted)
     some = next(iter(known), "")
     if not known:
         raise Usage(f"{type(model).__name__} has no linear layer or embedding to factorize")
@@ -31,12 +31,15 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
         if not found:
             kind = type(model).__name__
             if pattern in GROUPS:
-                raise Usage(f"{kind} has no sites of {pattern}{_experts(model)}")
+                continue  # a model may have some of the groups that are named
             raise Usage(
                 f"no site matches {pattern!r} in {kind}; name "
                 f"{', '.join(GROUPS)}, or a glob over its {len(known)} sites, such as {some}"
             )
         chosen |= found
+    if not chosen:
+        none = " or ".join(wanted)
+        raise Usage(f"{type(model).__name__} has no sites of {none}{_experts(model)}")
     for pattern in ignore:
         if not any(fnmatchcase(site, pattern) for site in known):
             raise Usage(

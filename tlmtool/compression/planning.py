@@ -17,6 +17,7 @@ from tlmtool.decompositions import NAMES, Decomposition, candidates, named
 from tlmtool.decompositions.base import root, weigh
 from tlmtool.decompositions.svd import spectrum
 from tlmtool.failure import Usage
+from tlmtool.models.roles import OTHER
 
 BY_RANK = "btd"  # the method of --rank, if none is given; by a budget it is auto
 FEW = 0.10  # a site that keeps less of its parameters is warned of: raise it for more warnings
@@ -33,7 +34,13 @@ class Draft:
     def take(self, sites: Candidates, site: str, found: Decomposition | None) -> None:
         """Note a site's decomposition, or that it stays dense since that would not be smaller."""
         o, i = sites.shape(site)
-        size = sites.size(site, found) if found else o * i
+        try:
+            size = sites.size(site, found) if found else o * i
+        except Usage as error:  # a gate or a router may be tiny beside the others
+            if sites.roles[site] != OTHER:
+                raise
+            self.left_dense[site] = str(error)
+            return
         if size >= o * i:
             self.left_dense[site] = (
                 f"{found.name} at rank {found.rank} would hold {size:,} parameters, "

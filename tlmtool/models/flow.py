@@ -167,7 +167,7 @@ class _Watch(TorchDispatchMode):
         before, via = 0, dict[str, int]()
         for value in values:
             before |= value.before
-            for site, earlier in value.via.items():
+            for site, earlier in () if own else value.via.items():  # a stream starts anew
                 via[site] = via.get(site, 0) | earlier | happened
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and name in SAME:
