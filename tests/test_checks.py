@@ -47,7 +47,7 @@ RUNS = {  # {name: (words, what a report may leave out)}
     "finetune": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
                  "--out {out}", "scores.before.score scores.before.matthews training.processes"),
     "language": ("finetune {gpt2} --task clm --data {texts} --steps 1 --out {out}",
-                 "training.processes"),
+                 f"{JOINED} training.processes quality.texts"),
     "finetune dry": (f"finetune {{base}} --task cola --data {{cola}} --strategy dynamic {SMALL} "
                      "--dry-run", ""),
     "study": (f"finetune {{base}} --task cola --data {{cola}} {SMALL} --seeds 1 --arms dense "

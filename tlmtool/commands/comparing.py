@@ -7,6 +7,7 @@ from tlmtool.commands.run import Run
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.rises import alarms, doubts
 from tlmtool.measuring.samples import Samples
+from tlmtool.report.layout import Part
 from tlmtool.report.parts.quality import Quality as Measured
 
 
@@ -44,3 +45,10 @@ class Comparison:
             if self.samples:
                 found = replace(found, samples=self.samples.compared(model))
         return replace(found, alarms=alarms(found) or None), doubts(found)
+
+    def told(self, model: Any, parts: list[Part], warnings: list[str]) -> list[str]:
+        """The warnings, with its alarms before them and its doubts after them. The quality is added
+        to the parts of a report."""
+        measured, uncertain = self.after(model)
+        parts.append(measured)
+        return [*(measured.alarms or ()), *warnings, *uncertain]

@@ -82,9 +82,7 @@ def compress(recipe: Recipe) -> Report:
             parts = [source, *after, *_notes(outcome, material.part), *parts]
             warnings += outcome.warnings + material.warnings
             if before:
-                measured, doubts = before.after(model)
-                parts.append(measured)
-                warnings = [*(measured.alarms or ()), *warnings, *doubts]
+                warnings = before.told(model, parts, warnings)
             if score:
                 parts.append(_scored(run, score, model, trained=recovery is not None))
         return run.save(model, folder, out, parts, warnings, memory.bytes)

@@ -6,12 +6,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tlmtool.commands.calibrating import WINDOW
+from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
 from tlmtool.data.fingerprints import Sums, changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.measuring.counting import count_parameters
+from tlmtool.measuring.losses import objective_of
+from tlmtool.measuring.perplexity import context_of
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
@@ -80,6 +84,7 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
             store.identity["input"] = " ".join(s[:12] for s in (source.sha256 or {}).values())
         job.objective.progress = run.bars.of("scoring")
         size, before = count_parameters(job.model), None
+        compared = _compared(run, job, tokenizer)
         if job.tuned:
             with run.stage("evaluate"):
                 before = job.dev(job.model)
@@ -97,11 +102,24 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
         parts += [parity] if outcome.expansions else []
         parts += [Source(data=job.source), Inputs(inputs=inputs)]
         told = training.warnings_of(recipe, job, outcome)
+        if compared:
+            told = compared.told(job.model, parts, told)
     if not accelerator.is_main_process:
         return run.report(parts, told, memory.bytes)
     report = run.save(job.model, folder, out, parts, told, memory.bytes)
     store.remove()
     return report
+
+
+def _compared(run: Run, job: Job, tokenizer: Any) -> Comparison | None:
+    """The perplexity and the samples of a causal language model before the training; None for
+    other models."""
+    if not job.held or objective_of(job.model) != "clm":
+        return None
+    length = min(WINDOW, context_of(job.model) or WINDOW)
+    if run.recipe.fresh.from_config:  # it learns nothing of places after those that it trains on
+        length = min(length, job.notes["max_length"])
+    return Comparison(run, job.model, tokenizer, job.held, length, "evaluate", not job.tuned)
 
 
 def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:

@@ -61,13 +61,12 @@ def alarms(found: Quality) -> tuple[str, ...]:
         if (each := found.perplexity) and each.after is not None:
             ends = f", from a perplexity of {each.before:.1f} to {each.after:.1f}"
         told.append(
-            f"DAMAGED: the loss rose by {found.nats.difference:.2f} nats{ends}; keep more of the "
-            "model, calibrate on more text, or train it afterwards"
+            f"the model is damaged: its loss rose by {found.nats.difference:.2f} nats{ends}"
         )
     if looped := sum(each.loops for each in found.samples or ()):
         told.append(
-            f"DAMAGED: {looped} of {len(found.samples)} samples repeat the same words now, and "
-            "did not before"
+            f"{looped} of {len(found.samples or ())} samples of the model repeat themselves now, "
+            "and did not before"
         )
     return tuple(told)
 

@@ -48,7 +48,7 @@ class Samples:
             None if ids is None else self.tokenizer.decode(ids, skip_special_tokens=True).strip()
             for ids in (old, new)
         ]
-        began = looping(new) and not (old and looping(old))
+        began = old is not None and looping(new) and not looping(old)
         return Sample(prompt=prompt, before=said[0], after=said[1], loops=began)
 
 

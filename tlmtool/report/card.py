@@ -13,7 +13,7 @@ from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.sites import Sites
 from tlmtool.report.parts.training import Training
 from tlmtool.report.printable import printable
-from tlmtool.report.views import facts, views, warnings
+from tlmtool.report.views import alarms, facts, views, warnings
 
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
     "ForMaskedLM": "AutoModelForMaskedLM",
@@ -38,10 +38,12 @@ def card(report: Document, model_id: str) -> str:
     }
     front = {key: value for key, value in front.items() if value}
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
+    if loud := [f"> **WARNING: {each}.**" for each in alarms(report)]:
+        parts.append("\n>\n".join(loud) + "\n")
     parts.append(_loading(model_id, model.class_ or "", report.verb == "merge"))
     parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
-    made += [f"* warning: {each}" for each in warnings(report)]
+    made += [f"* warning: {each}" for each in warnings(report) if each not in alarms(report)]
     if made:
         parts.append("## How it was made\n\n" + "\n".join(made) + "\n")
     if cited := [f"* {name}: {text}" for name, text in _references(methods).items()]:

@@ -13,7 +13,7 @@ from tlmtool.report.layout import Document, leaves
 from tlmtool.report.parts.ending import Predicted
 from tlmtool.report.parts.model import Model
 from tlmtool.report.printable import printable
-from tlmtool.report.views import facts, lines, views, warnings
+from tlmtool.report.views import alarms, facts, lines, views, warnings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +59,10 @@ class Report(Document):
         for label, text in facts(self, full):
             console.print(Text(f"{label:12} ", style="bold") + Text(text), soft_wrap=True)
         for warning in warnings(self):
-            console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+            loud = warning in alarms(self)
+            text = f"WARNING: {warning}" if loud else f"warning: {warning}"
+            style = "bold red" if loud else "yellow"
+            console.print(Text(text, style=style), soft_wrap=True)
 
     def title(self) -> str:
         """'tlm compress minilm (BertModel) -> out/m8'."""

@@ -5,6 +5,7 @@ from textwrap import wrap
 from tlmtool.report.figures import TEXT_COLUMNS, View
 from tlmtool.report.layout import Document
 from tlmtool.report.parts.ending import Ending, Predicted
+from tlmtool.report.parts.quality import Quality
 
 NARROWEST = 16  # letters that the first column keeps where a table is wider than the terminal
 
@@ -35,6 +36,12 @@ def warnings(report: Document) -> tuple[str, ...]:
     """What could not be done as it was asked for."""
     ending = report.part(Ending)
     return ending.warnings if ending else ()
+
+
+def alarms(report: Document) -> tuple[str, ...]:
+    """Those of the warnings that say that the model is damaged."""
+    quality = report.part(Quality)
+    return (quality.alarms if quality else None) or ()
 
 
 def lines(view: View, width: int) -> list[str]:

@@ -154,7 +154,8 @@ def texts_of(recipe: Recipe) -> list[str]:
     """The training texts, on which a tokenizer is trained."""
     given, task = recipe.training, TASKS[recipe.training.task]
     if task.kind == "language":
-        return language_splits(given.data, verbatim=given.verbatim)[0]
+        causal = task.name == "clm"
+        return language_splits(given.data, tail=causal, verbatim=given.verbatim)[0]
     if task.kind == "translation":
         pairs = parallel_splits(given.data, given.languages, given.text, given.label).train
         return [text for pair in pairs for text in pair]

@@ -22,7 +22,7 @@ class Job:
     `dev`: scores a model on the development split, as the report shows it. `source`: where the
     examples came from. `notes`: further entries of the part `training` of the report. `tuned`:
     whether the checkpoint has the task's head already. `roles`: {site: role} of what may be
-    expanded.
+    expanded. `held`: of a causal language model, the joined development text.
     """
 
     model: nn.Module
@@ -33,6 +33,7 @@ class Job:
     tuned: bool = False
     roles: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    held: str = ""
 
     @property
     def final(self) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from tlmtool.data import labelled
 from tlmtool.data.labels import classes_in, numbered
-from tlmtool.data.language import language_splits
+from tlmtool.data.language import joined_split, language_splits
 from tlmtool.data.parallel import parallel_splits
 from tlmtool.measuring.inputs import padding_of, skips_padding
 from tlmtool.measuring.predictions import nameless
@@ -61,13 +61,18 @@ def labelled_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder)
 def language_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder) -> Job:
     """A language-model loss, of lines of text or of full blocks."""
     given = recipe.training
-    train, dev, place = language_splits(given.data, verbatim=given.verbatim)
+    causal = given.task == "clm"
+    train, dev, place = language_splits(given.data, tail=causal, verbatim=given.verbatim)
     model, has = _head(recipe, load, TASKS[given.task], source)
     train, watched, where = set_aside(recipe, train, dev)
     settings = (given.max_length, recipe.seed, given.pack, given.eos)
     objective = Language(model, tokenizer, train, watched, *settings)
     job = _job(model, objective, dev, where, place, has)
     job.notes |= {"unit": f"blocks of {objective.max_length} tokens"} if given.pack else {}
+    if causal:
+        found = joined_split(given.data)
+        job.held, part = found.held or "\n".join(dev), found.where
+        job.notes |= {"held_out": part} if part else {}
     return job
 
 

@@ -49,7 +49,7 @@ class Quality(Part):
     language-model head, the feature error."""
 
     key: ClassVar[str] = "quality"
-    verbs: ClassVar = {"compress": "written"}
+    verbs: ClassVar = {"compress": "written", "finetune": "written single causal"}
 
     name: str = entry("`loss` or `feature_error`")
     what: str = entry("what was measured, in words")
@@ -64,8 +64,10 @@ class Quality(Part):
 
     @classmethod
     def nicknames(cls, asked: Asked) -> dict[str, str]:
-        found = dict.fromkeys(("loss", "feature_error"), "quality.after")
-        return found | {"perplexity": "quality.perplexity.after"}
+        found = {"perplexity": "quality.perplexity.after"}
+        if asked.trains:  # its own loss is that of lines
+            return found
+        return dict.fromkeys(("loss", "feature_error"), "quality.after") | found
 
     def named(self) -> dict[str, str]:
         found = {} if self.perplexity is None else {"perplexity": "quality.perplexity.after"}

@@ -42,6 +42,7 @@ class Training(Part):
     chosen_step: int | None = entry("step of the model that was kept, with `--keep-best`")
     examples: int = entry("number of examples, or of blocks with `--pack`")
     dev: int = entry("number of development examples, or of blocks")
+    held_out: str | None = entry("which part of a text is held out", optional=True)
     watched: str | None = entry("the examples that are watched on the way", optional=True)
     max_length: int | None = entry(
         "tokens of a text that are read at most", "tokens", optional=True
@@ -75,6 +76,7 @@ class Training(Part):
         if self.processes:
             way = "FSDP, in shards" if self.sharded else "DDP"
             told += f"; {self.processes} processes ({way})"
+        told += f"; held out: {self.held_out}" if self.held_out else ""
         return told + (f"; the teacher's {self.taught} are learned" if self.taught else "")
 
 
