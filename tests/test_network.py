@@ -147,3 +147,19 @@ def test_offline_ends_with_its_block():
     with network.offline():
         assert constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
     assert before == (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["README.md", "a.Q4_K_M.gguf", "b.gguf"], "`hf download some/model a.Q4_K_M.gguf`"),
+        (["config.json", "pytorch_model.bin"], "pickle only (pytorch_model.bin), which can run"),
+    ],
+)
+def test_a_model_of_the_hub_in_another_form(refused, dense, monkeypatch, files, says):
+    empty = dense.parent / "empty"
+    empty.mkdir(exist_ok=True)
+    monkeypatch.setattr(finding, "unreachable", lambda: "")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(empty))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: files)
+    assert says in refused(4, "some/model", "--rank", 2)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
-from tlmtool.models.weights import conversion
+from tlmtool.models.pickles import conversion
 
 dense, broken, refused = refusals.dense, refusals.broken, refusals.refused  # its fixtures
 

@@ -89,5 +89,5 @@ def _of_checkpoint(folder: Path) -> Iterator[Path]:
     """Weights, config, tokenizer, and what client libraries keep in folders below."""
     parts = (f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "check")))
     for place in (folder, *parts):
-        for pattern in ("*.safetensors", *SIDE_FILES):
+        for pattern in ("*.safetensors", "*.gguf", *SIDE_FILES):
             yield from (file for file in place.glob(pattern) if file.name not in OURS)

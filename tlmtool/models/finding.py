@@ -7,6 +7,7 @@ from tlmtool.models.architectures import ALIASES
 from tlmtool.models.gguf import gguf_in, is_gguf
 from tlmtool.models.known import AS_MINILM, KNOWN, MINILM, NAMES, minilm, parts_of
 from tlmtool.models.network import offline, unreachable
+from tlmtool.models.pickles import conversion, is_pickle
 from tlmtool.models.unpacking import is_there, place_of, unpacked
 
 # The files beside the weights that are downloaded with a checkpoint.
@@ -129,4 +130,28 @@ def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
             f"{f' at {revision}' if revision else ''} ({type(error).__name__}); names that tlm "
             f"knows are {', '.join((*NAMES, *ALIASES))}"
         ) from error
+    if not any(Path(folder).rglob("*.safetensors")):
+        _check_files(repo, asked, revision)
     return Path(folder)
+
+
+def _check_files(repo: str, asked: str, revision: str | None) -> None:
+    """Raises NotLoadable for a model of the Hub that has its weights in other forms only."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        files = sorted(list_repo_files(repo, revision=revision))
+    except Exception:  # then the folder is refused for what it lacks
+        return
+    at = f" --revision {revision}" if revision else ""
+    if found := next((file for file in files if is_gguf(Path(file))), None):
+        raise NotLoadable(
+            f"{asked} holds its weights as GGUF only: get one file, as with `hf download {repo} "
+            f"{found}{at}`, and give its path"
+        )
+    if found := next((file for file in files if is_pickle(file)), None):
+        raise NotLoadable(
+            f"{asked} holds its weights as a pickle only ({found}), which can run code when it is "
+            f"opened: get it with `hf download {repo}{at}`, and in its folder convert it with "
+            f"{conversion('pytorch_model*.bin')}"
+        )

@@ -146,12 +146,11 @@ def read_once(reader: Any, progress: Any) -> Iterator[None]:
             setattr(place, name, value)
 
 
-def unreadable(file: Path, metadata: dict[str, Any], why: str) -> NotLoadable:
-    """The failure for a file that transformers cannot read."""
-    return NotLoadable(
-        f"{file} is of architecture {metadata.get('general.architecture')}, and transformers "
-        f"{version('transformers')} cannot read such a GGUF file ({why}): give a folder of "
-        "safetensors"
+def unreadable(file: Path, metadata: dict[str, Any]) -> str:
+    """The begin of the sentence on a file that transformers cannot read."""
+    return (
+        f"{file}, of architecture {metadata.get('general.architecture')}, cannot be unpacked by "
+        f"transformers {version('transformers')}, so give a folder of safetensors"
     )
 
 

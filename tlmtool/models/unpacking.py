@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tlmtool.failure import Failure, NotLoadable, first_line
+from tlmtool.failure import Failure, NotLoadable, blaming, first_line
 from tlmtool.files.reading import regular
 from tlmtool.models.gguf import (
     Origin,
@@ -124,18 +124,22 @@ def _made(parts: Sequence[Path], name: str, digest: str, work: Path, more: dict[
                 with part.open("rb") as opened:
                     shutil.copyfileobj(opened, joined, 2**20)
     file = parts[0] if len(parts) == 1 else whole
-    reader, metadata = header(file)
-    needed, free = unpacked_bytes(reader), shutil.disk_usage(work).free
-    if needed > free:
-        raise NotLoadable(
-            f"{file} unpacks to {needed:,} bytes, and {cache()} has room for {free:,}: set "
-            "XDG_CACHE_HOME to a folder with more"
-        )
-    found = replace(origin(file, reader, metadata, digest), **more)
-    notes = _convert(file, whole, reader, metadata, new)
-    kept = asdict(replace(found, notes=tuple(notes)))
-    (new / ORIGIN).write_text(json.dumps(kept), encoding="utf-8")
-    return new
+    with Bars() as bars:
+        progress = bars.of(f"unpacking {name}, once")
+        progress(0, 1)  # a long vocabulary takes seconds before there is more to show
+        reader, metadata = header(file)
+        needed, free = unpacked_bytes(reader), shutil.disk_usage(work).free
+        if needed > free:
+            raise NotLoadable(
+                f"{file} unpacks to {needed:,} bytes, and {cache()} has room for {free:,}: set "
+                "XDG_CACHE_HOME to a folder with more"
+            )
+        found = replace(origin(file, reader, metadata, digest), **more)
+        with read_once(reader, progress):
+            notes = _convert(file, whole, reader, metadata, new)
+        kept = asdict(replace(found, notes=tuple(notes)))
+        (new / ORIGIN).write_text(json.dumps(kept), encoding="utf-8")
+        return new
 
 
 def _convert(
@@ -143,46 +147,49 @@ def _convert(
 ) -> list[str]:
     """Write the model and its tokenizer as a folder; returns what to say of it. `file` is how
     messages name `whole`, which transformers reads."""
+    from transformers import AutoTokenizer
+
+    with blaming(unreadable(file, metadata)):
+        model, info = _loaded(file, whole, reader)
+    if missing := sorted(info["missing_keys"]):
+        raise NotLoadable(
+            f"{file} lacks {len(missing)} weights, such as {missing[0]}, of {type(model).__name__}"
+        )
+    notes = _left_out(file, reader, model)
+    model.hf_quantizer = None  # it would refuse to save
+    for key in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, key):
+            delattr(model.config, key)
+    model.save_pretrained(new)
+    try:
+        with blaming(f"the tokenizer in {file} cannot be read"):
+            AutoTokenizer.from_pretrained(whole.parent, gguf_file=whole.name).save_pretrained(new)
+    except NotLoadable as told:
+        notes.append(str(told))
+    return notes
+
+
+def _loaded(file: Path, whole: Path, reader: Any) -> tuple[Any, dict[str, Any]]:
+    """(the model, what transformers says of its keys)."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, GgufConfig
 
     from tlmtool.models.config import check_counts
 
-    with Bars() as bars, read_once(reader, bars.of(f"unpacking {file.name}, once")):
-        try:
-            config = AutoConfig.from_pretrained(whole.parent, gguf_file=whole.name)
-            kind = _class(config)
-            check_counts(config.to_dict(), str(file))
-            with torch.device("meta"):
-                shell = kind(copy.deepcopy(config))
-            _check_size(file, shell, reader)
-            model, info = kind.from_pretrained(
-                whole.parent,
-                config=config,
-                gguf_file=whole.name,
-                dtype=unpacked_dtype(reader),
-                quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True,
-            )
-        except Failure:
-            raise
-        except Exception as error:  # transformers and gguf raise many kinds
-            raise unreadable(file, metadata, first_line(error)) from error
-        if missing := sorted(info["missing_keys"]):
-            raise NotLoadable(
-                f"{file} lacks {len(missing)} weights, such as {missing[0]}, of {kind.__name__}"
-            )
-        notes = _left_out(file, reader, model)
-        model.hf_quantizer = None  # it would refuse to save
-        for key in ("quantization_config", "_pre_quantization_dtype"):
-            if hasattr(model.config, key):
-                delattr(model.config, key)
-        model.save_pretrained(new)
-        try:
-            AutoTokenizer.from_pretrained(whole.parent, gguf_file=whole.name).save_pretrained(new)
-        except Exception as error:
-            notes.append(f"the tokenizer in {file} cannot be read: {first_line(error)}")
-    return notes
+    config = AutoConfig.from_pretrained(whole.parent, gguf_file=whole.name)
+    check_counts(config.to_dict(), str(file))
+    kind = _class(config)
+    with torch.device("meta"):
+        shell = kind(copy.deepcopy(config))
+    _check_size(file, shell, reader)
+    return kind.from_pretrained(
+        whole.parent,
+        config=config,
+        gguf_file=whole.name,
+        dtype=unpacked_dtype(reader),
+        quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
+    )
 
 
 def _class(config: Any) -> Any:

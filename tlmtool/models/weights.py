@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text, regular
 from tlmtool.models.guarding import OTHER, inside, leads_out
+from tlmtool.models.pickles import PICKLES, conversion
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The dtypes that weights may have, the widest first.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = ("I64", "I32", "I16")  # dtypes of positions and steps, which are no weights
-PICKLES = ("pytorch_model*.bin", "model*.bin", "model*.pt", "*.pth")  # pickles of weights
 # Files that transformers writes for a mesh of devices, each with a part of every tensor.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
@@ -121,17 +121,6 @@ def _index(folder: Path) -> dict[str, str]:
         if leads_out(name) or not inside(folder / name, folder):
             raise NotLoadable(f"{index} names {name!r}, which lies outside of the folder")
     return names
-
-
-def conversion(names: str) -> str:
-    """The command that turns pickles of weights, by a pattern of their names, into a file of
-    safetensors beside them. With `weights_only` no code in them is run."""
-    return (
-        'python -c "import glob, torch, safetensors.torch as s; '
-        f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{names}') for k, v in "
-        "torch.load(f, map_location='cpu', weights_only=True).items()}, "
-        f"'{WHOLE}', {{'format': 'pt'}})\""
-    )
 
 
 def _missing(folder: Path, file: Path) -> NotLoadable:
