@@ -141,6 +141,12 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
         check(self.get_output_embeddings(), new_embeddings)
         base.set_output_embeddings(self, new_embeddings)
 
+    def _initialize_missing_keys(self: Any, *args: Any, **kwargs: Any) -> None:
+        base._initialize_missing_keys(self, *args, **kwargs)
+        for part in (m for m in self.modules() if isinstance(m, PreTrainedModel)):
+            if not list(part.parameters(recurse=False)):  # transformers passes over such a part,
+                part._init_weights(part)  # which may fill buffers of its layers
+
     def _prepare_cache_for_generation(
         self: Any, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
@@ -154,8 +160,7 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     body: dict[str, Any] = {
         "__module__": __name__,
         "__init__": __init__,
-        # transformers fills no buffers of a class that it takes for the code of a user
-        "is_custom_code": classmethod(lambda cls: False),
+        "_initialize_missing_keys": _initialize_missing_keys,
         "save_pretrained": save_pretrained,
         "resize_token_embeddings": resize_token_embeddings,
         "set_input_embeddings": set_input_embeddings,
