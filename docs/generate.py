@@ -80,20 +80,25 @@ def methods() -> str:
 
 def families() -> str:
     """The model types of the table of architectures, and which of them take tensor attention."""
-    from tlmtool.models.architectures import ARCHITECTURES
+    from tlmtool.models.architectures import ARCHITECTURES, UNKNOWN
 
     rows = [
         (f"`{name}`", f"no: {each.refuses}" if each.refuses else "yes")
         for name, each in ARCHITECTURES.items()
     ]
-    return table(("family", "takes tensor attention"), *rows)
+    rows.append(("any other text model", f"no: {UNKNOWN}"))
+    return table(("model type", "takes tensor attention"), *rows)
 
 
 def family_names() -> str:
-    """The model types in one line, for README."""
+    """What models are supported, for README."""
     from tlmtool.models.architectures import ARCHITECTURES
 
-    return f"Families: {', '.join(ARCHITECTURES)}.\n"
+    able = ", ".join(name for name, each in ARCHITECTURES.items() if not each.refuses)
+    return (
+        "Text models of transformers are taken whatever their type: what each linear layer is for is "
+        f"read off the model.\nTensor attention is for these model types: {able}.\n"
+    )
 
 
 def rooms() -> str:
