@@ -82,11 +82,9 @@ def families() -> str:
     """The model types of the table of architectures, and which of them take tensor attention."""
     from tlmtool.models.architectures import ARCHITECTURES, UNKNOWN
 
-    rows = [
-        (f"`{name}`", f"no: {each.refuses}" if each.refuses else "yes")
-        for name, each in ARCHITECTURES.items()
-    ]
-    rows.append(("any other text model", f"no: {UNKNOWN}"))
+    why = {f"`{name}`": each.refuses for name, each in ARCHITECTURES.items()}
+    why["any other text model"] = UNKNOWN
+    rows = [(name, f"no: {reason}" if reason else "yes") for name, reason in why.items()]
     return table(("model type", "takes tensor attention"), *rows)
 
 
@@ -95,10 +93,7 @@ def family_names() -> str:
     from tlmtool.models.architectures import ARCHITECTURES
 
     able = ", ".join(name for name, each in ARCHITECTURES.items() if not each.refuses)
-    return (
-        "Text models of transformers are taken whatever their type: what each linear layer is for is "
-        f"read off the model.\nTensor attention is for these model types: {able}.\n"
-    )
+    return f"Tensor attention is for these model types: {able}.\n"
 
 
 def rooms() -> str:

@@ -166,13 +166,15 @@ def _block(
             found = dict.fromkeys(known, "qkv")
         whole = "qkv" in found.values() or {*HINTS} <= {*found.values()}
         return {**found, end: "output"} if whole or (soft and end in flow.ends) else {}
-    if not feeds or end not in flow.ends:
-        return {}
     outs, width = [shape(linears[site])[0] for site in feeds], shape(linears[end])[1]
-    if len(feeds) == 1 and outs[0] in (width, 2 * width):
+    ends = end in flow.ends
+    if ends and len(feeds) == 1 and outs[0] in (width, 2 * width):
         return {**dict.fromkeys(feeds, "up" if outs[0] == width else "gate_up"), end: "down"}
     if len(feeds) == 2 and outs == [width, width]:
         acting = [site for site, how in feeds.items() if how & ACTED]
+        back = all(shape(linears[site])[1] == shape(linears[end])[0] for site in feeds)
+        if not ends and not (back and len(acting) == 1):  # some scale the stream as they add
+            return {}
         gate = acting[0] if len(acting) == 1 else next((s for s in feeds if "gate" in s), None)
         gate = gate or next(iter(feeds))
         return {**{site: "gate" if site == gate else "up" for site in feeds}, end: "down"}
@@ -185,6 +187,8 @@ def _hint(path: str) -> str | None:
     if re.search(FUSED, name):
         return "qkv"
     parts = name.lower().split("_")
+    if "a" in parts:  # the first of two matrices of low rank, as in q_a_proj
+        return None
     found = [role for role, words in HINTS.items() if {*words.split("|")} & {*parts}]
     return found[0] if len(found) == 1 else None
 
