@@ -76,7 +76,7 @@ def test_the_table_says_which_windows(room, capsys):
     assert run([*words, "--baseline", str(room / "two"), "--fail-if", "perplexity>1"]) == 3
     told = capsys.readouterr()
     said = " ".join(told.out.split())
-    assert "window 64, stride 64, no begin token, 95 % interval [" in said
+    assert "window 64, stride 64, no begin token; 95 % interval of the perplexity [" in said
     assert " nats to " in said
     assert " times that of " in said
     assert "warning: the perplexity is of" in said + told.err

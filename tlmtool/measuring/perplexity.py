@@ -235,7 +235,7 @@ def _window_sums(
     device = inputs["input_ids"].device
     places = torch.arange(ids.shape[1], device=device) >= ids.shape[1] - wanted.shape[1]
     found = [
-        cross_entropy(logits, targets, reduction="none").double().cpu()
+        cross_entropy(logits, targets, reduction="none").cpu().double()
         for logits, targets in logits_in_parts(
             model, inputs, places.expand(ids.shape), wanted.flatten().to(device)
         )

@@ -109,14 +109,14 @@ class Evaluation(Part):
         return told
 
     def _windows(self) -> str:
-        """'window 512, stride 512, no begin token, 95 % interval [20.10, 31.47]'."""
+        """'window 512, stride 512, no begin token; 95 % interval of the perplexity [20.1, 31]'."""
         begin = "a begin token before each" if self.begin_token else "no begin token"
         told = f"window {self.window}, stride {self.stride}, {begin}"
         bounds = self.models[0].bounds
         if bounds is None:
             return told
         low, high = (figure(end, digits("perplexity")) for end in bounds)
-        return f"{told}, 95 % interval [{low}, {high}]"
+        return f"{told}; 95 % interval of the perplexity [{low}, {high}]"
 
     def views(self, report: Document, full: bool) -> list[View]:
         names = list(self.models[0].metrics)
