@@ -32,8 +32,9 @@ def merge(recipe: Recipe) -> Report:
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         empty = run.empty(folder)
         if not any(factorized(empty)):
-            kernels = ", and its attention cannot be merged" if any(converted(empty)) else ""
-            raise Usage(f"{recipe.model} holds no factors{kernels}: there is nothing to merge")
+            kernels = any(converted(empty))
+            why = "and its attention cannot be merged" if kernels else "so it is plain already"
+            raise Usage(f"{recipe.model} holds no factors, {why}: there is nothing to merge")
         rounded = set(_dtypes(empty, recipe.dtype).values()) != {torch.float32}
         if checked_figure(recipe.output.fail_if).endswith("rounding") and not rounded:
             raise Usage(f"{recipe.model} is merged in float32, where nothing is rounded to check")
