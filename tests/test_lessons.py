@@ -81,15 +81,17 @@ def test_no_scored_text_is_learned_from(tmp_path, whole):
 def test_a_head_decides_what_labels_mean_and_pairs_are_what_is_left(tmp_path):
     named = [(f"text {i}", ("bad", "good")[i % 2]) for i in range(24)]
     file = str(written(tmp_path / "a.csv", "csv", named, ("text", "label")))
-    found = lesson(file, head="classification", classes=("bad", "good"))
+    found = lesson(file, heads=("classification",), classes=("bad", "good"))
     assert found.task.labels == ("bad", "good") and len(found.scored) == 2
     none = lesson(file)
     assert none.task is None and not none.scored and none.held and "sentence1" in none.why
     assert not {*none.sentences} & {*none.held}
     pairs = str(written(tmp_path / "b.csv", "csv", ROWS))  # scores are no classes
-    assert lesson(pairs, head="classification", classes=("bad", "good")).task.name == "similarity"
+    assert (
+        lesson(pairs, heads=("classification",), classes=("bad", "good")).task.name == "similarity"
+    )
     with pytest.raises(Failure, match=r"out of range|neither"):
-        lesson(pairs, task="classification", head="classification", classes=("bad", "good"))
+        lesson(pairs, task="classification", heads=("classification",), classes=("bad", "good"))
 
 
 def test_texts_that_are_all_scored_leave_nothing_to_learn(tmp_path):

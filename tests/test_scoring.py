@@ -78,6 +78,23 @@ def test_labels_give_the_metric_of_the_head(model, data, tmp_path, capsys):
     same(report["score"], found)
 
 
+def test_what_tlm_trained_the_head_for_scores_it(model, tmp_path, capsys):
+    """CoLA's files have no header, so that only the task says what their columns are."""
+    (cola := tmp_path / "cola").mkdir()
+    draw = random.Random(1)
+    for name in ("train", "dev"):
+        rows = [f"x\t{i % 2}\t\t{sentence(draw)}" for i in range(70)]
+        (cola / f"{name}.tsv").write_text("\n".join(rows) + "\n")
+    words = arguments(model, cola, tuned := tmp_path / "tuned", "--steps", 3)
+    words[words.index("classification")] = "cola"
+    assert run(words) == 0
+    report = compressed(tuned, out := tmp_path / "out", "--data", cola)
+    assert (report["score"]["task"], report["score"]["metric"]) == ("cola", "matthews")
+    same(report["score"], evaluated(capsys, out, tuned, "--task", "cola", "--data", cola))
+    compressed(model, tmp_path / "no", "--data", cola, code=4)
+    assert "--task NAME" in capsys.readouterr().err
+
+
 def test_all_of_a_single_file_is_scored_and_calibrates_nothing(model, pairs, tmp_path):
     file = pairs / "dev.csv"
     report = compressed(model, tmp_path / "out", "--data", file)

@@ -79,12 +79,13 @@ def compress(recipe: Recipe) -> Report:
                 with run.stage("recover"):
                     parts.append(recovery.recover(model))
             after = costs.and_after(model, _chosen(outcome) or None)
-            parts = [source, *after, *_notes(outcome, material.part), *parts]
             warnings += outcome.warnings + material.warnings
+            measured = list[Part]()
             if before:
-                warnings = before.told(model, parts, warnings)
+                warnings = before.told(model, measured, warnings)
             if score:
-                parts.append(_scored(run, score, model, trained=recovery is not None))
+                measured.append(_scored(run, score, model, trained=recovery is not None))
+            parts = [source, *after, *measured, *_notes(outcome, material.part), *parts]
         return run.save(model, folder, out, parts, warnings, memory.bytes)
 
 

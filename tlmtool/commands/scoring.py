@@ -1,11 +1,14 @@
 """What `--data` of compress gives: sentences to learn from, and rows that score the model."""
 
+import json
 from typing import Any
 
 from tlmtool.commands.run import Run
 from tlmtool.data.labels import classes_in, outputs_in
 from tlmtool.data.lessons import Lesson, lesson, texts_of
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.files.kept import LARGEST
+from tlmtool.files.reading import read_text
 from tlmtool.measuring.before_after import BeforeAfter
 from tlmtool.measuring.pooling import pooling_of
 from tlmtool.measuring.predictions import classes_of, nameless, task_fits
@@ -14,7 +17,7 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.parts.score import NAMES
-from tlmtool.tasks.table import SIMILARITY
+from tlmtool.tasks.table import LABELLED, SIMILARITY
 
 
 def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any, causal: bool) -> Lesson | None:
@@ -31,12 +34,13 @@ def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any, causal: bool) -> L
         raise NotLoadable(f"{recipe.model} has no tokenizer, which --data needs")
     config = checkpoint.described(folder)
     classes = classes_in(config)
-    head = None
+    heads: tuple[str, ...] = ()
     if classes:
-        head = "classification" if outputs_in(config) > 1 else "regression"
+        kind = "classification" if outputs_in(config) > 1 else "regression"
+        heads = tuple(dict.fromkeys([*_tuned_for(folder), kind]))
     columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
     whole = given.steps is None
-    about: dict[str, Any] = {"head": head, "classes": classes, "columns": columns}
+    about: dict[str, Any] = {"heads": heads, "classes": classes, "columns": columns}
     found = lesson(given.data, task=given.task, whole=whole, tail=causal, **about)
     if whole and not found.task and not found.why:
         raise Usage(
@@ -75,6 +79,17 @@ def scoring_of(
             run.warn(told)
     settings = {"max_length": length, "seed": recipe.seed, "progress": run.bars.of("scoring")}
     return BeforeAfter(task, found.scored, tokenizer, found.source, **settings)
+
+
+def _tuned_for(folder: Folder) -> list[str]:
+    """The task that tlm trained or scored the head of a checkpoint on, where its report says so."""
+    try:
+        report = json.loads(read_text(folder.path / "report.json", LARGEST))
+        score, training = report.get("score"), report["recipe"].get("training")
+        found = [each["task"] for each in (score, training) if each and each.get("task")]
+        return [name for name in found if name in LABELLED]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):  # it has no such report
+        return []
 
 
 def leaked(found: Lesson | None, texts: Any) -> list[str]:

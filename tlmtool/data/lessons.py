@@ -44,7 +44,7 @@ def lesson(
     data: str | None,
     *,
     task: str | None = None,
-    head: str | None = None,
+    heads: tuple[str, ...] = (),
     classes: tuple[str, ...] = (),
     columns: Mapping[str, str | None] | None = None,
     whole: bool = False,
@@ -52,11 +52,11 @@ def lesson(
 ) -> Lesson:
     """The lesson in a file, a folder, or a data set of the Hub.
 
-    `task` is what the rows are scored by. By default it is `head`, the task of a model that has a
-    head for labels, with its `classes`; otherwise similarity. Where neither fits the table, nothing
-    is scored. `columns`: names of columns, {"text", "pair", "label"}. With `whole`, all rows of a
-    single file are scored, and there may be no sentences. With `tail`, the last lines of a text are
-    held out, as of `joined_lesson`.
+    `task` is what the rows are scored by. By default it is the first of `heads` that reads them,
+    tasks of a model that has a head for labels, with its `classes`; otherwise similarity. Where
+    none fits the table, nothing is scored. `columns`: names of columns, {"text", "pair", "label"}.
+    With `whole`, all rows of a single file are scored, and there may be no sentences. With `tail`,
+    the last lines of a text are held out, as of `joined_lesson`.
 
     A data set of the Hub is read as texts where there is no `task`. Raises NotLoadable for data
     that are missing or malformed, or too few to set some aside.
@@ -64,7 +64,7 @@ def lesson(
     if _is_text(data, task):
         rest, held, source = language_splits(data, tail)
         return Lesson(rest, held[:: -(-len(held) // HELD)], None, [], source)
-    found = _lesson(data, task, head, classes, dict(columns or {}), whole)
+    found = _lesson(data, task, heads, classes, dict(columns or {}), whole)
     if not (found.sentences or whole):
         raise NotLoadable(f"{data}: every text of its training rows is among the scored ones")
     return found
@@ -91,22 +91,22 @@ def _is_text(data: str | None, task: str | None) -> bool:
 def _lesson(
     data: str | None,
     task: str | None,
-    head: str | None,
+    heads: tuple[str, ...],
     classes: tuple[str, ...],
     columns: dict[str, str | None],
     whole: bool,
 ) -> Lesson:
     if task is not None:
-        return _scored(task, data, columns, classes if task == head else (), whole)
+        return _scored(task, data, columns, classes, whole)
     refused: list[Failure] = []
-    for name in filter(None, (head, SIMILARITY)):
+    for name in (*heads, SIMILARITY):
         try:
-            return _scored(name, data, columns, classes if name == head else (), whole)
+            return _scored(name, data, columns, classes, whole)
         except Failure as failure:  # it is no table of this task
             refused.append(failure)
     with suppress(Failure):
         return _unscored(data, columns, refused[-1])
-    raise refused[-1]
+    raise NotLoadable(f"{refused[-1]}; rows of another task, such as cola, need --task NAME")
 
 
 def _scored(

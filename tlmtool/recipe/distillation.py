@@ -43,7 +43,7 @@ class Recovery:
         f"Task that --data is scored by: {', '.join((SIMILARITY, *LABELLED))}",
         "TASK",
         choices=(SIMILARITY, *LABELLED),
-        otherwise="that of the model's classification head, otherwise similarity",
+        otherwise="what the classification head was trained for, otherwise similarity",
     )
     steps: int | None = setting(
         None,
