@@ -100,6 +100,7 @@ class _Watch(TorchDispatchMode):
         self.modules = {path: ghost.get_submodule(path) for path in linears}
         self.weights = {id(p): s for s, m in self.modules.items() for p in m.parameters()}
         self.values: dict[int, Value] = {}
+        self.written: dict[int, Value] = {}  # by storage: what was written in place
         self.kept: list[Any] = []  # so that no id is used twice
         self.inputs: dict[str, int] = defaultdict(int)  # {linear: what its inputs come from}
         for text in texts:
@@ -117,7 +118,7 @@ class _Watch(TorchDispatchMode):
     def _entering(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple) -> None:
             self.inside.append(path)
-            value = self.values.get(id(args[0])) if args else None
+            value = self._get(args[0]) if args else None
             self.flow.called.add(path)
             if value is None:
                 self.flow.unread.add(path)
@@ -132,7 +133,7 @@ class _Watch(TorchDispatchMode):
     def _leaving(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
             self.inside.pop()
-            given = self.values.get(id(args[0])) if args else None
+            given = self._get(args[0]) if args else None
             if given is not None:
                 self._put(output, Value(given.before, via={path: 0}))
 
@@ -145,18 +146,26 @@ class _Watch(TorchDispatchMode):
         self.kept.append(tensor)
         self.values[id(tensor)] = value
 
+    def _get(self, tensor: Tensor) -> Value | None:
+        """The value of a tensor, with what was written into its storage."""
+        value = self.values.get(id(tensor))
+        written = self.written.get(tensor.untyped_storage()._cdata) if self.written else None
+        if value is None or written is None:
+            return value or written
+        return Value(value.before | written.before, value.own, _joined(value.via, written.via))
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         for owner in {self.weights[id(t)] for t in given if id(t) in self.weights}:
             if owner not in self.inside:
                 self.flow.taken.add(owner)
-        if not self.inside:
-            values = [self.values[id(t)] for t in given if id(t) in self.values]
+        if not self.inside and not name.startswith("new_") and not name.endswith("_like"):
+            values = [value for t in given if (value := self._get(t))]
             if values:
-                self._follow(func.overloadpacket.__name__, given, values, result)
+                self._follow(name, given, values, result)
         return result
 
     def _follow(self, name: str, given: list[Tensor], values: list[Value], result: Any) -> None:
@@ -175,9 +184,10 @@ class _Watch(TorchDispatchMode):
                 self.values[id(tensor)] = values[0]
             elif isinstance(tensor, Tensor):
                 self._put(tensor, Value(before, own, dict(via)))
-                if name.endswith("_") and (whole := tensor._base) is not None:
-                    held = self.values.get(id(whole), Value())
-                    self._put(whole, Value(held.before | before, own, held.via | via))
+                if any(tensor is t for t in given):  # in place, or into a view of a whole
+                    store = tensor.untyped_storage()._cdata
+                    held = self.written.get(store, Value())
+                    self.written[store] = Value(held.before | before, 0, _joined(held.via, via))
 
     def _add(self, width: int, one: Value, other: Value) -> int:
         """Note the linears that end here: what is added to them is what they were computed from.
@@ -190,6 +200,11 @@ class _Watch(TorchDispatchMode):
                     self.flow.ends.add(site)
                     inherited = stream.own
         return inherited
+
+
+def _joined(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """What happened on the ways of both."""
+    return {site: one.get(site, 0) | other.get(site, 0) for site in {**one, **other}}
 
 
 def _happens(name: str) -> int:
