@@ -83,7 +83,9 @@ def test_what_tlm_trained_the_head_for_scores_it(model, tmp_path, capsys):
     (cola := tmp_path / "cola").mkdir()
     draw = random.Random(1)
     for name in ("train", "dev"):
-        rows = [f"x\t{i % 2}\t\t{sentence(draw)}" for i in range(70)]
+        rows = [
+            f"x\t{i % 2}\t\t{sentence(draw)}" for i in range(40)
+        ]  # few, for which an interval is quick
         (cola / f"{name}.tsv").write_text("\n".join(rows) + "\n")
     words = arguments(model, cola, tuned := tmp_path / "tuned", "--steps", 3)
     words[words.index("classification")] = "cola"
