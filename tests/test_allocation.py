@@ -121,6 +121,15 @@ def test_greedy_is_the_best_of_all_where_no_site_can_be_dense():
         assert lost(spectra, greedy(spectra, keep)) == pytest.approx(best, rel=1e-12)
 
 
+@given(several(least=2), keeps)
+@few
+def test_a_site_that_no_rank_makes_smaller_is_left_dense(spectra, keep):
+    spectra["gate"] = spectrum(1, 24, 1.0)
+    budgets = greedy(spectra, keep)
+    assert budgets["gate"] == 24
+    assert sum(budgets.values()) <= keep * total(spectra)
+
+
 def test_a_dense_site_that_does_not_fit_blocks_nothing():
     """A flat site is worth making dense; where that is too dear it still gets its share."""
     alone = {"flat": spectrum(200, 200, 0)}

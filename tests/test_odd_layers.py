@@ -100,6 +100,17 @@ def test_a_site_that_reads_no_tokens_is_fitted_without_text():
     assert not any("without text" in t for t in compress(model, rank=2, **TEXTS).warnings)
 
 
+@pytest.mark.parametrize(
+    "budget", [{"keep": 0.6}, {"keep": 0.6, "allocate": "uniform"}, {"rank": 2}]
+)
+def test_a_gate_of_one_output_stays_dense(budget):
+    """The budget is kept all the same, and one reason serves for all such gates."""
+    outcome = compress(tiny("qwen2_moe"), sites="linears", method="svd", **budget)
+    gates = {site: why for site, why in outcome.left_dense.items() if "shared_expert_gate" in site}
+    assert len(gates) == 2 and len({*gates.values()}) == 1
+    assert "(1, 32)" in next(iter(gates.values()))
+
+
 def test_blocks_of_which_one_is_run_twice_are_no_blocks():
     model = tiny("albert", num_hidden_layers=2)
     (batch, *_) = batches_of(model)

@@ -105,6 +105,12 @@ def test_a_type_without_a_row_has_roles(kind):
     assert sites(model) == found and not plan_of(model)
 
 
+def test_a_linear_that_reads_positions_and_text_has_a_role():
+    """deberta-v3 puts its relative positions through the query and the key."""
+    shared = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+    assert patterns(tiny("deberta-v2", **shared)) == KINDS["deberta-v2"]
+
+
 class Plain(nn.Linear):
     """A linear under another name."""
 

@@ -74,7 +74,7 @@ def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> M
     rows = cut["input_ids"]
     tokens = sum(map(len, rows))
     warnings = []
-    if tokens < min(wanted.tokens, ENOUGH):
+    if tokens + length <= min(wanted.tokens, ENOUGH):  # the text has no window more
         warnings.append(
             f"{found.source} gives {tokens:,} tokens to calibrate on, which is little for a "
             f"language model: --calibration FILE takes a text with {wanted.tokens:,} or more"

@@ -63,16 +63,17 @@ def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
 def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
     """{site: parameters}, with a total of `keep`, spent where the loss falls fastest.
 
-    Every site gets one chunk of singular values. Then each step takes what saves most loss per
+    A site that no rank makes smaller is left dense. Every other one gets one chunk of singular
+    values. Then each step takes what saves most loss per
     parameter: one more chunk, or a site left dense, whose error is zero. The last chunks are cut to
     what is left, so that less than one singular value remains.
     """
     left = keep * sum(s.dense for s in spectra.values())
-    even = int(
-        left // sum(s.unit for s in spectra.values())
-    )  # singular values that every site can have
+    whole = {site: s.dense for site, s in spectra.items() if s.cut == 1}
+    units = sum(s.unit for site, s in spectra.items() if site not in whole)
+    even = int((left - sum(whole.values())) // max(units, 1))  # values that every site can have
     ranks = {site: min(s.chunk, even, s.cut - 1) for site, s in spectra.items()}
-    budgets = {site: ranks[site] * s.unit for site, s in spectra.items()}
+    budgets = {site: whole.get(site, ranks[site] * s.unit) for site, s in spectra.items()}
     saved = {site: [0.0, *s.values.cumsum(0).tolist()] for site, s in spectra.items()}
     left -= sum(budgets.values())
 

@@ -39,13 +39,15 @@ class Draft:
         except Usage as error:  # a gate or a router may be tiny beside the others
             if sites.roles[site] != OTHER:
                 raise
-            self.left_dense[site] = str(error)
+            self.left_dense[site] = str(error).removesuffix(f" ({site})")
             return
         if size >= o * i:
             self.left_dense[site] = (
                 f"{found.name} at rank {found.rank} would hold {size:,} parameters, "
                 f"W holds {o * i:,}"
                 if found
+                else f"no factors of a matrix ({o}, {i}) are smaller than it"
+                if o * i <= o + i
                 else "its share of the budget is the dense weight"
             )
             return
@@ -203,14 +205,15 @@ def spectrum_of(each: Weighed) -> Spectrum:
 
 
 def best(sites: Candidates, each: Weighed, method: str, budget: int) -> Decomposition | None:
-    """The decomposition of a site within a budget of parameters; None if W fits into it.
+    """The decomposition of a site within a budget of parameters; None if W fits into it, or if no
+    factors are smaller than W, as for the gate of one output that a mixture of experts may have.
 
     For `auto` it is the one with the least weighted error |g^T dW s|. Raises Usage for a budget
     below rank 1.
     """
     site, weight, metric, g, _ = each
     o, i = sites.shape(site)
-    if budget >= o * i:
+    if budget >= o * i or o * i <= o + i:
         return None
     names = methods(method, metric is not None)
     names = (TABLE,) if sites.roles[site] == "embedding" else names

@@ -41,8 +41,8 @@ class Flow:
     """What a pass shows of linears, by path.
 
     `called`: those that ran. `feeds`: {linear: {linear before it: what happens on the way}}.
-    `ends`: those whose output is added to a residual stream. `unread`: those whose input does not
-    come from the text. `taken`: those whose weight is read by another module than the linear.
+    `ends`: those whose output is added to a residual stream. `unread`: those of which no input
+    comes from the text. `taken`: those whose weight is read by another module than the linear.
     """
 
     called: set[str] = field(default_factory=set)
@@ -121,8 +121,10 @@ class _Watch(TorchDispatchMode):
             value = self._get(args[0]) if args else None
             self.flow.called.add(path)
             if value is None:
-                self.flow.unread.add(path)
+                if path not in self.inputs:
+                    self.flow.unread.add(path)
                 return
+            self.flow.unread.discard(path)
             self.inputs[path] |= value.before
             feeds = self.flow.feeds[path]
             for site, happened in value.via.items():

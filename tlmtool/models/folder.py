@@ -75,7 +75,7 @@ class Folder(os.PathLike[str]):
         """What every report on this model says: that it was rounded before, or read otherwise than
         it was asked for."""
         if replaced_by_minilm(self.asked, self.path):
-            return (f"the Hub cannot be reached: {self.asked} is minilm, of the demo extra",)
+            return (f"the Hub cannot be reached: minilm, the same model, stands for {self.asked}",)
         return () if self.origin is None else (str(self.origin), *self.origin.notes)
 
     @cached_property
