@@ -112,7 +112,7 @@ def test_two_processes_that_share_the_weights_learn_as_one(here):
 
 
 def test_what_shards_otherwise_and_strategies_under_it_are_refused(monkeypatch, capsys):
-    absent = ["finetune", "no/model", "--task", "cola", "--data", "no/data"]  # nothing is read
+    absent = ["finetune", "./no/model", "--task", "cola", "--data", "./no/data"]  # nothing is read
     for (name, way), yes in zip(finetune.SHARDING.items(), ("true", "YES"), strict=True):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(name, yes)

@@ -24,6 +24,7 @@ SLACK = 4 * 2**20  # numbers a model may hold that its files do not: sinusoids, 
 CONSTANTS = (".masked_bias",)  # ends of names in old checkpoints that no model takes
 # Auto classes tried first, and last, where config.json names no class.
 FIRST = ("AutoModelForPreTraining", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+PREDICTING = ("AutoModelForCausalLM", *FIRST)  # Auto classes of heads that predict tokens
 LAST = ("AutoModel", "AutoModelForTextEncoding")
 
 
@@ -84,10 +85,15 @@ def fit(cls: Any, folder: Folder, config: PreTrainedConfig) -> Fit:
 
 def without_head(found: Fit, folder: Folder, config: PreTrainedConfig) -> Fit:
     """The fit of the base model, where the files lack nothing of it and hold nothing of the head;
-    else the fit that was found."""
+    else the fit that was found.
+
+    It is for heads that predict tokens, which many encoders are published without. A checkpoint
+    that lacks another head, or was written by tlm, is damaged.
+    """
     model_type = folder.config["model_type"]
-    own = heads_of(model_type).get("AutoModel")
-    if not found.missing or own is None:
+    heads = heads_of(model_type)
+    own, predicting = heads.get("AutoModel"), [heads.get(name) for name in PREDICTING]
+    if not found.missing or own is None or type(found.model) not in predicting:
         return found
     bare = fit(_ours(own, model_type), folder, config)
     if bare.missing or bare.mismatched or bare.unexpected - found.unexpected:
@@ -122,7 +128,7 @@ def best(folder: Folder, config: PreTrainedConfig) -> Fit:
     model_type = folder.config["model_type"]
     heads = heads_of(model_type)
     decoder = folder.config.get("is_decoder") is True
-    before = ("AutoModelForCausalLM", *FIRST) if decoder else FIRST
+    before = PREDICTING if decoder else FIRST
     order = [*before, *(name for name in heads if name not in (*before, *LAST)), *LAST]
     classes: dict[Any, None] = dict.fromkeys(heads[name] for name in order if name in heads)
     fits = [fit(_ours(each, model_type), folder, config) for each in classes]

@@ -143,7 +143,9 @@ def build(recipe: Recipe, folder: Folder, head: Any, changes: dict[str, Any] | N
             raise refused(error, recipe.attention) from None
         adopt(model)
     try:  # on the meta device: some wrong values show in the forward pass alone
-        forward_flops(model, 2, 1, sites(model))
+        if {*(roles := sites(model)).values()} <= {"embedding"}:
+            raise ValueError("it would have no linear layer")
+        forward_flops(model, 2, 1, roles)
     except Exception as error:
         raise _unfit(config.model_type, error) from None
     dtype = torch.float32 if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
