@@ -71,6 +71,14 @@ def test_the_tail_is_held_out_whole_lines_and_a_third_at_most(tmp_path, lines):
     assert (train, dev) == (lines_of(found.rest), lines_of(found.held))
 
 
+@pytest.mark.parametrize("last", ["mat\n", "\n", ""])
+def test_half_of_a_tail_is_held_out_at_least_where_it_is_one_line(tmp_path, last):
+    file = tmp_path / "text.txt"
+    file.write_text(text := "the cat sat on a mat " * 40 + "\n" + last)
+    found = joined_split(file)
+    assert found.rest + found.held == text and len(found.held) >= len(text) // PART // 2
+
+
 def test_a_folder_has_a_text_for_each_and_of_a_short_text_nothing_is_held_out(tmp_path):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(f"words of {name}\n\n")

@@ -111,6 +111,15 @@ def test_a_gate_of_one_output_stays_dense(budget):
     assert "(1, 32)" in next(iter(gates.values()))
 
 
+def test_a_table_with_a_row_for_each_token_of_a_text_is_no_text():
+    """Texts of 16 tokens, and a table of 16 relative positions."""
+    model = tiny("deberta-v2", **POSITIONS, share_att_key=False)
+    texts = [" ".join(TEXTS["texts"][9:12]), *TEXTS["texts"]]
+    settings = {"tokenizer": TEXTS["tokenizer"], "texts": texts, "max_length": 16}
+    told = compress(model, rank=2, sites="linears", **settings).warnings
+    assert any(text.startswith("4 sites such as") for text in told)
+
+
 def test_blocks_of_which_one_is_run_twice_are_no_blocks():
     model = tiny("albert", num_hidden_layers=2)
     (batch, *_) = batches_of(model)

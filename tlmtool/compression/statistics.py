@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tlmtool.compression.calibration import Moments, Shelf, input_moments, split, token_frequencies
 from tlmtool.compression.sensitivity import output_metrics
-from tlmtool.compression.walking import Place, Walk, place_of, places_of
+from tlmtool.compression.walking import Place, Walk, place_of, places_of, thrice
 from tlmtool.data.batching import Batch
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape
@@ -42,7 +42,7 @@ class Statistics:
         self.tables = [s for s, role in roles.items() if role == "embedding"]
         linears = [s for s, role in roles.items() if role != "embedding"]
         self.places = (
-            places_of(model, linears, split(batches[:1], 1)[0])
+            places_of(model, linears, thrice(split(batches[:1], 1)[0]))
             if batches and linears
             else [place_of([s]) for s in linears]
         )

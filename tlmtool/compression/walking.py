@@ -102,11 +102,19 @@ def aligned(x: Tensor, batch: Batch) -> bool:
     return x.shape[:-1].numel() == b * n and (x.ndim == 2 or x.shape[0] == b)
 
 
+def thrice(batch: Batch) -> Batch:
+    """The first third of the text of a batch, three times. A table of positions, (1, N, I) or
+    (N, I), may have as many rows as a text has tokens, but has none for each token of three."""
+    most = max(1, batch.special.shape[1] // 3)
+    inputs = {name: tensor[:1, :most].repeat(3, 1) for name, tensor in batch.inputs.items()}
+    return Batch(batch.indices[:1] * 3, inputs, batch.special[:1, :most].repeat(3, 1))
+
+
 def places_of(model: nn.Module, sites: list[str], batch: Batch) -> list[Place]:
     """Sites grouped by the input that they read, in the order in which the model runs them.
 
     A site whose inputs have no row for each token is in no group. All inputs are held at once, so a
-    batch of one text is best. Sites of a stack whose blocks do not run one after another, each
+    batch of few tokens is best. Sites of a stack whose blocks do not run one after another, each
     once, stand outside of blocks.
     """
     base = model.base_model

@@ -64,7 +64,7 @@ def joined_split(data: str | Path | None) -> Joined:
     if len(text := joined(data)) < LEAST:
         return Joined(text, "", source, "")
     tail = min(len(text) // PART, HELD_TOKENS * ROOM)
-    cut = start_of_line(text, len(text) - tail)
+    cut = start_of_line(text, len(text) - tail, tail // 2)  # half of it is left at least
     line = text.count("\n", 0, cut) + 1
     where = f"the last {len(text) - cut:,} characters of {source}, from line {line:,} on"
     return Joined(text[:cut], text[cut:], source, where)

@@ -31,10 +31,10 @@ def windows(tokenizer: Any, text: str, length: int, tokens: int) -> Windows:
     return {"input_ids": [[*begin, *row] for row in rows], "special_tokens_mask": special}
 
 
-def start_of_line(text: str, place: int) -> int:
+def start_of_line(text: str, place: int, near: int = NEAR) -> int:
     """The start of the first line, or else of the first word, at this place or after it. A place
     where neither is near stays, and so does the start of the text."""
     for sign in ("\n", " ") if place else ():
-        if (found := text.find(sign, place - 1, place + NEAR)) >= 0 and found + 1 < len(text):
+        if (found := text.find(sign, place - 1, place + min(near, NEAR))) >= 0 and found + 1 < len(text):
             return found + 1
     return place

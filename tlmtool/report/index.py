@@ -1,6 +1,7 @@
 """The scores of a checkpoint as the Hugging Face Hub lists them: `model-index` in its card."""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 from tlmtool.report.layout import Document
@@ -30,7 +31,7 @@ def model_index(report: Document, name: str) -> list[dict[str, Any]]:
     for task, data, figures in _scores(report):
         row = TASKS.get(task)
         kind = TYPES_OF.get(task) or (TYPES.get(row.kind) if row else None)
-        if kind is None:
+        if kind is None or not figures:
             continue
         metrics = [
             {"type": METRICS.get(metric, metric), "value": round(value, 4), "name": metric}
@@ -56,5 +57,6 @@ def _scores(report: Document) -> Iterator[tuple[str, str, list[Figure]]]:
 
 
 def _each(metric: str, score: float, several: dict[str, float]) -> list[Figure]:
-    """The metrics of a score. The mean of several is none of the Hub's."""
-    return [*({} if " and " in metric else {metric: score}).items(), *several.items()]
+    """The metrics of a score that are defined. The mean of several is none of the Hub's."""
+    found = ({} if " and " in metric else {metric: score}) | several
+    return [(name, value) for name, value in found.items() if isfinite(value)]
