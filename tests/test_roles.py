@@ -177,7 +177,8 @@ def test_linears_that_can_be_no_sites_are_named_with_the_reason():
     assert not {*kept} & {*sites(model)}
     (told,) = left_out(model, ("*.key",))
     assert told.startswith("layers.0.key, layers.1.key: left dense, because the model reads")
-    assert len(left_out(model, ("linears",))) == 2 and not left_out(model, ("attention", "ffn"))
+    assert len(left_out(model, ("linears",))) == 2
+    assert left_out(model, ("attention", "ffn")) == ["Toy has no sites of attention"]
 
 
 def test_a_model_that_cannot_run_a_short_text_has_its_roles_by_name():
@@ -227,6 +228,11 @@ def test_groups_of_roles_that_sites_names():
     assert {*select(bare, ["attention", "ffn"])} == {*select(bare, ["attention"])}
     with pytest.raises(Usage, match=r"no sites of ffn: its experts, such as layers.0.mlp.experts"):
         select(bare, ["ffn"])
+    (told,) = left_out(bare, ["attention", "ffn"])
+    assert re.search(r"no sites of ffn: its experts, such as layers\.0\..* stay dense", told)
+    (told,) = left_out(model, ["all"])
+    assert re.search(r"^\w+ForCausalLM: its experts, such as layers\.0\..* stay dense", told)
+    assert left_out(model, ["attention"]) == [] == left_out(tiny("bert"), ["all", "linears"])
 
 
 def test_a_kernel_for_a_type_without_a_row_is_refused_with_what_is_missing():

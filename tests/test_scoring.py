@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trainings
-from conftest import WORDS
+from conftest import WORDS, pico, word_tokenizer
 from trainings import arguments
 
 from tlmtool.cli import run
@@ -154,3 +154,16 @@ def test_what_goes_with_data_is_said(model, tmp_path, capsys, words, says):
     (texts := tmp_path / "texts.txt").write_text("a b c\n" * 30)
     compressed(model, tmp_path / "no", *(w.format(texts=texts) for w in words), code=2)
     assert says in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_defined_is_warned_of_and_not_listed(model, tmp_path, capsys):
+    """All scores are equal."""
+    file = tmp_path / "equal.csv"
+    file.write_text("text,score\n" + f"{' '.join(WORDS[:4])},1.5\n" * 9)
+    pico("bert", "classification", num_labels=1).save_pretrained(tmp_path / "one")
+    word_tokenizer().save_pretrained(tmp_path / "one")
+    words = ("--data", file, "--task", "regression", "--calibration", "none")
+    report = compressed(tmp_path / "one", out := tmp_path / "out", *words)
+    assert report["score"]["after"] is None
+    assert any("are not defined" in each for each in report["warnings"])
+    assert "model-index" not in (out / "README.md").read_text()

@@ -11,6 +11,7 @@ from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
+from tlmtool.data import reading
 from tlmtool.data.fingerprints import Sums, changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.measuring.counting import count_parameters
@@ -58,6 +59,8 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
+    if recipe.language.prompts is not None:
+        reading.texts(recipe.language.prompts)  # refused before any work
     if recipe.model and recipe.strategy.name != "none":  # refused before any weights are loaded
         stored = "float32" if recipe.dtype == "auto" else recipe.dtype
         empty = checkpoint.empty(folder, stored, lambda _: None)

@@ -56,17 +56,24 @@ def select(model: Any, wanted: Iterable[str], ignore: Iterable[str] = ()) -> dic
 
 
 def left_out(model: Any, wanted: Iterable[str]) -> list[str]:
-    """A sentence for each reason why linears that `wanted` names can be no sites."""
-    reasons: dict[str, list[str]] = {}
+    """A sentence for each reason why something that `wanted` names is no site."""
+    reasons, wanted, kind = dict[str, list[str]](), tuple(wanted), type(model).__name__
     for path, why in roles_of(model).kept_dense.items():
         if any(pattern == "linears" or fnmatchcase(path, pattern) for pattern in wanted):
             reasons.setdefault(why, []).append(path)
-    return [f"{', '.join(paths)}: left dense, because {why}" for why, paths in reasons.items()]
+    told = [f"{', '.join(paths)}: left dense, because {why}" for why, paths in reasons.items()]
+    roles, experts = {*sites(model).values()}, _experts(model)
+    if lacks := [name for name in wanted if name in GROUPS and not roles & {*GROUPS[name]}]:
+        told.append(f"{kind} has no sites of {' or '.join(lacks)}{experts}")
+    elif experts and {*wanted} & {"ffn", "all", "linears"}:
+        told.append(f"{kind}{experts}")
+    return told
 
 
 def _experts(model: Any) -> str:
     """What to add where feed-forward blocks may be missing: experts are no linears."""
-    held = [name for name, p in model.base_model.named_parameters() if p.ndim == 3]
+    tensors = model.base_model.named_parameters()
+    held = [name for name, p in tensors if p.ndim == 3 and "expert" in name]
     return f": its experts, such as {held[0]}, are no linears and stay dense" if held else ""
 
 

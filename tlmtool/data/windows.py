@@ -34,7 +34,8 @@ def windows(tokenizer: Any, text: str, length: int, tokens: int) -> Windows:
 def start_of_line(text: str, place: int, near: int = NEAR) -> int:
     """The start of the first line, or else of the first word, at this place or after it. A place
     where neither is near stays, and so does the start of the text."""
+    end = place + min(near, NEAR)
     for sign in ("\n", " ") if place else ():
-        if (found := text.find(sign, place - 1, place + min(near, NEAR))) >= 0 and found + 1 < len(text):
+        if (found := text.find(sign, place - 1, end)) >= 0 and found + 1 < len(text):
             return found + 1
     return place

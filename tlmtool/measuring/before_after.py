@@ -55,6 +55,11 @@ class BeforeAfter:
         """The score of the first model."""
         return float(self.measured[0][0]["score"])
 
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the scores doubtful, each once."""
+        return list(dict.fromkeys(told for _, found in self.measured for told in found.warnings))
+
     def compared(self) -> Score:
         """The part `score` of a report. The model must have been scored twice."""
         (first, before), (last, after) = self.measured

@@ -141,6 +141,8 @@ def _check_training(values: Values) -> None:
         if teacher is not None and task in (*LANGUAGE, TRANSLATION):
             raise Usage(f"--teacher goes with a labelled task or none, not with {task}")
     _check_pack(values, task)
+    if values.get("language.prompts") is not None and task != "clm":
+        raise Usage("--prompts goes with --task clm, which trains a causal language model")
     if values.get("study.seeds") is None and (lone := _wished(values, "study.")):
         raise Usage(f"{_flag(lone[0])} is for a comparison: give --seeds N too")
     usual = Strategy()
