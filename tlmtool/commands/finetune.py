@@ -43,6 +43,8 @@ def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or on the hidden states of a teacher, and write it."""
     training.check_launch(recipe)
     recipe = training.resolved(recipe)
+    if recipe.language.prompts is not None:
+        reading.texts(recipe.language.prompts)  # refused before any work
     if not recipe.fresh.from_config:
         return _trained_from(recipe, Folder.of(recipe.model, recipe.revision))
     with TemporaryDirectory() as made:  # what is drawn needs no folder of weights
@@ -59,8 +61,6 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
-    if recipe.language.prompts is not None:
-        reading.texts(recipe.language.prompts)  # refused before any work
     if recipe.model and recipe.strategy.name != "none":  # refused before any weights are loaded
         stored = "float32" if recipe.dtype == "auto" else recipe.dtype
         empty = checkpoint.empty(folder, stored, lambda _: None)
