@@ -7,6 +7,7 @@ from test_roles import tiny
 from torch import Tensor, nn
 
 from tlmtool.compression.calibration import input_moments, prepared
+from tlmtool.compression.candidates import left_out
 from tlmtool.compression.compress import compress
 from tlmtool.compression.lockstep import Lockstep
 from tlmtool.compression.statistics import Statistics
@@ -118,6 +119,15 @@ def test_a_table_with_a_row_for_each_token_of_a_text_is_no_text():
     settings = {"tokenizer": TEXTS["tokenizer"], "texts": texts, "max_length": 16}
     told = compress(model, rank=2, sites="linears", **settings).warnings
     assert any(text.startswith("4 sites such as") for text in told)
+
+
+def test_what_is_named_and_is_not_there_is_said():
+    bare, model = tiny("mixtral"), tiny("qwen2_moe")
+    (told,) = left_out(bare, ["attention", "ffn"])
+    assert "has no sites of ffn: its experts, such as layers.0.mlp.experts" in told
+    (told,) = left_out(model, ["all"])
+    assert told.startswith(f"{type(model).__name__}: its experts, such as layers.0.mlp.experts")
+    assert left_out(model, ["attention"]) == [] == left_out(tiny("bert"), ["all", "linears"])
 
 
 def test_blocks_of_which_one_is_run_twice_are_no_blocks():
