@@ -38,6 +38,19 @@ def made(room):
     return report_of(room / "small")
 
 
+def test_prompts_are_checked_before_any_weights_are_loaded(room, capfd):
+    """A file that is missing, and a model that writes no text."""
+    saved(room / "encoder", "bert", "lm")
+    missing = ("--prompts", room / "none.txt", "--out", room / "never")
+    assert tlm("compress", room / "dense", "--keep", 0.5, *missing, "--dry-run") == 4
+    assert "none.txt does not exist" in capfd.readouterr().err
+    given = ("--keep", 0.5, "--prompts", room / "prompts.txt", "--dry-run")
+    assert tlm("compress", room / "encoder", *given) == 2
+    assert "is no causal language model: leave out --prompts" in capfd.readouterr().err
+    words = ("--task", "clm", "--data", room / "text.txt", *missing, "--dry-run")
+    assert tlm("finetune", room / "dense", *words) == 4
+
+
 def measured(folder, text) -> float:
     """The loss of a model in windows of its 64 positions."""
     ids = joined_ids(word_tokenizer(), text)

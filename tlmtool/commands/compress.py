@@ -25,6 +25,7 @@ from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.models.surgery import factorize
@@ -109,6 +110,9 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
         raise Usage(f"{recipe.model} has no language-model head: check its feature_error, not loss")
     if named == "feature_error" and objective:
         raise Usage(f"{recipe.model} has a language-model head: check its loss, not feature_error")
+    if recipe.language.prompts and objective != "clm":
+        raise Usage(f"{recipe.model} is no causal language model: leave out --prompts")
+    prompts_of(recipe.language.prompts)
     if recipe.attention.kind:
         predicted(recipe, empty, [])
     if _budget(recipe):

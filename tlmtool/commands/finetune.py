@@ -18,6 +18,7 @@ from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.perplexity import context_of
 from tlmtool.measuring.profiling import PeakMemory
+from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
@@ -61,6 +62,7 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which fine-tuning needs")
     tokenizer.name_or_path = recipe.model or f"a new {folder.name}"
+    prompts_of(recipe.language.prompts)
     if recipe.model and recipe.strategy.name != "none":  # refused before any weights are loaded
         stored = "float32" if recipe.dtype == "auto" else recipe.dtype
         empty = checkpoint.empty(folder, stored, lambda _: None)

@@ -21,6 +21,12 @@ NEW = 32  # tokens of a continuation; fewer may end before a loop shows
 TIMES, LEAST = 3, 12  # a loop is repeated so often, and has as many tokens; less is often meant
 
 
+def prompts_of(path: str | None) -> list[str]:
+    """The first three prompts of a file, one a line; those that come with tlm for None. Raises a
+    Failure for a file that cannot be read."""
+    return list(PROMPTS) if path is None else texts(path)[:MANY]
+
+
 class Samples:
     """The continuations of a model before a change, and later those after it. `prompts`: a file of
     prompts, one a line, of which the first three are used; None for those that come with tlm.
@@ -30,7 +36,7 @@ class Samples:
         self, model: nn.Module, tokenizer: Any, prompts: str | None = None, new: bool = False
     ):
         self.tokenizer = tokenizer
-        self.prompts = list(PROMPTS) if prompts is None else texts(prompts)[:MANY]
+        self.prompts = prompts_of(prompts)
         self.before = None if new else self._made(model)
 
     def _made(self, model: nn.Module) -> list[list[int]]:
