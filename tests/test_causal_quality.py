@@ -92,19 +92,10 @@ def test_fewer_tokens_calibrate_where_fewer_are_asked_for(room, tmp_path, capsys
     assert not any("to calibrate on" in each for each in found["warnings"])
 
 
-def test_prompts_are_refused_before_any_work(room, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load", None)
-    saved(tmp_path / "masked", "bert", "lm")
+def test_prompts_are_for_a_training_of_a_causal_language_model(room, tmp_path, capsys):
     words = ("--prompts", room / "prompts.txt", "--out", tmp_path / "out", "-q")
-    assert tlm("compress", tmp_path / "masked", "--rank", 2, *words) == 2
-    assert "no causal language model, which --prompts is for" in capsys.readouterr().err
-    assert tlm("finetune", tmp_path / "masked", "--task", "grammar", *words) == 2
+    assert tlm("finetune", room / "dense", "--task", "grammar", *words) == 2
     assert "--prompts goes with --task clm" in capsys.readouterr().err
-    words = ("--prompts", tmp_path / "none.txt", "--out", tmp_path / "out", "-q")
-    trained = ("--task", "clm", "--data", room / "text.txt", "--steps", 1)
-    for verb, more in (("compress", ("--rank", 2)), ("finetune", trained)):
-        assert tlm(verb, room / "dense", *more, *words) == 4
-        assert "none.txt does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", [None, "none", "short"])

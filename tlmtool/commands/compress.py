@@ -15,7 +15,6 @@ from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
-from tlmtool.data import reading
 from tlmtool.data.batching import cut
 from tlmtool.data.lessons import Lesson
 from tlmtool.data.windows import Windows
@@ -102,10 +101,6 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
         raise Usage(f"{recipe.model} has no tokenizer, so that {named} is not measured")
     if CAUSAL.fullmatch(named) and objective != "clm":
         raise Usage(f"{recipe.model} is no causal language model: it has no {named}")
-    if (prompts := recipe.language.prompts) is not None:
-        if objective != "clm" or tokenizer is None:
-            raise Usage(f"{recipe.model} is no causal language model, which --prompts is for")
-        reading.texts(prompts)
     if named == "loss" and objective is None:
         raise Usage(f"{recipe.model} has no language-model head: check its feature_error, not loss")
     if named == "feature_error" and objective:

@@ -11,7 +11,6 @@ from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
-from tlmtool.data import reading
 from tlmtool.data.fingerprints import Sums, changed, sums_of
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.measuring.counting import count_parameters
@@ -44,8 +43,6 @@ def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or on the hidden states of a teacher, and write it."""
     training.check_launch(recipe)
     recipe = training.resolved(recipe)
-    if recipe.language.prompts is not None:
-        reading.texts(recipe.language.prompts)  # refused before any work
     if not recipe.fresh.from_config:
         return _trained_from(recipe, Folder.of(recipe.model, recipe.revision))
     with TemporaryDirectory() as made:  # what is drawn needs no folder of weights
