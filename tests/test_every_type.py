@@ -22,7 +22,6 @@ BATCH = 12  # types that share a process; more of them wait longer for the slowe
 # {type, or type and Auto class: why it cannot be factorized, re-loaded and merged}. It may only
 # shrink: a pair that is listed and works fails the test.
 ALONE = "the text model inside is saved as a type that no Auto class of transformers loads"
-TIED = "linears of it are tied to each other, and the tie does not yet move to their factors"
 ASSISTANT = "it reads the keys and values of the model that it assists, so it cannot run alone"
 NOT_MADE = "AutoModelForCausalLM of transformers cannot make it from the config of its type"
 CANNOT: dict[str, str] = {
@@ -35,11 +34,8 @@ CANNOT: dict[str, str] = {
     "mllama": ALONE,
     "musicgen": NOT_MADE,
     "musicgen_melody": NOT_MADE,
-    "neomme": TIED,
     "rwkv": "in evaluation it divides the weights of its linears in place",
     "voxtral_realtime": "its forward pass needs sound",
-    "zamba": TIED,
-    "zamba2": TIED,
 }
 PART = (
     *("albert", "bart", "bert", "bloom", "deberta-v2", "electra", "falcon", "gemma2", "gemma3"),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tlmtool.cli import run
-from tlmtool.data.batching import cut, packed, together
+from tlmtool.data.batching import cut, joined_ids, packed, together
 from tlmtool.data.reading import joined, lines
 from tlmtool.training.objectives import Language
 
@@ -135,3 +135,11 @@ def test_eos_goes_with_pack(room, capsys):
     words = ["evaluate", str(room / "model"), "--task", "clm", "--eos"]
     assert run(words) == 2
     assert "give --pack too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [3, 40, 10_000])
+def test_a_limit_reads_the_first_tokens_of_the_whole_text(limit):
+    short, long = "a b c " * 3000, "incomprehensibility " * 3000  # more and fewer than it guesses
+    for text in (short, long):
+        whole = joined_ids(word_tokenizer(), text)
+        assert joined_ids(word_tokenizer(), text, limit) == whole[:limit]

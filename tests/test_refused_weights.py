@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
 from tlmtool.models.pickles import conversion
+from tlmtool.models.quantized import by_config
 
 dense, broken, refused = refusals.dense, refusals.broken, refusals.refused  # its fixtures
 
@@ -116,3 +117,8 @@ def test_a_quantized_checkpoint_is_named_by_its_tensors(refused, broken, end, sa
     assert re.search(rf"is quantized already \({says}.*, by {re.escape(name)}\)", sentence), (
         sentence
     )
+
+
+def test_a_config_that_quantizes_nothing_is_no_quantized_checkpoint():
+    flags = {"load_in_8bit": False, "load_in_4bit": False, "llm_int8_threshold": 6.0}
+    assert by_config({"quantization_config": flags}) == ""

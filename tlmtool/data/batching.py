@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tlmtool.failure import Usage, blaming
 
+ROOM = 8  # characters that are read for each token that is wanted; more than a token has on average
 FILL = {"token_type_ids": 0, "special_tokens_mask": 1}  # what pads besides the padding token
 
 
@@ -113,14 +114,19 @@ def together(texts: list[str]) -> str:
     return "".join(text if text.endswith("\n") else f"{text}\n" for text in others) + last
 
 
-def joined_ids(tokenizer: Any, text: str) -> list[int]:
+def joined_ids(tokenizer: Any, text: str, limit: int | None = None) -> list[int]:
     """The token ids of a text, tokenized whole. The begin token comes first where the tokenizer
-    adds one; no other token is added."""
+    adds one; no other token is added. `limit`: only the first tokens are wanted, so that the rest
+    of a long text is not read."""
+    room = len(text) if limit is None else limit * ROOM
     with _tokenizing(tokenizer):
         found = tokenizer(
-            text, add_special_tokens=False, return_attention_mask=False, verbose=False
+            text[:room], add_special_tokens=False, return_attention_mask=False, verbose=False
         )
-    return [*begin_token(tokenizer), *found["input_ids"]]
+    ids = [*begin_token(tokenizer), *found["input_ids"]]
+    if limit is None or room >= len(text) or len(ids) > limit + limit // 4 + 8:
+        return ids[:limit]
+    return joined_ids(tokenizer, text)[:limit]  # its tokens are unusually long
 
 
 def begin_token(tokenizer: Any) -> list[int]:

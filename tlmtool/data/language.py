@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from tlmtool.data.batching import ROOM
 from tlmtool.data.reading import joined, split_lines, texts
 from tlmtool.data.tables import DEV, TRAIN, split_file
-from tlmtool.data.windows import ROOM, start_of_line
+from tlmtool.data.windows import start_of_line
 from tlmtool.failure import NotLoadable
 
 SHIPPED = "the text that comes with tlm"

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from tlmtool.data.batching import begin_token, joined_ids
+from tlmtool.data.batching import ROOM, begin_token, joined_ids
 
 Windows = dict[str, list[list[int]]]  # token ids of each window, in the form of `batching.encode`
 
-ROOM = 8  # characters that are read for each token that is wanted; more than a token has on average
 NEAR = 4096  # characters within which the next line or word is looked for
 
 

@@ -56,7 +56,7 @@ class Quality:
         self.ids = list[int]()
         if self.objective == "clm":
             text = held if isinstance(held, str) else "\n".join(held)
-            self.ids = joined_ids(tokenizer, text)[: HELD_TOKENS + 1]  # the first is not predicted
+            self.ids = joined_ids(tokenizer, text, HELD_TOKENS + 1)  # the first is not predicted
         self.before: Any = None if new else self._measured(model)
 
     def _measured(self, model: nn.Module) -> Any:

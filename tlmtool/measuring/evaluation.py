@@ -80,7 +80,7 @@ def evaluate(
     everyone = models + ([] if against is None else [against])
     length = min([max_length, *filter(None, map(position_limit, everyone))])
     if row.kind == "perplexity":  # its examples are the tokens of the text
-        examples = joined_ids(tokenizer, examples[0])[:tokens]
+        examples = joined_ids(tokenizer, examples[0], tokens)
         length = min(window_of(each, window) for each in models)
     tick = counted(progress, len(examples) * len(everyone) * PASSES.get(row.kind, 1))
     settings = {"batch": batch, "max_length": length, "tick": tick}

@@ -39,7 +39,10 @@ def by_config(config: Mapping[str, Any]) -> str:
     if not isinstance(found, Mapping):
         return "" if found is None else str(found)[:40]
     method = str(found.get("quant_method") or "")
-    if method.startswith("bitsandbytes") or "load_in_8bit" in found:
+    loaded = found.get("load_in_8bit") or found.get("load_in_4bit")
+    if not method and not loaded and {"load_in_8bit", "load_in_4bit"} & {*found}:
+        return ""  # a config that says it is not quantized
+    if method.startswith("bitsandbytes") or loaded:
         eight = found.get("load_in_8bit") or method.endswith("8bit")
         return f"{8 if eight else 4}-bit bitsandbytes"
     name = NAMES.get(method, method[:40] or "by an unnamed method")

@@ -60,6 +60,8 @@ def roles_of(model: Any) -> Roles:
     table = _table(base)
     for path in _outputs(base, table) & {*linears}:
         del linears[path]
+    tied = _tied(model, base, linears)
+    linears = {path: module for path, module in linears.items() if path not in tied}
     now = (*linears, table)
     held = vars(base).get(KEPT)
     if held is None or held[0] != now:
@@ -68,7 +70,7 @@ def roles_of(model: Any) -> Roles:
             roles[table] = "embedding"
         order = {path: k for k, (path, _) in enumerate(base.named_modules())}
         roles = dict(sorted(roles.items(), key=lambda item: order[item[0]]))
-        held = vars(base)[KEPT] = (now, Roles(roles, kept_dense | taken))
+        held = vars(base)[KEPT] = (now, Roles(roles, kept_dense | tied | taken))
     return held[1]
 
 
@@ -86,6 +88,25 @@ def _linears(base: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
             else:
                 odd[path] = f"a {type(module).__name__} computes more than a linear layer"
     return found, odd
+
+
+def _tied(model: nn.Module, base: nn.Module, linears: dict[str, nn.Module]) -> dict[str, str]:
+    """{linear that shares its weight with another, in a head too: why it is no site}.
+
+    Factors of one of them would untie the two.
+    """
+    kinds, inside = (*LINEARS, *TABLES), {id(module) for module in base.modules()}
+    heads = ((p, m) for p, m in model.named_modules() if isinstance(m, kinds))
+    owners: dict[int, list[str]] = {}
+    for path, module in (*linears.items(), *((p, m) for p, m in heads if id(m) not in inside)):
+        owners.setdefault(id(first_of(module)), []).append(path)
+    return {
+        path: f"it shares its weight with {next(each for each in paths if each != path)}"
+        for paths in owners.values()
+        if len(paths) > 1
+        for path in paths
+        if path in linears
+    }
 
 
 def plain(module: Any) -> bool:
