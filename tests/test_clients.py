@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_had_is_one_sentence(hub, capsys, args):
     assert tlm("compress", *args, "--rank", 2) == 4
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert err.startswith(f"tlm: {args[0]} is neither a folder nor a model that can be had")
+    assert err.startswith(f"tlm: no network: {args[0]}")
     assert not Path("out").exists()
 
 

@@ -90,7 +90,7 @@ def test_what_is_cached_needs_no_network(alone, tmp_path):
 def test_minilm_stands_in_for_its_name_on_the_hub(alone, dense, monkeypatch, name):
     monkeypatch.setattr(finding, "minilm", lambda: dense)
     folder = Folder.of(name)
-    assert folder.path == dense and f"the Hub cannot be reached: {name}" in folder.notes[0]
+    assert folder.path == dense and f"stands for {name}" in folder.notes[0]
     assert not Folder.of("minilm").notes and not Folder.of(dense).notes
     with pytest.raises(NotLoadable, match="no network"):  # its files are of one revision
         Folder.of(name, "main")

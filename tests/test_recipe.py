@@ -113,7 +113,7 @@ def test_a_former_flag_is_still_read(commands):
 def test_what_names_a_model_or_data_says_so():
     """By its metavariable, which the help shows, and by what no output may then replace."""
     for setting in settings_of(Recipe):
-        names = {"MODEL", "SOURCE", "PATH"} & {*setting.metavar.split("|")}
+        names = {"MODEL", "SOURCE", "PATH", "CHECKPOINT"} & {*setting.metavar.split("|")}
         assert bool(names) == bool(setting.reads), setting.path
         assert (setting.metavar == "MODEL") == (setting.reads == "model"), setting.path
 

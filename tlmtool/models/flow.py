@@ -20,7 +20,8 @@ ACTED, SOFTMAX, MIXED = 1, 2, 4
 ACTIVATIONS = {"silu", "gelu", "relu", "tanh", "sigmoid", "hardswish", "leaky_relu", "elu", "erf"}
 ACTIVATIONS |= {"softplus", "mish", "hardtanh", "log_sigmoid_forward"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "cumsum", "scatter", "_fft_r2c"}
-PRODUCTS |= {"_fft_c2c"}
+KERNEL = "kernel"
+PRODUCTS |= {"_fft_c2c", KERNEL}
 ADDS = {"add", "add_"}
 SAME = {"view", "_unsafe_view", "_to_copy", "clone", "detach", "alias"}  # give the value as it is
 
@@ -160,6 +161,8 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        if func.namespace != "aten":  # an operator of a kernel, which mixes tokens
+            name = KERNEL
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         for owner in {self.weights[id(t)] for t in given if id(t) in self.weights}:
             if owner not in self.inside:

@@ -203,7 +203,9 @@ def _takes(cls: Any, config: type[PreTrainedConfig]) -> bool:
     """Whether a class that an Auto class lists is made from the whole config of a type. Some types
     share the classes of another one; some list classes for a config inside theirs."""
     made_from = getattr(cls, "config_class", None)
-    return made_from is not None and (made_from is config or not config.sub_configs)
+    if made_from is None or made_from is config:
+        return made_from is config
+    return not config.sub_configs and not made_from.sub_configs
 
 
 def adopt(model: PreTrainedModel) -> PreTrainedModel:

@@ -45,7 +45,7 @@ class Evaluation:
         "evaluate",
         "Add the figures to the report and card of this checkpoint, which tlm wrote: MODEL itself, "
         "or a copy with the same weights. Its other files stay as they are",
-        "DIR",
+        "CHECKPOINT",
         reads="checkpoint",
         otherwise="they are only printed",
     )
