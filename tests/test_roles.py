@@ -11,8 +11,6 @@ from torch import nn
 from transformers import AutoConfig, LlamaConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from tlmtool.attention.dimensionwise import DimensionWise
-from tlmtool.attention.multilinear import MultiLinear
 from tlmtool.compression.candidates import left_out, select
 from tlmtool.compression.compress import compress
 from tlmtool.decompositions.svd import SVD
@@ -233,27 +231,3 @@ def test_groups_of_roles_that_sites_names():
 def test_a_kernel_for_a_type_without_a_row_is_refused_with_what_is_missing():
     with pytest.raises(ValueError, match=r"a gemma2 keeps softmax attention: .*positions and bias"):
         attention_sites(tiny("gemma2"))
-
-
-@pytest.mark.parametrize("family", ["bert", "llama", "bart"])
-@pytest.mark.parametrize("kernel", [DimensionWise(), DimensionWise(kernels=2), MultiLinear()])
-def test_roles_stay_where_a_kernel_mixes_tokens(family, kernel):
-    model = pico(family, "lm")
-    before = sites(model)
-    paths = [p for p, _ in model.base_model.named_modules() if re.search(r"\.(self|self_attn)$", p)]
-    factorize(model, {paths[-1]: kernel})
-    after = sites(model)
-    assert after == {site: role for site, role in before.items() if site in after}
-    assert (len(after) == len(before)) == isinstance(kernel, DimensionWise)
-
-
-def test_linears_that_share_a_weight_stay_dense():
-    model = pico("llama", "lm")
-    one, other = (layer.mlp.up_proj for layer in model.base_model.layers)
-    other.weight = one.weight
-    found = roles_of(model)
-    assert found.kept_dense == {
-        f"layers.{n}.mlp.up_proj": f"it shares its weight with layers.{1 - n}.mlp.up_proj"
-        for n in (0, 1)
-    }
-    assert not {*found.of} & {*found.kept_dense} and "layers.0.mlp.gate_proj" in found.of
