@@ -60,6 +60,7 @@ class Run(AbstractContextManager):
         """The model of a folder, under the name that the user gave. `more`: a head and changes of
         its config, as `checkpoint.load` takes them."""
         settings = {"dtype": dtype or self.recipe.dtype, "warn": self.warn}
+        self.bars("loading", 0, 1)
         with self.stage("load"):
             model = checkpoint.load(folder, **settings, device=self.recipe.device, **more)
         model.name_or_path = folder.asked
@@ -113,6 +114,7 @@ class Run(AbstractContextManager):
         for text in source.beside[1]:
             self.warn(text)
         started = time.perf_counter()
+        self.bars("saving", 0, 1)
 
         def texts(folder: Path) -> dict[str, str]:
             self.seconds["save"] = time.perf_counter() - started
