@@ -16,11 +16,11 @@ from test_overwriting import compress, forked, tree
 
 import tlmtool
 from tlmtool.cli import run
+from tlmtool.data.state import Store
 from tlmtool.failure import Failure, Usage
 from tlmtool.files import writing
 from tlmtool.files.claims import claimed, sweep_within
 from tlmtool.files.writing import write_whole
-from tlmtool.training.state import Store
 
 source = test_overwriting.source  # its fixture
 

@@ -9,9 +9,9 @@ from conftest import pico
 from trainings import arguments, interrupted, sentence
 
 from tlmtool.cli import run
+from tlmtool.data import state
 from tlmtool.data.fingerprints import sums_of
 from tlmtool.recipe.building import build
-from tlmtool.training import state
 
 model, data, stopped, pipeline = (
     trainings.model,

@@ -1,4 +1,4 @@
-"""The state of a training on disk: unbroken or refused, its place, and what a full disk leaves."""
+"""The state of a run on disk: unbroken or refused, its place, and what a full disk leaves."""
 
 import errno
 import multiprocessing
@@ -13,8 +13,8 @@ import trainings
 from trainings import arguments, sealed, sentence, weights
 
 from tlmtool.cli import run
+from tlmtool.data import state
 from tlmtool.recipe.sources import FORMER
-from tlmtool.training import state
 from tlmtool.training.loop import Trainer
 
 model, data, stopped = trainings.model, trainings.data, trainings.stopped  # its fixtures

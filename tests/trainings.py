@@ -12,7 +12,7 @@ from conftest import WORDS, pico, word_tokenizer
 from safetensors.torch import load_file
 
 from tlmtool.cli import run
-from tlmtool.training import state
+from tlmtool.data import state
 from tlmtool.training.loop import Trainer
 
 FAST = ["--batch", "8", "--lr", "1e-3", "--max-length", "16", "--device", "cpu", "-q"]

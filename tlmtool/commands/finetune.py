@@ -12,6 +12,7 @@ from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
 from tlmtool.data.fingerprints import Sums, changed, sums_of
+from tlmtool.data.state import Store
 from tlmtool.failure import NotLoadable, Usage, speaks
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.losses import objective_of
@@ -36,7 +37,6 @@ from tlmtool.training import fresh, jobs
 from tlmtool.training.expansion import lifted
 from tlmtool.training.job import Job
 from tlmtool.training.outcome import Outcome
-from tlmtool.training.state import Store
 
 
 def finetune(recipe: Recipe) -> Report:

@@ -12,6 +12,7 @@ from pydantic import Field
 from tlmtool.commands.performing import perform
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.data.fingerprints import changed, sums_of
+from tlmtool.data.state import Store
 from tlmtool.failure import NotLoadable, Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claimed
@@ -29,7 +30,6 @@ from tlmtool.report.kept import read_report
 from tlmtool.report.parts.stages import Stage as Done
 from tlmtool.report.parts.stages import Stages
 from tlmtool.report.report import Report
-from tlmtool.training.state import Store
 
 __all__ = ["Stage", "run", "stages_of", "summary"]
 

@@ -10,15 +10,18 @@ import torch
 from tlmtool.compression import allocation, calibration, planning
 from tlmtool.compression.candidates import Candidates, left_out, select
 from tlmtool.compression.fitting import fit
+from tlmtool.compression.journal import Journal
 from tlmtool.compression.planning import Draft
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch
 from tlmtool.data.windows import Windows
+from tlmtool.decompositions import from_dict
 from tlmtool.failure import Usage
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan
 from tlmtool.recipe.compression import ALLOCATIONS, Compression
 
+PLANNED = ("left_dense", "warnings", "loss", "tokens")  # what a journal keeps beside the plan
 TOKENS = 2048  # in a calibration batch, padding included: more of them take more memory
 
 
@@ -54,6 +57,7 @@ def compress(
     seed: int = 0,
     dry_run: bool = False,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Outcome:
     """Factorize linears of a transformers model in place; it becomes a `tlm-<type>` model.
 
@@ -61,7 +65,8 @@ def compress(
     (share of each site's squared singular values). `texts`, with a `tokenizer`, weigh the error by
     the inputs that the sites get. With `sequential` each site is also fitted to the inputs that the
     compressed layers before it give, with the dense model's outputs as target. `dry_run` only
-    plans. Raises Usage for a budget, site or method that cannot be.
+    plans. A `journal` keeps what is done, and what it holds already is not done again. Raises Usage
+    for a budget, site or method that cannot be.
 
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2,
@@ -77,19 +82,16 @@ def compress(
     how = {"method": method, "blocks": blocks, "fit": "sequential" if sequential else "once"}
     wanted = Compression(**named, **budget, **how)
     candidates = check(model, wanted, bool(texts))
-    batches = list[Batch]()
-    if texts:
-        if tokenizer is None:
-            raise Usage("calibration texts need a tokenizer")
-        batches = calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
+    batches = _batches(model, tokenizer, texts, max_length) if texts else []
     sensitive = sequential and rank is None
     statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress)
     with torch.no_grad():
-        outcome, draft = _planned(candidates, statistics, wanted)
+        outcome = _outlined(candidates, statistics, wanted, journal)
         outcome.seconds["plan"] = time.perf_counter() - started
         if not dry_run:
             started = time.perf_counter()
-            outcome.sites = fit(statistics, draft, sequential and bool(batches))
+            draft = Draft(outcome.plan, outcome.left_dense, outcome.warnings)
+            outcome.sites = fit(statistics, draft, sequential and bool(batches), journal)
             adopt(model)
             outcome.seconds["fit"] = time.perf_counter() - started
     return outcome
@@ -107,15 +109,34 @@ def check(model: Any, wanted: Compression, weighed: bool) -> Candidates:
     return sites
 
 
+def _batches(
+    model: Any, tokenizer: Any, texts: list[str] | Windows, max_length: int
+) -> list[Batch]:
+    """The calibration batches; raises Usage where there is no tokenizer."""
+    if tokenizer is None:
+        raise Usage("calibration texts need a tokenizer")
+    return calibration.prepared(model, tokenizer, texts, max_length, TOKENS)
+
+
 def _globs(sites: str | Iterable[str]) -> tuple[str, ...]:
     """The names and globs of sites, which may be given as one text by comma."""
     parts = sites.split(",") if isinstance(sites, str) else sites
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _planned(
-    sites: Candidates, statistics: Statistics, wanted: Compression
-) -> tuple[Outcome, Draft]:
+def _outlined(
+    sites: Candidates, statistics: Statistics, wanted: Compression, journal: Journal | None
+) -> Outcome:
+    """The plan that the journal of a killed run holds; otherwise a new one, which it then keeps."""
+    if journal and journal.plan is not None:
+        return _from_dict(journal.plan)
+    outcome = _planned(sites, statistics, wanted)
+    if journal:
+        journal.begin(_to_dict(outcome))
+    return outcome
+
+
+def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> Outcome:
     """The plan by rank or by budget, and what is known of it before anything is fitted."""
     weighed = bool(statistics.batches)
     if wanted.rank is not None:
@@ -130,11 +151,23 @@ def _planned(
             f"{len(blind)} sites such as {blind[0]} are fitted without text: they are not called, "
             "or what they read has no row for each token"
         )
-    outcome = Outcome(dict(draft.plan), left_dense=draft.left_dense, warnings=draft.warnings)
+    outcome = Outcome({**draft.plan}, left_dense=draft.left_dense, warnings=draft.warnings)
     if wanted.keep is not None and wanted.allocate == "greedy":
         outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")
     outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in statistics.batches)
-    return outcome, draft
+    return outcome
+
+
+def _to_dict(planned: Outcome) -> dict[str, Any]:
+    """What is known of a compression before anything is fitted, as plain values."""
+    plan = [[site, found.to_dict()] for site, found in planned.plan.items()]
+    return {key: getattr(planned, key) for key in PLANNED} | {"plan": plan}
+
+
+def _from_dict(kept: dict[str, Any]) -> Outcome:
+    """The inverse of `_to_dict`."""
+    plan = {site: from_dict(found) for site, found in kept["plan"]}
+    return Outcome(plan, **{key: kept[key] for key in PLANNED})
 
 
 def _one_budget(wanted: Compression) -> None:

@@ -1,13 +1,16 @@
 """Fitting: each site of a draft is swapped for factors of its target; with the error of each."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from tlmtool.compression.candidates import weight_of
+from tlmtool.compression.journal import Journal
 from tlmtool.compression.lockstep import Fit, Lockstep
 from tlmtool.compression.planning import Draft
+from tlmtool.compression.restoring import put_back, tensors_of
 from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import root, weigh
@@ -20,44 +23,69 @@ from tlmtool.models.surgery import factorize, plan_of
 RIDGE = 0.1  # pulls a fitted target towards W: a larger value trusts the calibration text less
 
 
-def fit(statistics: Statistics, draft: Draft, sequential: bool) -> list[dict[str, Any]]:
+def fit(
+    statistics: Statistics, draft: Draft, sequential: bool, journal: Journal | None = None
+) -> list[dict[str, Any]]:
     """Swap the sites of a draft for factors, in the order in which the model runs them.
 
     Returns a record of each. `sequential`: each site is fitted to the inputs that the compressed
-    sites before it give.
+    sites before it give. Groups that are finished in the journal are put back from it, and those
+    that are finished here are written to it.
     """
-    records = [_embed(statistics, site, draft.plan.get(site)) for site in statistics.tables]
-    found = _in_lockstep(statistics) if sequential else _once(statistics)
+    records: list[dict[str, Any]] = []
+    if journal:
+        records = put_back(statistics.model, draft.plan, journal)
+    done = journal.done if journal else set()
+
+    def finish(sites: list[str], found: list[dict[str, Any] | None]) -> None:
+        made, tensors = [each for each in found if each], tensors_of(statistics.model, sites)
+        if journal:
+            journal.write(sites, tensors, made)
+        records.extend(made)
+
+    for site in statistics.tables:
+        if site in draft.plan and site not in done:
+            finish([site], [_embed(statistics, site, draft.plan[site])])
+    found = _in_lockstep(statistics, done) if sequential else _once(statistics, done)
     for group, moments in found:
+        sites, several = list(group), []
         while group:
             site = group.pop(0)
-            records.append(_swap(statistics, site, draft.plan.get(site), moments, not group))
+            several.append(_swap(statistics, site, draft.plan.get(site), moments, not group))
         del moments  # so that they are gone when the next are measured
         release_memory()
+        finish(sites, several)
     order = {site: k for k, site in enumerate(statistics.roles)}
-    return sorted(filter(None, records), key=lambda r: order[r["site"]])
+    return sorted(records, key=lambda r: order[r["site"]])
 
 
-def _once(statistics: Statistics) -> Iterator[tuple[list[str], Fit | None]]:
-    """(group of sites, moments of its inputs in the dense model), in order."""
-    for group, moments in statistics.moments("factorizing"):
+def _once(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[str], Fit | None]]:
+    """(group of sites, moments of its inputs in the dense model) of those left, in order."""
+    left = copy.copy(statistics)
+    left.places = [place for place in statistics.places if not done.issuperset(place.group)]
+    left.blind = [site for site in statistics.blind if site not in done]
+    for group, moments in left.moments("factorizing"):
         yield list(group), moments and Fit(moments.count, moments.mean, moments.second)
 
 
-def _in_lockstep(statistics: Statistics) -> Iterator[tuple[list[str], Fit | None]]:
-    """(group of sites, moments of its inputs in the model as compressed so far), in order."""
+def _in_lockstep(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[str], Fit | None]]:
+    """(group of sites, moments of its inputs in the model as compressed so far) of those left, in
+    order. Blocks that are done are only run, for what they give to the next."""
     model, dense = statistics.model, statistics.dense
     pair = Lockstep(dense, model, statistics.batches)
-    pair.same = plan_of(model) == plan_of(dense)
-    for k, (stack, index, group, once) in enumerate(statistics.places):
+    finished = [done.issuperset(place.group) for place in statistics.places]
+    pair.same = not any(finished) and plan_of(model) == plan_of(dense)
+    for k, (stack, index, group, once) in enumerate([] if all(finished) else statistics.places):
         statistics.progress("factorizing", k, len(statistics.places))
         pair.reach(stack, index)
+        if finished[k]:
+            continue
         residual = statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
         found = pair.measure(group, residual, once)
         release_memory()  # which the activations took
         yield list(group), found
         pair.same, found = False, None
-    yield from (([site], None) for site in statistics.blind)
+    yield from (([site], None) for site in statistics.blind if site not in done)
 
 
 def _swap(
@@ -97,12 +125,8 @@ def _swap(
     return _record(site, statistics.roles[site], wanted, target, reached, metric)
 
 
-def _embed(
-    statistics: Statistics, site: str, wanted: Decomposition | None
-) -> dict[str, Any] | None:
-    """Factorize an embedding; its record, or None if it stays dense."""
-    if wanted is None:
-        return None
+def _embed(statistics: Statistics, site: str, wanted: Decomposition) -> dict[str, Any]:
+    """Factorize an embedding; its record."""
     model, metric = statistics.model, statistics.embedding_metric(site)
     weight = weight_of(model, site)
     trainable = model.base_model.get_submodule(site).weight.requires_grad

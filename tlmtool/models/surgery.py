@@ -96,10 +96,7 @@ def _factorize(
             factors = _factors(dense, decomposition, metrics.get(site), output_metrics.get(site))
         except ValueError as error:
             raise ValueError(f"{site}: {error}") from None
-        if isinstance(dense, TABLES):
-            _factorize_tied(model, _below(model, site), decomposition, factors)
-        else:
-            _replace(base, dense, FactorizedLinear(decomposition, dense, factors))
+        hold(model, site, decomposition, factors)
 
 
 def _factors(
@@ -121,9 +118,13 @@ def _factors(
 def hold(
     model: PreTrainedModel, site: str, decomposition: Decomposition, factors: dict[str, Tensor]
 ) -> None:
-    """Replace the linear at a site by these factors, in place."""
+    """Replace the linear or the embedding at a site by these factors, in place; of an embedding
+    also the modules that share its weight."""
     dense = model.base_model.get_submodule(site)
-    _replace(model.base_model, dense, FactorizedLinear(decomposition, dense, factors))
+    if isinstance(dense, TABLES):
+        _factorize_tied(model, below(model, site), decomposition, factors)
+    else:
+        _replace(model.base_model, dense, FactorizedLinear(decomposition, dense, factors))
 
 
 def let_go(model: PreTrainedModel, site: str) -> nn.Module:
@@ -221,7 +222,7 @@ def plan_from_dict(kept: dict[str, Any]) -> Plan:
     return plan | {s: from_dict(g["decomposition"]) for g in kept["plan"] for s in g["sites"]}
 
 
-def _below(model: PreTrainedModel, site: str) -> str:
+def below(model: PreTrainedModel, site: str) -> str:
     """The path of a site from the model itself."""
     return site if model.base_model is model else f"{model.base_model_prefix}.{site}"
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from tlmtool.data.state import Store
 from tlmtool.failure import MissingDependency, Usage
 from tlmtool.measuring.comparison import check, parity, probe
 from tlmtool.measuring.outputs import shortened
@@ -33,7 +34,6 @@ from tlmtool.training.job import Job
 from tlmtool.training.loop import Trainer
 from tlmtool.training.order import length_of
 from tlmtool.training.outcome import Outcome
-from tlmtool.training.state import Store
 from tlmtool.training.strategy import decomposition_of
 
 LR, LR_DISTIL = 5e-5, 5e-4  # the default rates, without a teacher and with one

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from tlmtool.data.state import Store
 from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized
 from tlmtool.recipe.schema import Strategy, Training
@@ -23,7 +24,6 @@ from tlmtool.training.optimizing import Optimizer, trainable
 from tlmtool.training.order import batches_of, length_of, split, steps_of
 from tlmtool.training.outcome import Outcome
 from tlmtool.training.resuming import clones, restore, save
-from tlmtool.training.state import Store
 from tlmtool.training.strategy import Selector
 
 LOOKS = 8  # batches whose gradients rank the matrices of a checkpoint that already has its head

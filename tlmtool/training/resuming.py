@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from pydantic import Field, TypeAdapter
 from torch import nn
 
+from tlmtool.data.state import Store
 from tlmtool.decompositions import from_dict
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.files.kept import Kept
@@ -16,7 +17,6 @@ from tlmtool.training.importance import Scores
 from tlmtool.training.optimizing import Optimizer
 from tlmtool.training.outcome import Outcome
 from tlmtool.training.sharding import gather, scatter
-from tlmtool.training.state import Store
 
 
 class Resumable(Protocol):

@@ -1,4 +1,4 @@
-"""The state of a training on disk, whole or not at all, so that a killed one goes on exactly."""
+"""The state of a run on disk, whole or not at all, so that a killed one goes on exactly."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tlmtool.files.reading import regular
 from tlmtool.recipe.sources import current
 
 NAME, UNFINISHED = "state.pt", ".state.pt.unfinished"
-REPLACED = "replaced.pt"  # the state of a training that was started again; nothing reads it
+REPLACED = "replaced.pt"  # the state of a run that was started again; nothing reads it
 FORMAT = 3  # of the state; a state of another number is refused, so raise it where old ones fail
 SUM = b"\ntlm sha256 "  # a file ends with this and the sum of all bytes before it, in hex
 END = len(SUM) + 64
@@ -22,16 +22,23 @@ AGAIN = "--overwrite starts again"
 
 
 class Store:
-    """`<out>.training/state.pt`, which is there while a training is under way.
+    """`<out>.training/state.pt`, which is there while a training is under way. Runs of another
+    `kind` keep theirs in `<out>.<kind>/`.
 
     `identity` (its recipe) and `inputs` (the sums of the files that it reads) must be equal for a
-    training to be resumed.
+    run to be resumed.
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any], inputs: Sums | None = None):
-        self.folder = out.with_name(f"{out.name}.training")
+    def __init__(
+        self,
+        out: Path,
+        identity: dict[str, Any],
+        inputs: Sums | None = None,
+        kind: str = "training",
+    ):
+        self.folder = out.with_name(f"{out.name}.{kind}")
         self.identity, self.inputs, self.waiting = identity, inputs or {}, False
-        self.own = False  # whether the state there is of this training, not of one it replaces
+        self.own = False  # whether the state there is of this run, not of one it replaces
 
     @property
     def there(self) -> bool:
@@ -72,7 +79,7 @@ class Store:
 
     def keep(self) -> None:
         """Call it after a step with a finite loss: the state saved last replaces the one before.
-        The state of a training that this one replaces is set aside until then."""
+        The state of a run that this one replaces is set aside until then."""
         if self.waiting:
             os.replace(self.folder / UNFINISHED, self.folder / NAME)
             self.waiting, self.own = False, True
@@ -82,7 +89,7 @@ class Store:
 
     def load(self) -> dict[str, Any]:
         """The last state. Raises NotLoadable where it cannot be read, and Usage where it is that of
-        another training."""
+        another run."""
         file = self.folder / NAME
         kept = _read(file)
         if kept.get("format") != FORMAT:
@@ -110,7 +117,7 @@ class Store:
         return state
 
     def remove(self) -> None:
-        """Remove the state after the training has ended well. Only the first process calls it."""
+        """Remove the state after the run has ended well. Only the first process calls it."""
         for name in (UNFINISHED, NAME, REPLACED):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # the folder holds other files too
@@ -136,7 +143,7 @@ class _Summed:
 
 def _write(file: Path, kept: dict[str, Any]) -> None:
     """Write all of it and its sum, and flush them to the disk. Raises OSError."""
-    file.unlink(missing_ok=True)  # a killed training left it, or it is a pipe that would block
+    file.unlink(missing_ok=True)  # a killed run left it, or it is a pipe that would block
     with file.open("xb") as opened:
         summed = _Summed(opened)
         try:
