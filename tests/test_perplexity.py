@@ -105,8 +105,8 @@ def test_neither_batches_nor_parts_of_the_logits_change_it(monkeypatch):
     whole = perplexity(model, ids, window=16, stride=8, batch=1)
     seen = []
     monkeypatch.setattr(logits, "LOGITS", 7 * V)  # the logits of seven tokens
-    kept = logits.logits_at
-    monkeypatch.setattr(logits, "logits_at", lambda *given: seen.append(kept(*given)) or seen[-1])
+    kept = logits.Body.logits
+    monkeypatch.setattr(logits.Body, "logits", lambda *given: seen.append(kept(*given)) or seen[-1])
     ticks = []
     parts = perplexity(model, ids, window=16, stride=8, batch=5, tick=ticks.append)
     assert max(map(len, seen)) == 7

@@ -91,14 +91,14 @@ def start_of(model: nn.Module) -> int:
     return int(shifted(model, torch.zeros(1, 1, dtype=torch.long)))
 
 
-def target_logits(model: nn.Module, own: nn.Module, part: Part) -> tuple[Tensor, Tensor]:
-    """(logits (T, V) float32, token ids (T,)) of the T target tokens of a batch, each after
-    the true tokens before it. `own` is the model, `model` what wraps it."""
-    inputs = inputs_of(own, part.sources)
+def target_inputs(model: nn.Module, part: Part) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """(what the model takes for a batch, where its T target tokens are (B, M), their ids (T,)).
+    Each target token is predicted from the true ones before it."""
+    inputs: dict[str, Any] = inputs_of(model, part.sources)
     device = inputs["input_ids"].device
     ids, wanted = part.ids.to(device), part.wanted.to(device)
-    inputs |= {"decoder_input_ids": shifted(own, ids), "use_cache": False}
-    return logits_at(model, own, inputs, wanted), ids[wanted]
+    inputs |= {"decoder_input_ids": shifted(model, ids), "use_cache": False}
+    return inputs, wanted, ids[wanted]
 
 
 @torch.no_grad()
@@ -111,7 +111,9 @@ def translation_loss(
     sums, counts = np.zeros(len(sides.pairs)), np.zeros(len(sides.pairs), int)
     with evaluating(model):
         for part in sides.parts(batch):
-            nll = cross_entropy(*target_logits(model, model, part), reduction="none").cpu()
+            inputs, wanted, ids = target_inputs(model, part)
+            logits = logits_at(model, model, inputs, wanted)
+            nll = cross_entropy(logits, ids, reduction="none").cpu()
             each = torch.zeros(part.ids.shape, dtype=torch.float64)
             each[part.wanted] = nll.double()
             places = part.sources.indices

@@ -13,6 +13,8 @@ from tlmtool.data.labels import matched
 from tlmtool.data.lessons import Lesson
 from tlmtool.measuring.evaluation import evaluate
 from tlmtool.measuring.inputs import check_token, inputs_once, name_of, outputs_of, takes
+from tlmtool.measuring.logits import Body, within
+from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import shifted
 from tlmtool.measuring.predictions import classes_of, columns
 from tlmtool.tasks.table import Task
@@ -70,6 +72,7 @@ class Distilled(Objective):
         self.every = len({each.num_hidden_layers for each in config}) == 1
         self.shifts = takes(model, "decoder_input_ids")
         self.order = order_of(model, teacher, inner.task if labelled else None)
+        self.tokens = all(objective_of(each) for each in (model, teacher))
         if labelled:
             self.better, self.name, self.measure = inner.better, inner.name, inner.measure
             self.dropout = True
@@ -80,42 +83,76 @@ class Distilled(Objective):
     @torch.no_grad()
     def heads(self, model: nn.Module) -> bool:
         """Whether both give outputs; these are then learned beside the hidden states."""
-        return alike(*self._outputs(model, model, self.part([0], 0))[:2]) is not None
+        if self.tokens:
+            return True
+        inputs, theirs = self._inputs(model, self.part([0], 0))
+        outputs = outputs_of(model, model, inputs), outputs_of(self.teacher, self.teacher, theirs)
+        return alike(*outputs) is not None
 
-    def _outputs(self, model: nn.Module, own: nn.Module, part: Batch) -> tuple[Any, Any, Tensor]:
-        """(outputs of the model, outputs of the teacher, which tokens are not padding (B, N))"""
-        inputs, theirs = inputs_once(own, part), inputs_once(self.teacher, part)
-        if self.shifts:
-            for each in (inputs, theirs):
+    def _inputs(self, own: nn.Module, part: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the model takes for a batch, and what the teacher takes."""
+        both = inputs_once(own, part), inputs_once(self.teacher, part)
+        for each in both:
+            each["output_hidden_states"] = True
+            if self.shifts:
                 each["decoder_input_ids"] = shifted(own, each["input_ids"])
-        states = {"output_hidden_states": True}
-        with torch.no_grad():
-            true = outputs_of(self.teacher, self.teacher, theirs | states)
-        return outputs_of(model, own, inputs | states), true, inputs["attention_mask"]
+        return both
 
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
-        found, true, real = self._outputs(model, own, part)
-        mask = real[..., None].float()  # (B, N, 1)
-        states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
-        pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
-        loss = sum(relative(a.float(), b.float(), mask) for a, b in pairs) / len(pairs)
+        inputs, theirs = self._inputs(own, part)
+        mask = inputs["attention_mask"].float()  # (B, N)
+        if self.tokens:
+            with torch.no_grad():
+                taught = Body(self.teacher, theirs)
+            return within(model, own, inputs, lambda body: self._of_tokens(body, taught, mask))
+        with torch.no_grad():
+            true = outputs_of(self.teacher, self.teacher, theirs)
+        found = outputs_of(model, own, inputs)
+        loss = self._of_states(found, true, mask)
         if logits := alike(found, true):
             loss = loss + self._divergence(logits[0], logits[1][..., self.order], mask)
         if self.labelled:
             loss = loss + self.inner.loss_of(found.logits.float(), part)
         return loss
 
+    def _of_states(self, found: Any, true: Any, mask: Tensor) -> Tensor:
+        """How far the hidden states are from the teacher's, summed over texts."""
+        states = zip(*(hidden(each) for each in (found, true)), strict=self.every)
+        pairs = list(states)[1:] if self.every else [(hidden(found)[-1], hidden(true)[-1])]
+        errors = [relative(a.float(), b.float(), mask[..., None]) for a, b in pairs]
+        return torch.stack(errors).mean()
+
+    def _of_tokens(self, body: Body, taught: Body, mask: Tensor) -> Tensor:
+        """The loss of a model whose head predicts tokens, as the teacher's does."""
+        places, share = mask.bool(), mask / mask.sum(1, keepdim=True)  # of the mean of each text
+        weights, true = share[places], taught.last[places]
+
+        def divergence(logits: Tensor, some: slice) -> Tensor:
+            with torch.no_grad():
+                wanted = taught.logits(true[some])
+            common = min(logits.shape[-1], wanted.shape[-1])
+            pair = logits[:, :common], wanted[:, :common]
+            return (divergences(*pair, self.temperature) * weights[some]).sum()
+
+        return self._of_states(body.output, taught.output, mask) + body.loss(places, divergence)
+
     def _divergence(self, found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
         if found.shape[-1] == 1:  # a regression
             return (found - true).square().sum()
-        t = self.temperature
-        each = kl_div(log_softmax(found / t, -1), softmax(true / t, -1), reduction="none").sum(-1)
+        each = divergences(found, true, self.temperature)
         if each.ndim == 2:  # (B, N): of each token
-            each = (each * mask[..., 0]).sum(1) / mask[..., 0].sum(1)
-        return t * t * each.sum()
+            each = (each * mask).sum(1) / mask.sum(1)
+        return each.sum()
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         return {"score": self.score(model)}
+
+
+def divergences(found: Tensor, true: Tensor, temperature: float) -> Tensor:
+    """The divergence (...) of each distribution of logits (..., V) from the true one at a
+    temperature, times its square, so that gradients stay as large at any temperature."""
+    found, true = log_softmax(found / temperature, -1), softmax(true / temperature, -1)
+    return temperature**2 * kl_div(found, true, reduction="none").sum(-1)
 
 
 def hidden(output: Any) -> tuple[Tensor, ...]:

@@ -13,9 +13,10 @@ from tlmtool.data.batching import Batch, encode, packed, pad
 from tlmtool.data.labelled import Example
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
+from tlmtool.measuring.logits import within
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
 from tlmtool.measuring.metrics import scored, undefined
-from tlmtool.measuring.outputs import before, logits_at, position_limit
+from tlmtool.measuring.outputs import before, position_limit
 from tlmtool.measuring.predictions import columns, predictions
 from tlmtool.tasks.table import Task
 
@@ -171,8 +172,12 @@ class Language(Objective):
         wanted = wanted.to(inputs["input_ids"].device)
         ids = batch.inputs["input_ids"].to(wanted.device)
         places = wanted if self.kind == "mlm" else before(wanted)
-        logits = logits_at(model, own, inputs, places)
-        return cross_entropy(logits, ids[wanted], reduction="sum")
+        targets = ids[wanted]
+
+        def loss_of(logits: Tensor, some: slice) -> Tensor:
+            return cross_entropy(logits, targets[some], reduction="sum")
+
+        return within(model, own, inputs, lambda body: body.loss(places, loss_of))
 
     def many(self, examples: list[str]) -> int:
         """How many texts these are, or how many blocks."""

@@ -8,11 +8,12 @@ from torch.nn.functional import cross_entropy
 
 from tlmtool.data.parallel import Pair
 from tlmtool.measuring.bleu import Bleu
+from tlmtool.measuring.logits import within
 from tlmtool.measuring.outputs import counted
 from tlmtool.measuring.translating import (
     Part,
     Sides,
-    target_logits,
+    target_inputs,
     translated,
     translation_loss,
 )
@@ -51,8 +52,13 @@ class Translation(Objective):
         return int(part.wanted.sum())
 
     def loss(self, model: nn.Module, own: nn.Module, part: Part) -> Tensor:
-        logits, ids = target_logits(model, own, part)
-        return cross_entropy(logits, ids, reduction="sum", label_smoothing=self.smoothing)
+        inputs, wanted, targets = target_inputs(own, part)
+        settings: dict[str, Any] = {"reduction": "sum", "label_smoothing": self.smoothing}
+
+        def loss_of(logits: Tensor, some: slice) -> Tensor:
+            return cross_entropy(logits, targets[some], **settings)
+
+        return within(model, own, inputs, lambda body: body.loss(wanted, loss_of))
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         return {"score": translation_loss(model, self.watched).mean}
