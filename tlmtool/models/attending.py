@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tlmtool.attention import Attention
 from tlmtool.models.architectures import architecture
-from tlmtool.models.factorized import Factorized, Store, bias_of, first_of, shape
+from tlmtool.models.factorized import Factorized, bias_of, shape
+from tlmtool.models.holding import Store, first_of
 from tlmtool.models.kernels import NAME, attending, converted
 
 HEADS = ("num_attention_heads", "num_heads", "n_heads")  # names of H in the families' modules,

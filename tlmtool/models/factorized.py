@@ -9,50 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tlmtool.decompositions import Decomposition
-
-
-class Asked(nn.Module):
-    """Factors in the place of a weight. Models ask `linear.weight` for its dtype and its device."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the factors."""
-        return first_of(self).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the factors."""
-        return first_of(self).device
-
-
-class Chain(nn.Sequential, Asked):
-    """The modules of factors that are a chain of matrices."""
-
-
-class Store(nn.ParameterDict, Asked):
-    """Tensors that a module computes with; calling the store returns them.
-
-    Tools that offload weights move the tensors of a module into place when that module is called.
-    So the tensors are read by a call, never as attributes.
-    """
-
-    __call__ = nn.Module.__call__  # ParameterDict forbids it
-
-    def forward(self) -> dict[str, Tensor]:
-        """{name: tensor}"""
-        return dict(self.items())
-
-
-class Turned(nn.Module):
-    """A linear map without bias whose weight is stored as (I, O), the transpose of `nn.Linear`."""
-
-    def __init__(self, weight: Tensor):
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O)"""
-        return x @ self.weight
+from tlmtool.models.holding import Chain, Store, Turned, first_of
 
 
 class Factorized(nn.Module):
@@ -138,8 +95,9 @@ class FactorizedLinear(Factorized):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)"""
-        if isinstance(self.weight, nn.Sequential):
-            return self.weight(x.to(weight_of(self.weight[0]).dtype))
+        weight = self._modules["weight"]  # `self.weight` takes longer, in any module
+        if isinstance(weight, Chain):
+            return weight.applied(x)
         factors = self.weight()
         y = self.decomposition.apply(x.to(next(iter(factors.values())).dtype), factors)
         return y if self.bias is None else y + self.bias
@@ -201,13 +159,6 @@ def _on_meta(dense: nn.Module) -> nn.Module:
     """A copy of the module on the meta device, which `merge` fills again."""
     memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in dense.parameters()}
     return copy.deepcopy(dense, memo)
-
-
-def first_of(module: nn.Module) -> nn.Parameter:
-    """The first parameter of a module. Raises ValueError for a module without any."""
-    for parameter in module.parameters():
-        return parameter
-    raise ValueError(f"{type(module).__name__} has no parameters, so it cannot be factorized")
 
 
 def weight_of(module: nn.Module) -> nn.Parameter:

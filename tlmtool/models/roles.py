@@ -17,11 +17,11 @@ from tlmtool.models.factorized import (
     Factorized,
     FactorizedEmbedding,
     FactorizedLinear,
-    first_of,
     scale_of,
     shape,
 )
 from tlmtool.models.flow import ACTED, MIXED, SOFTMAX, Flow, flow_of
+from tlmtool.models.holding import first_of
 
 LINEARS = (nn.Linear, Conv1D, FactorizedLinear)
 TABLES = (nn.Embedding, FactorizedEmbedding)

@@ -15,12 +15,12 @@ from tlmtool.models.factorized import (
     FactorizedEmbedding,
     FactorizedLinear,
     dense_weight,
-    first_of,
     rescale,
     set_weight,
     shape,
     weight_of,
 )
+from tlmtool.models.holding import first_of
 from tlmtool.models.kernels import converted
 from tlmtool.models.roles import ATTENTION, TABLES, roles_of
 from tlmtool.models.ties import dense_ties, loosen, rename, restore
