@@ -7,14 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlmtool.compression.candidates import weight_of
+from tlmtool.compression.errors import errors
 from tlmtool.compression.journal import Journal
 from tlmtool.compression.lockstep import Fit, Lockstep
 from tlmtool.compression.planning import Draft
 from tlmtool.compression.restoring import put_back, tensors_of
 from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import Decomposition
-from tlmtool.decompositions.base import root, weigh
-from tlmtool.decompositions.svd import SVD, spectrum
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import set_weight
 from tlmtool.models.roles import WRITES_RESIDUAL
@@ -151,29 +150,12 @@ def _record(
     o, i = target.shape if role != "embedding" else reversed(target.shape)
     size = taken.parameters(o, i)
     rank = max(1, min(size // (o + i), o, i))
-    plain = SVD(rank=rank)
-    rival = plain.reconstruct(plain.decompose(target))
-    record = {
+    return {
         "site": site,
         "role": role,
         "shape": [o, i],
         "decomposition": taken.to_dict(),
         "parameters": size,
         "keep": size / (o * i),
-        "weight_error": relative(reached - target, target, None),
-        "svd_weight_error": relative(rival - target, target, None),
+        **errors(target, reached, rank, metric),
     }
-    if metric is not None:
-        s = root(metric, target.device)
-        values = spectrum(target, s)
-        record |= {
-            "output_error": relative(reached - target, target, s),
-            "svd_output_error": relative(rival - target, target, s),
-            "best_output_error": float((values[rank:].sum() / values.sum()).sqrt()),
-        }
-    return record
-
-
-def relative(off: Tensor, weight: Tensor, s: Tensor | None) -> float:
-    """|off s| / |W s|."""
-    return float(weigh(off, s).norm() / weigh(weight, s).norm().clamp_min(1e-300))

@@ -22,10 +22,11 @@ class Fit(Moments):
     def __init__(self, count: int, mean: Tensor, second: Tensor, **more: Tensor):
         super().__init__(count, mean, second)
         self.more = more
+        self._moved: dict[bool, Tensor] = {}  # of all sites of the group, centred or not
 
     def release(self) -> None:
         """Free all but the mean."""
-        self.second, self.more = torch.empty(0), {}
+        self.second, self.more, self._moved = torch.empty(0), {}, {}
 
     def target(
         self, weight: Tensor, bias: Tensor | None, ridge: float
@@ -39,14 +40,21 @@ class Fit(Moments):
         mean = weight @ self.mean + bias if centred else None
         if not self.more:
             return weight, mean
-        if "gap" in self.more:
-            cross, by = self.more["gap"], self.more["gap_mean"]
-        else:
-            cross, by = weight @ self.more["shift"], weight @ self.more["shift_mean"]
-        if centred:
-            cross, mean = torch.addr(cross, by, self.mean, alpha=-1), mean + by
+        if "gap" not in self.more:  # X = W shift: what follows W is the same for every site
+            mean = mean + weight @ self.more["shift_mean"] if centred else None
+            if centred not in self._moved:
+                self._moved[centred] = self._solve("shift", centred, ridge)
+            return weight.addmm(weight, self._moved[centred]), mean
+        mean = mean + self.more["gap_mean"] if centred else None
+        return weight + self._solve("gap", centred, ridge), mean
+
+    def _solve(self, name: str, centred: bool, ridge: float) -> Tensor:
+        """X (C + ridge mean(diag C) 1)^-1 of X = shift or gap."""
+        cross = torch.addr(
+            self.more[name], self.more[f"{name}_mean"], self.mean, alpha=-float(centred)
+        )
         factor = torch.linalg.cholesky(damp_(self.covariance(centred), ridge))
-        return weight + torch.cholesky_solve(cross.mT, factor).mT, mean
+        return torch.cholesky_solve(cross.mT, factor).mT
 
 
 class Lockstep:

@@ -14,7 +14,7 @@ from tlmtool.compression.calibration import Moments
 from tlmtool.compression.candidates import TABLE, Candidates
 from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import NAMES, Decomposition, candidates, named
-from tlmtool.decompositions.base import root, weigh
+from tlmtool.decompositions.base import root, times, weigh
 from tlmtool.decompositions.svd import spectrum
 from tlmtool.failure import Usage
 from tlmtool.models.roles import OTHER
@@ -192,15 +192,14 @@ def spectrum_of(each: Weighed) -> Spectrum:
     It is relative to the energy of its output, so that sites compare. With an output metric it is
     the predicted squared change of the last hidden state instead.
     """
-    weight, device = each.weight, each.weight.device
-    s, g = root(each.metric, device), root(each.output_metric, device)
+    weight = each.weight
     if each.output_metric is not None:
         unit = 1.0
     elif each.moments is not None:
         unit = float(each.moments.energy(weight))
     else:
-        unit = float(weigh(weight, s).square().sum())
-    values = spectrum(weight, s, g) / max(unit, 1e-300)
+        unit = float((times(weight, each.metric) * weight).sum())
+    values = spectrum(weight, each.metric, each.output_metric) / max(unit, 1e-300)
     return Spectrum(values.cpu(), *weight.shape)
 
 

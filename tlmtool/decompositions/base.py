@@ -74,14 +74,22 @@ class Decomposition:
             )
         if output_metric is not None and not self.takes_output_metric:
             raise ValueError(f"{self.name} cannot weigh its error by an output metric")
-        w, s = weight.detach().double(), root(metric, weight.device)
-        g = root(output_metric, weight.device)
-        if g is None:
-            factors = self._factors(w, s)
-        else:
-            factors = self._factors(g.mT @ w, s)
-            factors["left"] = torch.linalg.solve_triangular(g.mT, factors["left"], upper=True)
+        factors = self._weighed(weight.detach().double(), metric, output_metric)
         return {k: f.to(weight.dtype).contiguous() for k, f in factors.items()}
+
+    def _weighed(
+        self, weight: Tensor, metric: Tensor | None, output_metric: Tensor | None
+    ) -> dict[str, Tensor]:
+        """float64 factors of W (O, I) under its metrics.
+
+        By default they are those of `_factors` under the roots of the metrics.
+        """
+        s, g = root(metric, weight.device), root(output_metric, weight.device)
+        if g is None:
+            return self._factors(weight, s)
+        factors = self._factors(g.mT @ weight, s)
+        factors["left"] = torch.linalg.solve_triangular(g.mT, factors["left"], upper=True)
+        return factors
 
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
         """float64 factors of W (O, I).
@@ -146,6 +154,19 @@ def root(metric: Tensor | None, device: torch.device) -> Tensor | None:
     finally:
         diagonal.copy_(kept)
     raise ValueError("the metric is not positive semi-definite: is it finite and symmetric?")
+
+
+def times(weight: Tensor, metric: Tensor | None) -> Tensor:
+    """W C (O, I) in float64, C with the jitter of `root`; W for no metric or one of zeros.
+
+    Where a product of W C is all that is needed, C needs no root.
+    """
+    if metric is None or not metric.any():
+        return weight
+    metric = metric.detach().to(weight.device, torch.float64)
+    if metric.ndim == 1:
+        return weight * (metric + JITTER * metric.mean())
+    return (weight @ metric).add_(weight, alpha=JITTER * float(metric.diagonal().mean()))
 
 
 def weigh(weight: Tensor, s: Tensor | None) -> Tensor:

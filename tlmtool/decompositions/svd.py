@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from tlmtool.decompositions._shapes import capped
-from tlmtool.decompositions.base import Decomposition, weigh
+from tlmtool.decompositions.base import Decomposition, root, times, unweigh, weigh
+
+NEGATIVE = 1e-3  # share of the largest eigenvalue that rounding may take another one below zero
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,10 @@ class SVD(Decomposition):
 
     With a metric C it is the best matrix of rank R in tr(dW C dW^T): Eckart-Young on W C^(1/2).
 
-    The algorithm takes the eigenvectors of the smaller Gram matrix and projects W itself on them.
-    It needs no inverse of C, and full rank is exact. It takes half the time of `torch.linalg.svd`
-    in float64 at the same error (`benchmarks/compress.py`).
+    The algorithm takes the eigenvectors of the smaller Gram matrix of g^T W s. The metric of the
+    longer side is multiplied as it is: only that of the shorter side needs a root. Full rank is
+    exact. It takes half the time of `torch.linalg.svd` in float64 at the same error
+    (`benchmarks/compress.py`).
     """
 
     reference: ClassVar[str] = "Eckart & Young 1936; input-weighted: Wang et al. 2024 (SVD-LLM)"
@@ -31,19 +34,22 @@ class SVD(Decomposition):
         r = capped(self.rank, (full,), f"a weight ({out_features}, {in_features})")[0]
         return {"left": (out_features, r), "right": (r, in_features)}
 
-    def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
+    def _weighed(
+        self, weight: Tensor, metric: Tensor | None, output_metric: Tensor | None
+    ) -> dict[str, Tensor]:
         o, i = weight.shape
         r = self.shapes(o, i)["left"][1]
-        m = weigh(weight, s)
-        if o <= i:
-            basis = torch.linalg.eigh(m @ m.mT)[1][:, -r:].flip(1)
-            left, right = basis, basis.mT @ weight
-        elif s is None:
-            right = torch.linalg.eigh(m.mT @ m)[1][:, -r:].flip(1).mT
-            left = weight @ right.mT
-        else:
-            left = torch.linalg.qr(m @ torch.linalg.eigh(m.mT @ m)[1][:, -r:].flip(1))[0]
-            right = left.mT @ weight
+        wide = o <= i
+        m, near, far = weight, output_metric, metric
+        if not wide:
+            m, near, far = weight.mT, metric, output_metric
+        gram, s = _gram(m, near, far)
+        values, vectors = torch.linalg.eigh(gram)
+        _check(values)
+        basis = vectors[:, -r:].flip(1)
+        short = unweigh(basis, s)  # s^-T U U^T s^T M is the best of rank R
+        long = (basis if s is None else s[:, None] * basis if s.ndim == 1 else s @ basis).mT @ m
+        left, right = (short, long) if wide else (long.mT, short.mT)
         # each component shares its size between its two halves, for low precision and training
         gauge = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).clamp_min(1e-12).sqrt()
         return {"left": left * gauge, "right": right / gauge[:, None]}
@@ -56,9 +62,34 @@ class SVD(Decomposition):
         return 2 * out_features * in_features * self.shapes(out_features, in_features)["left"][1]
 
 
-def spectrum(weight: Tensor, s: Tensor | None = None, g: Tensor | None = None) -> Tensor:
-    """Squared singular values of g^T W s in float64, largest first, (min(O, I),)."""
-    m = weigh(weight.detach().double(), s)
-    m = m if g is None else g.mT @ m
-    gram = m @ m.mT if m.shape[0] <= m.shape[1] else m.mT @ m
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+def spectrum(
+    weight: Tensor, metric: Tensor | None = None, output_metric: Tensor | None = None
+) -> Tensor:
+    """Squared singular values of g^T W s in float64, largest first, (min(O, I),).
+
+    The metrics are C = s s^T (I, I) or (I,), and G = g g^T (O, O). Raises ValueError for a metric
+    that is not positive semi-definite.
+    """
+    m, near, far = weight.detach().double(), output_metric, metric
+    if m.shape[0] > m.shape[1]:
+        m, near, far = m.mT, metric, output_metric
+    values = torch.linalg.eigvalsh(_gram(m, near, far)[0])
+    _check(values)
+    return values.flip(0).clamp_min(0)
+
+
+def _gram(m: Tensor, near: Tensor | None, far: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(s^T M F M^T s (N, N), s) of M (N, L), of the metric s s^T of its rows and F of its columns.
+
+    Raises ValueError for a metric that is not positive semi-definite.
+    """
+    s = root(near, m.device)
+    gram = weigh(weigh(times(m, far) @ m.mT, s).mT, s)
+    _check(gram.diagonal())
+    return gram, s
+
+
+def _check(values: Tensor) -> None:
+    """Raises ValueError if eigenvalues, or a diagonal, are negative or not finite."""
+    if not (values >= -NEGATIVE * values.abs().max()).all():
+        raise ValueError("the metric is not positive semi-definite: is it finite and symmetric?")
