@@ -38,8 +38,8 @@ def compress(dense, out):
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_a_signal_in_the_save_leaves_nothing(dense, tmp_path, monkeypatch, capsys, default, name):
-    """Nor does a second one while the unfinished folder is removed."""
+def test_a_signal_in_the_save_leaves_no_result(dense, tmp_path, monkeypatch, capsys, default, name):
+    """Nor does a second one while the unfinished folder is removed. What is fitted is kept."""
     number, removed = getattr(signal, name), writing.shutil.rmtree
 
     def rmtree(*args, **kwargs):
@@ -50,8 +50,10 @@ def test_a_signal_in_the_save_leaves_nothing(dense, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(writing.shutil, "rmtree", rmtree)
     assert compress(dense, tmp_path / "o") == CODES[name]
     last = capsys.readouterr().err.rstrip("\n").split("\n")[-1]
-    assert last == ("tlm: interrupted" if name == "SIGINT" else f"tlm: ended by {name}")
-    assert not [*tmp_path.iterdir()]
+    first = "tlm: interrupted" if name == "SIGINT" else f"tlm: ended by {name}"
+    assert last.startswith(f"{first}; 8 of 8 layers are done: go on with tlm compress ")
+    assert last.endswith(" --resume")
+    assert [each.name for each in tmp_path.iterdir()] == ["o.compressing"]
 
 
 def test_a_signal_is_no_exception_that_a_command_could_take_for_one(default):

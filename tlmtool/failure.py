@@ -53,8 +53,25 @@ class Stopped(BaseException):
     """A signal asked the run to end. It is no Exception, so no handler of errors catches it."""
 
     def __init__(self, number: int):
-        super().__init__(f"ended by {signal.Signals(number).name}")
+        name = signal.Signals(number).name
+        super().__init__("interrupted" if name == "SIGINT" else f"ended by {name}")
         self.code = 128 + number
+
+
+def note_kept(error: BaseException, what: str) -> None:
+    """Note on an error that ends a run what `--resume` would go on with, such as '3 of 9 layers
+    are done'. The first note stays."""
+    if what and not kept_of(error):
+        vars(error)["kept"] = what
+
+
+def kept_of(error: BaseException | None) -> str:
+    """What was noted on an error, or on one that it was raised from; otherwise empty."""
+    while error is not None:
+        if found := vars(error).get("kept"):
+            return str(found)
+        error = error.__cause__
+    return ""
 
 
 def first_line(error: BaseException) -> str:

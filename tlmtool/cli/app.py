@@ -5,6 +5,7 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Collection
 from typing import Annotated, Any, NoReturn
@@ -16,7 +17,7 @@ from tlmtool.cli.flags import Command, Commands, command, parameters, pipeline_p
 from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.terminal import flushed, open_streams, show, told
-from tlmtool.failure import Failure, Stopped, speaks
+from tlmtool.failure import Failure, Stopped, kept_of, speaks
 from tlmtool.recipe.verbs import FORMER_FLAGS, RUN, VERBS
 from tlmtool.report.printable import printable
 
@@ -59,8 +60,18 @@ def _run(args: list[str]) -> int:
     except BaseException as error:
         if isinstance(error, OSError) and not isinstance(error, Failure):  # from printing
             return _fail(f"the output cannot be printed: {error.strerror or error}", Failure.code)
-        return _fail(*explained(error))
+        sentence, code = explained(error)
+        return _fail(sentence + _going_on(error, args), code)
     return _fail(*explained(KeyboardInterrupt())) if code == 130 else code
+
+
+def _going_on(error: BaseException, args: list[str]) -> str:
+    """What is done of the run that an error ended, and the command that goes on with it."""
+    if not (kept := kept_of(error)):
+        return ""
+    again = [each for each in args if each != "--overwrite" or args[0] != "run"]
+    words = shlex.join(["tlm", *again, *(["--resume"] if "--resume" not in args else [])])
+    return f"; {kept}: go on with {words}"
 
 
 def _renamed(args: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ one sentence. Third parties are silent.
 import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -69,8 +70,10 @@ def told(verbose: bool, quiet: bool) -> Iterator[None]:
     try:
         with _calm(verbose, quiet), contextlib.redirect_stdout(_Shown(sys.stderr)):
             yield
-    except (Failure, Stopped, KeyboardInterrupt):
+    except (Failure, Stopped):
         raise
+    except KeyboardInterrupt as error:  # of which typer would keep the exit code alone
+        raise Stopped(signal.SIGINT) from error
     except BaseException as error:
         if verbose:
             with contextlib.suppress(OSError):

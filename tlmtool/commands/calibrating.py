@@ -5,10 +5,13 @@ from typing import Any
 
 from tlmtool.commands.converting import longest_of
 from tlmtool.data import reading
+from tlmtool.data.batching import cut
 from tlmtool.data.language import SHIPPED, held_out, joined_split
 from tlmtool.data.lessons import Lesson, joined_lesson
 from tlmtool.data.windows import Windows, windows
+from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
+from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import context_of
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.parts.calibration import Calibration
@@ -87,6 +90,19 @@ def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> M
         measured_on=None if found.held else SHIPPED,
     )
     return Material(cut, found.held or shipped.held, told, warnings)
+
+
+def shortened(
+    recipe: Recipe, model: Any, tokenizer: Any, material: Material, learnt: list[str]
+) -> list[str]:
+    """Warnings of texts that are too long to be read whole, of those that calibrate and of those
+    that the recovery learns from. Windows of tokens never are."""
+    longest = recipe.calibration.max_length or TEXT
+    limit = min(longest, position_limit(model) or longest)
+    texts = material.texts if isinstance(material.texts, list) else []
+    found = cut(tokenizer, texts, limit, "calibration texts")
+    found += oddities(model, tokenizer) if tokenizer else []
+    return found + (cut(tokenizer, learnt, limit, "texts of --recover") if learnt else [])
 
 
 def _unweighed() -> Calibration:

@@ -5,24 +5,23 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from tlmtool.commands.calibrating import TEXT, Material, material_of, resolved
+from tlmtool.commands.calibrating import TEXT, Material, material_of, resolved, shortened
 from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.commands.costs import Costs
 from tlmtool.commands.provenance import provenance
-from tlmtool.commands.run import Run, out_folder
+from tlmtool.commands.resuming import ended_compression, inputs_of, journal_of
+from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
-from tlmtool.data.batching import cut
+from tlmtool.compression.journal import Journal
 from tlmtool.data.lessons import Lesson
 from tlmtool.data.windows import Windows
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.before_after import BeforeAfter
-from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
-from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
@@ -33,7 +32,7 @@ from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.calibration import Allocation, Calibration
-from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.ending import Inputs, Predicted
 from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
@@ -48,7 +47,10 @@ def compress(recipe: Recipe) -> Report:
     """Factorize a checkpoint, replace its attention, or both.
 
     It is measured before and after, and written with its report."""
-    out = out_folder(recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe)))))
+    asked, suffix = recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe))))
+    if found := ended_compression(recipe, place_of(recipe, suffix)):
+        return found
+    out = out_folder(recipe, suffix)
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run:
         empty = run.empty(folder)
@@ -61,6 +63,8 @@ def compress(recipe: Recipe) -> Report:
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if recipe.output.dry_run:
             return _predicted(run, folder, empty, costs, tokenizer, material)
+        inputs = inputs_of(recipe, folder)
+        journal = journal_of(run, asked, out, folder, inputs)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
             source, parts = provenance(recipe, folder, model, out), list[Part]()
@@ -69,13 +73,14 @@ def compress(recipe: Recipe) -> Report:
                 with run.stage("measure"):
                     score(model)
             recovery = _recovery(run, model, tokenizer, taught, score)
-            warnings = _cut(recipe, model, tokenizer, material, recovery)
+            learnt = recovery.sentences if recovery else []
+            warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
             if recipe.attention.kind:
                 quality = before and before.quality
                 model, layers = converted(run, model, tokenizer, material.texts, quality, warnings)
                 parts.append(layers)
-            outcome = _compressed(run, model, tokenizer, material.texts)
+            outcome = _compressed(run, model, tokenizer, material.texts, journal)
             if recovery:
                 with run.stage("recover"):
                     parts.append(recovery.recover(model))
@@ -88,7 +93,10 @@ def compress(recipe: Recipe) -> Report:
                 measured.append(_scored(run, score, model, trained=recovery is not None))
                 warnings += [each for each in score.warnings if each not in run.warnings]
             parts = [source, *after, *measured, *_notes(outcome, material.part), *parts]
-        return run.save(model, folder, out, parts, warnings, memory.bytes)
+            parts.append(Inputs(inputs=inputs))
+        report = run.save(model, folder, out, parts, warnings, memory.bytes)
+        journal.remove()
+        return report
 
 
 def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
@@ -144,7 +152,13 @@ def _budget(recipe: Recipe) -> str:
     return next((f"{name}{value}" for name, value in given.items() if value is not None), "")
 
 
-def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str] | Windows) -> Outcome:
+def _compressed(
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    texts: list[str] | Windows,
+    journal: Journal | None = None,
+) -> Outcome:
     recipe, wanted = run.recipe, run.recipe.compression
     if not _budget(recipe):
         return Outcome({})
@@ -166,6 +180,7 @@ def _compressed(run: Run, model: Any, tokenizer: Any, texts: list[str] | Windows
         seed=recipe.seed,
         dry_run=recipe.output.dry_run,
         progress=run.bars,
+        journal=journal,
     )
     run.seconds |= outcome.seconds
     if tokenizer is None and not recipe.output.dry_run:
@@ -192,20 +207,6 @@ def _recovery(
     from tlmtool.training.recovery import Recovery
 
     return Recovery(run.recipe, model, tokenizer, run.bars, taught, score)
-
-
-def _cut(
-    recipe: Recipe, model: Any, tokenizer: Any, material: Material, recovery: Any
-) -> list[str]:
-    """Warnings of texts that are too long to be read whole; windows of tokens never are."""
-    longest = recipe.calibration.max_length or TEXT
-    limit = min(longest, position_limit(model) or longest)
-    texts = material.texts if isinstance(material.texts, list) else []
-    found = cut(tokenizer, texts, limit, "calibration texts")
-    found += oddities(model, tokenizer) if tokenizer else []
-    return found + (
-        cut(tokenizer, recovery.sentences, limit, "texts of --recover") if recovery else []
-    )
 
 
 def _chosen(outcome: Outcome) -> list[str]:

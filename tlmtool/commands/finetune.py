@@ -9,11 +9,12 @@ from typing import Any
 from tlmtool.commands.calibrating import WINDOW
 from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.provenance import provenance
+from tlmtool.commands.resuming import check_free, ended
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.studying import studied
-from tlmtool.data.fingerprints import Sums, changed, sums_of
+from tlmtool.data.fingerprints import sums_of
 from tlmtool.data.state import Store
-from tlmtool.failure import NotLoadable, Usage, speaks
+from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.perplexity import context_of
@@ -24,13 +25,11 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
 from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
-from tlmtool.report.kept import read_report
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.costs import Parameters
-from tlmtool.report.parts.ending import Ending, Inputs, Predicted, Source
+from tlmtool.report.parts.ending import Inputs, Predicted, Source
 from tlmtool.report.parts.expansions import Expansions, Selection, Selections
 from tlmtool.report.parts.training import Scores, Training
-from tlmtool.report.progress import log
 from tlmtool.report.report import Report
 from tlmtool.training import finetune as training
 from tlmtool.training import fresh, jobs
@@ -71,13 +70,15 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
         load = partial(_loader, folder=folder)
         return studied(recipe, folder, tokenizer, identity | {"inputs": inputs}, load, _bar)
     suffix, new = recipe.training.task or "distilled", None if recipe.model else folder.name
-    if ended := _ended(recipe, place_of(recipe, suffix, new), identity, inputs):
-        return ended
+    there = place_of(recipe, suffix, new)
+    if found := ended(recipe, there, _same, inputs, Store(there, identity)):
+        return found
     out = out_folder(recipe, suffix, new)
     accelerator = training.accelerator_of(recipe, out)
     store = Store(out, identity | {"processes": accelerator.num_processes}, inputs)
-    _check_store(recipe, store)
+    check_free(recipe, store)
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
+        run.kept = lambda: f"its state is in {store.folder}" if store.own else ""
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
         if not job.tuned and checked_figure(recipe.output.fail_if).startswith("scores.before"):
             raise Usage(f"the head of {recipe.model} is new, so that it has no scores before")
@@ -85,15 +86,13 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
         if "model" not in inputs:  # it is from the Hub, or drawn
             store.identity["input"] = " ".join(s[:12] for s in (source.sha256 or {}).values())
         job.objective.progress = run.bars.of("scoring")
-        size, before = count_parameters(job.model), None
-        compared = _compared(run, job, tokenizer)
+        size, before, compared = count_parameters(job.model), None, _compared(run, job, tokenizer)
         if job.tuned:
             with run.stage("evaluate"):
                 before = job.dev(job.model)
         with run.stage("train"):
-            shown = (
-                {"tick": _bar(run), "tell": run.bars.line} if accelerator.is_main_process else {}
-            )
+            first = accelerator.is_main_process
+            shown = {"tick": _bar(run), "tell": run.bars.line} if first else {}
             outcome = training.train(recipe, job, accelerator, store, **shown)
             accelerator.end_training()
         parity = training.finish(recipe, job.model, outcome.expansions)
@@ -134,35 +133,6 @@ def _predicted(recipe: Recipe, folder: Folder, tokenizer: Any) -> Report:
         )
 
 
-def _ended(recipe: Recipe, out: Path, identity: dict[str, Any], inputs: Sums) -> Report | None:
-    """With `--resume`, the report of a run that has ended already; None for others.
-
-    Raises Usage where another recipe, or other files, made what is there."""
-    file = out / "report.json"
-    if not recipe.training.resume or recipe.output.overwrite or not file.exists():
-        return None
-    found = read_report(file, "finetune")
-    ending, read = found.part(Ending), found.part(Inputs)
-    made = _same(ending.recipe if ending else {})
-    key = next((k for k in sorted({*made, *identity}) if made.get(k) != identity.get(k)), None)
-    if key:
-        raise Usage(
-            f"{out} holds a finished run with {key} {made.get(key)!r}, not {identity.get(key)!r}: "
-            "give another --out, or --overwrite"
-        )
-    if read is None or read.inputs != inputs:
-        raise Usage(
-            f"{changed(read and read.inputs, inputs)} is not the file that the finished run in "
-            f"{out} read: give another --out, or --overwrite"
-        )
-    if speaks():
-        store = Store(out, identity)
-        store.check_place()
-        store.remove()
-        log.warning("%s is done already: nothing was left to train", out)
-    return found
-
-
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """The settings that a resumed run must share with the one that was killed."""
     return _same(to_dict(recipe))
@@ -176,16 +146,6 @@ def _same(kept: dict[str, Any]) -> dict[str, Any]:
     free = ("training.resume", "training.save_every", "training.tracker", "study.seeds")
     top = {key: kept.get(key) for key in ("model", "seed", "dtype")}
     return top | {k: v for k, v in same.items() if k not in free}
-
-
-def _check_store(recipe: Recipe, store: Store) -> None:
-    """Raises Usage for an interrupted run that should neither be resumed nor replaced."""
-    store.check_place()
-    if store.there and not (recipe.training.resume or recipe.output.overwrite):
-        raise Usage(
-            f"{store.folder} holds an interrupted run: --resume goes on with it, "
-            "--overwrite starts again"
-        )
 
 
 def _loader(run: Run, folder: Folder) -> Callable[..., Any]:

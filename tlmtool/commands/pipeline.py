@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tlmtool.commands.performing import perform
 from tlmtool.commands.studying import foreign_to_study
+from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import changed, sums_of
 from tlmtool.data.state import Store
 from tlmtool.failure import NotLoadable, Usage, check_alone
@@ -24,6 +25,7 @@ from tlmtool.models.finding import cached
 from tlmtool.models.replacing import check_out, first_foreign
 from tlmtool.recipe.building import to_dict
 from tlmtool.recipe.inputs import reads_of
+from tlmtool.recipe.schema import settings
 from tlmtool.recipe.stages import Stage, stages_of
 from tlmtool.recipe.verbs import WRITES
 from tlmtool.report.kept import read_report
@@ -34,6 +36,7 @@ from tlmtool.report.report import Report
 __all__ = ["Stage", "run", "stages_of", "summary"]
 
 REPORT = "report.json"  # in the folder of a stage that is done
+RESUME = "training.resume"  # read by the verbs that keep what is done
 LIST = "stages.json"  # in the folder of a pipeline: the recipe and the inputs of each result
 FORMAT = 2  # version of that file; with another number, older folders can only be replaced
 
@@ -41,9 +44,9 @@ FORMAT = 2  # version of that file; with another number, older folders can only 
 def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[Stage, Report]]:
     """Perform the stages, and give the report of each as it ends.
 
-    With `resume`, stages that are done are kept, and a killed training goes on. With `overwrite`,
-    a stage replaces its earlier result when it ends, and nothing is lost before. Raises Usage for a
-    folder that is taken, or that another recipe made.
+    With `resume`, stages that are done are kept, and a killed training or compression goes on.
+    With `overwrite`, a stage replaces its earlier result when it ends, and nothing is lost before.
+    Raises Usage for a folder that is taken, or that another recipe made.
 
     Before a stage runs, its recipe and the result that it replaces are noted. A whole result that
     is not the replaced one therefore belongs to the note, wherever the run was killed.
@@ -211,7 +214,7 @@ def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
     recipe = stage.recipe
     if overwrite:
         recipe = replace(recipe, output=replace(recipe.output, overwrite=True))
-    if resume and recipe.verb == "finetune" and not (overwrite and recipe.study.seeds):
+    if resume and RESUME in settings(recipe.verb) and not (overwrite and recipe.study.seeds):
         recipe = replace(recipe, training=replace(recipe.training, resume=True))
     report = perform(recipe)
     if recipe.verb not in WRITES:
@@ -224,6 +227,7 @@ def _done(stage: Stage) -> Report:
     """The report of a stage that an earlier run has finished."""
     report = read_report(stage.out / REPORT, stage.recipe.verb)
     Store(stage.out, {}).remove()
+    Journal(stage.out, {}).remove()
     return report
 
 

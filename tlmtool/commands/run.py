@@ -4,7 +4,7 @@ import importlib
 import logging
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tlmtool.failure import Failure, note_kept
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
 from tlmtool.measuring.profiling import peak_rss
@@ -41,14 +42,17 @@ class Run(AbstractContextManager):
         anew = replace(recipe.training, resume=False)  # a resumed run has the same result
         self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
         self.warnings: list[str] = []  # of the checkpoints read, in every report
+        self.kept: Callable[[], str] = str  # what is done, in words, where --resume goes on with it
         torch.manual_seed(recipe.seed)
 
     def __enter__(self) -> "Run":
         self.bars.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.bars.__exit__(*error)
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.bars.__exit__(kind, error, trace)
+        if error is not None and not isinstance(error, Failure):  # a failure would come again
+            note_kept(error, self.kept())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

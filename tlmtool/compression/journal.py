@@ -160,7 +160,7 @@ class Journal:
 
     def remove(self) -> None:
         """Remove all of it after the run has ended well."""
-        self.groups = []
+        self.plan, self.groups = None, []
         self._sweep()
         self.store.remove()
 

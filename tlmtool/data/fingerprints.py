@@ -35,6 +35,11 @@ def sums_of(recipe: Recipe, known: Known | None = None) -> Sums:
     }
 
 
+def known_of(folder: Path, sums: dict[str, str]) -> Known:
+    """Sums {path below a folder: sha256} that are known already, for `sums_of`."""
+    return {_key(folder / name): each for name, each in sums.items() if (folder / name).is_file()}
+
+
 def changed(before: Any, now: Sums) -> str:
     """The first file that has changed, in words: 'train.tsv (training.data)'."""
     before = before if isinstance(before, dict) else {}
@@ -48,11 +53,14 @@ def changed(before: Any, now: Sums) -> str:
 
 
 def _sum(file: Path, known: Known) -> str:
-    found = file.stat()
-    key = (str(file), found.st_ino, found.st_size, found.st_mtime_ns)
-    if key not in known:
+    if (key := _key(file)) not in known:
         known[key] = sha256(file)
     return known[key]
+
+
+def _key(file: Path) -> tuple[str, int, int, int]:
+    found = file.stat()
+    return (str(file), found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _files(recipe: Recipe, setting: str, place: Path) -> list[Path]:

@@ -202,7 +202,10 @@ class Training:
         100, "finetune", "Steps between saved states for --resume", "N", panel=SAVING, ge=1
     )
     resume: bool = setting(
-        False, "finetune", "Continue a run that was stopped from its last saved state", panel=SAVING
+        False,
+        "compress finetune",
+        "Continue a run that was stopped from its last saved state",
+        panel="Output",
     )
     tracker: str | None = setting(
         None,

@@ -48,9 +48,9 @@ class Note(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Part):
-    """The files that a training read. A training that goes on must read the same."""
+    """The files that a run read. A run that goes on must read the same."""
 
-    verbs: ClassVar = {"finetune": "written single"}
+    verbs: ClassVar = {"compress": "written", "finetune": "written single"}
 
     inputs: dict[str, dict[str, str]] = entry("checksum of each file, by the setting that names it")
 
