@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tlmtool.decompositions._shapes import capped, heads
 from tlmtool.decompositions.base import Decomposition, unweigh, weigh
-from tlmtool.decompositions.tucker import sweep, through, top
+from tlmtool.decompositions.tucker import by_modes, sweep, through, top
 
 SWEEPS = 8  # passes over all blocks: with more the error falls a little, and time grows in step
 ROUGH = 2  # the same where `--method auto` only compares
@@ -92,6 +92,10 @@ class BTD(Decomposition):
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         left = torch.einsum("pxyz,phx,pdy->hdpz", *(factors[k] for k in ("core", "a", "b")))
         return left.flatten(2).flatten(0, 1), factors["c"].mT.flatten(0, 1)
+
+    def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        y = by_modes(x, factors)
+        return super().apply(x, factors) if y is None else y
 
 
 class _Rough(BTD):

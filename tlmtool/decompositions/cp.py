@@ -63,6 +63,12 @@ class CP(Decomposition):
         a, b, c = factors["a"], factors["b"], factors["c"]
         return (a[:, None] * b).flatten(0, 1), c.mT
 
+    def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        a, b, c = factors["a"], factors["b"], factors["c"]
+        if x.numel() // x.shape[-1] >= len(b):  # tokens; the products a b are then fewer numbers
+            return super().apply(x, factors)
+        return ((x @ c)[..., None, :] * a @ b.mT).flatten(-2)
+
 
 def _solve(m: Tensor, f: Tensor, g: Tensor) -> Tensor:
     """m (n, R) times the inverse of (f^T f) * (g^T g), the product taken elementwise."""

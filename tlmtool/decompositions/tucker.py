@@ -41,6 +41,28 @@ class Tucker(Decomposition):
         left = torch.einsum("xyz,hx,dy->hdz", factors["core"], factors["a"], factors["b"])
         return left.flatten(0, 1), factors["c"].mT
 
+    def apply(self, x: Tensor, factors: dict[str, Tensor]) -> Tensor:
+        y = by_modes(x, {k: f[None] for k, f in factors.items()})
+        return super().apply(x, factors) if y is None else y
+
+
+def by_modes(x: Tensor, blocks: dict[str, Tensor]) -> Tensor | None:
+    """x (..., I) -> x W^T (..., H D) through each mode of blocks in turn, so that nothing of the
+    size of W is made; None where that costs more than to multiply core, a and b out first.
+
+    Blocks: core (P, R1, R2, R3), a (P, H, R1), b (P, D, R2), c (P, I, R3). It is the way for few
+    tokens: those of a text that is being generated.
+    """
+    core, a, b, c = (blocks[k] for k in ("core", "a", "b", "c"))
+    (_, r1, r2, r3), h, d, i = core.shape, a.shape[1], b.shape[1], c.shape[1]
+    tokens = x.numel() // x.shape[-1]
+    each = r3 * i + r1 * r2 * r3 + h * r1 * r2 + h * d * r2  # multiplications of one token
+    if tokens * each >= h * r1 * r2 * r3 + h * d * r2 * r3 + tokens * r3 * (i + h * d):
+        return None
+    y = x.reshape(tokens, i) @ c @ core.flatten(1, 2).mT  # (P, B, R1 R2)
+    y = a[:, None] @ y.unflatten(2, (r1, r2)) @ b[:, None].mT  # (P, B, H, D)
+    return y.sum(0).reshape(*x.shape[:-1], h * d)
+
 
 def top(m: Tensor, r: int) -> Tensor:
     """The r leading left singular vectors of each m (B, n, k), orthonormal (B, n, r)."""
