@@ -75,13 +75,15 @@ def turns(
     device: str = "cpu",
     keep: bool = False,
     warm: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
     """Seconds of each contender over all items, a figure for each run, and its last results.
 
     The contenders take turns on each item, after a warm-up on the first item. Without `keep` no
     results are kept: their memory is freed before the next turn, as in normal use. With `warm` an
     untimed pass of the contender comes before each timed one, so that the caches hold its own data
-    and not the peer's. A GPU is waited for before and after each pass, so launches count too.
+    and not the peer's. A GPU is waited for before and after each pass, so launches count too. The
+    `clock` may be `time.process_time`, which other work on the machine does not advance.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -92,10 +94,10 @@ def turns(
                 if warm:
                     work(item)
                 wait()
-                start = time.perf_counter()
+                start = clock()
                 made = work(item)
                 wait()
-                spent[name] += time.perf_counter() - start
+                spent[name] += clock() - start
                 results[name] += [made] if keep else []
                 del made
         for name in contenders if turn >= 0 else ():
