@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tlmtool.commands.limits import limit_of
 from tlmtool.failure import Failure, note_kept
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
@@ -22,6 +23,7 @@ from tlmtool.models.finding import cached
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
+from tlmtool.models.streaming import streamed
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
@@ -43,6 +45,7 @@ class Run(AbstractContextManager):
         self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
         self.warnings: list[str] = []  # of the checkpoints read, in every report
         self.kept: Callable[[], str] = str  # what is done, in words, where --resume goes on with it
+        self.limit, self.streamed = limit_of(recipe), False  # whether weights stay in their files
         torch.manual_seed(recipe.seed)
 
     def __enter__(self) -> "Run":
@@ -64,10 +67,13 @@ class Run(AbstractContextManager):
         """The model of a folder, under the name that the user gave. `more`: a head and changes of
         its config, as `checkpoint.load` takes them."""
         settings = {"dtype": dtype or self.recipe.dtype, "warn": self.warn}
+        if self.limit is not None and self.limit.streams(folder, settings["dtype"]):
+            settings["room"] = self.limit.weights
         self.bars("loading", 0, 1)
         with self.stage("load"):
             model = checkpoint.load(folder, **settings, device=self.recipe.device, **more)
         model.name_or_path = folder.asked
+        self.streamed = self.streamed or streamed(model) is not None
         return model
 
     def empty(self, folder: Folder) -> Any:
@@ -94,6 +100,7 @@ class Run(AbstractContextManager):
             peak_memory_bytes=peak,
             peak_memory_kind=None if peak is None else self._memory_kind(),
             peak_rss_bytes=peak_rss(),
+            streamed=self.streamed or None,
             seconds=dict(self.seconds),
             seed=self.recipe.seed,
             versions=versions,

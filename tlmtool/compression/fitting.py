@@ -17,6 +17,7 @@ from tlmtool.decompositions import Decomposition
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import set_weight
 from tlmtool.models.roles import WRITES_RESIDUAL
+from tlmtool.models.streaming import settle
 from tlmtool.models.surgery import factorize, plan_of
 
 RIDGE = 0.1  # pulls a fitted target towards W: a larger value trusts the calibration text less
@@ -34,12 +35,14 @@ def fit(
     records: list[dict[str, Any]] = []
     if journal:
         records = put_back(statistics.model, draft.plan, journal)
+        settle(statistics.model)
     done = journal.done if journal else set()
 
     def finish(sites: list[str], found: list[dict[str, Any] | None]) -> None:
         made, tensors = [each for each in found if each], tensors_of(statistics.model, sites)
         if journal:
             journal.write(sites, tensors, made)
+        settle(statistics.model, journal.file_of(-1) if journal else None)
         records.extend(made)
 
     for site in statistics.tables:

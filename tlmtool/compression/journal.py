@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tlmtool.data.fingerprints import Sums
@@ -30,6 +29,7 @@ from tlmtool.data.state import AGAIN, Store
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.files.kept import Kept
 from tlmtool.files.reading import regular, sha256
+from tlmtool.models.weights import ALIGNED, write_tensors
 
 log = logging.getLogger("tlmtool")
 KIND = "compressing"  # ends the name of the folder, and marks our files in their metadata
@@ -132,7 +132,7 @@ class Journal:
         file, begun = self.folder / name, self.folder / f".{name}.unfinished"
         held = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
         try:
-            save_file(held, begun, {"format": "pt", "tlm": KIND})
+            write_tensors(held, begun, {"format": "pt", "tlm": KIND}, ALIGNED)
             with begun.open("rb") as opened:
                 os.fsync(opened.fileno())
             found = sha256(begun)

@@ -1,4 +1,5 @@
-"""Reads numbers by the rules of YAML 1.2: 010 is 10, 0x10 is 16, 1e3 is 1000, 1_000 is text."""
+"""Reads numbers by the rules of YAML 1.2, where 010 is 10, 0x10 is 16, 1e3 is 1000 and 1_000 is
+text; and sizes such as 8GB."""
 
 import re
 
@@ -19,3 +20,12 @@ def number(text: str) -> int | float:
     if re.fullmatch(FLOAT, text):
         return float(re.sub(r"\.(?=[a-zA-Z])", "", text))  # Python writes inf and nan without a dot
     raise ValueError(f"{show(text)} is not a number")
+
+
+def size(text: str) -> int:
+    """The bytes of a size: 8GB is 8 * 10**9, 8GiB is 8 * 2**30. Raises ValueError otherwise."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(i?)B", text)
+    if found is None:
+        raise ValueError(f"{show(text)} is not a size")
+    amount, prefix, binary = found.groups()
+    return int(float(amount) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))

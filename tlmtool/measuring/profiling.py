@@ -25,6 +25,7 @@ from tlmtool.measuring.counting import (
 )
 from tlmtool.measuring.outputs import evaluating
 from tlmtool.measuring.passes import in_turns, synchronize
+from tlmtool.models.streaming import give_back
 
 NOTE = (
     f"forward pass; {CONVENTION}, counted on the meta device; "
@@ -78,7 +79,9 @@ class PeakMemory:
 
 
 def release_memory() -> None:
-    """Give freed memory that the allocator keeps back to the system, where that is possible."""
+    """Give back to the system, where that is possible, freed memory that the allocator keeps, and
+    weights that were read from files."""
+    give_back()
     with suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

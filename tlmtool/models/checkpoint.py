@@ -10,11 +10,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from tlmtool.failure import Failure, NotLoadable, Usage
 from tlmtool.models.fitting import Fit, chosen, silenced, spelled
 from tlmtool.models.folder import Folder, Name
+from tlmtool.models.streaming import give_back, stream
 from tlmtool.models.ties import apart, loosen, tie
 from tlmtool.models.weights import FLOATS, INTEGERS, dtypes_of, equal
 
 log = logging.getLogger("tlmtool")
 NAMED = 20  # the most tensors that a warning names
+PART = 2**24  # numbers that are checked at once: more of them take more memory
 Warn = Callable[[str], None]
 
 
@@ -32,13 +34,15 @@ def load(
     head: Any = None,
     changes: dict[str, Any] | None = None,
     has: bool = False,
+    room: int | None = None,
     warn: Warn = warned,
 ) -> PreTrainedModel:
     """A checkpoint, dense or factorized, as the class it was saved with, in evaluation mode.
 
     `dtype` "auto" is the one that the weights are stored in, or the widest of several. `head` is an
     Auto class to load with instead; its head is drawn at random unless the checkpoint `has` it.
-    `changes` are keys of config.json. `warn` gets a sentence for each tensor that has no place in
+    `changes` are keys of config.json. With `room` the model is streamed: at most this many bytes of
+    weights stay in memory between blocks. `warn` gets a sentence for each tensor without a place in
     the model, and for whatever is not as config.json says. Raises NotLoadable, in one sentence, for
     whatever cannot be loaded whole.
 
@@ -72,6 +76,8 @@ def load(
     if head:
         _check_whole(model, info["missing_keys"], folder, has)
     loosen(model)
+    if room is not None and place.type == "cpu":
+        stream(model, room)
     _check_numbers(model, folder)
     if left := found.unexpected & {*info["unexpected_keys"]}:
         warn(_left_out(folder, left, model))
@@ -216,8 +222,10 @@ def _below(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 def _check_numbers(model: PreTrainedModel, folder: Folder) -> None:
     """Raises NotLoadable for a weight that holds NaN or infinity."""
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise NotLoadable(f"{folder}: the weight {key} holds NaN or infinity")
+        for part in value.flatten().split(PART) if value.is_floating_point() else ():
+            if not torch.isfinite(part).all():
+                raise NotLoadable(f"{folder}: the weight {key} holds NaN or infinity")
+            give_back()
 
 
 def _left_out(folder: Folder, names: Iterable[str], model: PreTrainedModel) -> str:

@@ -1,10 +1,12 @@
 """Writes a checkpoint's folder, whole or not at all, with the files beside the weights."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_utils
 
 from tlmtool.files.claims import claimed
 from tlmtool.files.places import check_place, path_of
@@ -12,6 +14,8 @@ from tlmtool.files.writing import whole_folder
 from tlmtool.models.beside import copy_side_files
 from tlmtool.models.folder import Folder, Name
 from tlmtool.models.replacing import check_out
+from tlmtool.models.streaming import give_back, streamed
+from tlmtool.models.weights import write_tensors
 
 
 def save(
@@ -37,7 +41,27 @@ def save(
         with whole_folder(out, lambda: check_out(out, overwrite)) as new:
             if folder is not None:
                 copy_side_files(folder.path, folder.beside[0], new)
-            model.save_pretrained(new, max_shard_size=max_shard_size)
+            with _one_at_a_time(model):
+                model.save_pretrained(new, max_shard_size=max_shard_size)
             for name, content in (texts(new) if texts else {}).items():
                 (new / name).write_text(content, encoding="utf-8")
     return out
+
+
+@contextmanager
+def _one_at_a_time(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a streamed model is written tensor by tensor; transformers reads a file's worth of
+    them first. Names, files and bytes stay those of transformers."""
+    if streamed(model) is None:
+        yield
+        return
+    theirs = modeling_utils.safe_save_file
+
+    def write(tensors: Any, file: Any, metadata: Any = None) -> None:
+        write_tensors(tensors, Path(file), metadata, after=give_back)
+
+    try:
+        modeling_utils.safe_save_file = write  # type: ignore[assignment]
+        yield
+    finally:
+        modeling_utils.safe_save_file = theirs

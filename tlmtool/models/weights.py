@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,20 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The dtypes that weights may have, the widest first.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INTEGERS = ("I64", "I32", "I16")  # dtypes of positions and steps, which are no weights
+# What safetensors calls the dtypes that are written, in the order in which it stores tensors.
+WRITTEN = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+ALIGNED = 64  # bytes; torch gives a new tensor an address of this kind, and last bits depend on it
 # Files that transformers writes for a mesh of devices, each with a part of every tensor.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
@@ -87,6 +102,36 @@ def equal(
                 if name := next((each for each in names if each in there), None):
                     found[names] = opened.get_tensor(name).to(dtype)
     return len(found) == 2 and torch.equal(found[one], found[other])
+
+
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor],
+    file: Path,
+    metadata: Mapping[str, str] | None = None,
+    align: int = 8,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a safetensors file one tensor at a time, byte for byte as `safetensors.torch.save_file`
+    does, which reads all of them first. The numbers start at a multiple of `align` bytes, which is
+    8 for safetensors. `after` is called after each tensor."""
+    kinds = list(WRITTEN)
+    order = sorted(tensors, key=lambda name: (kinds.index(tensors[name].dtype), name))
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    start = 0
+    for name in order:
+        tensor = tensors[name]
+        stop = start + tensor.nbytes
+        kind = {"dtype": WRITTEN[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = kind | {"data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % align)
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            whole = tensors[name].detach().cpu().contiguous()
+            opened.write(whole.view(-1).view(torch.uint8).numpy().data)
+            after()
 
 
 def _names(folder: Path, index: dict[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ from tlmtool.recipe.setting import setting
 from tlmtool.recipe.verbs import EVERY, VERBS, WRITES
 
 WRITING = " ".join(WRITES)
+SIZE = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$"  # what `files.numbers.size` reads
 PREDICTED = "compress overparam finetune"  # the verbs with --dry-run; a merge takes seconds
 
 
@@ -27,7 +28,7 @@ class Output:
         WRITING,
         "Largest file of weights; more weights go into several files",
         "SIZE",
-        pattern=r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$",
+        pattern=SIZE,
         what="a size such as 5GB or 200MB",
     )
     fail_if: str | None = setting(

@@ -15,7 +15,7 @@ from tlmtool.recipe.distillation import Distillation, Recovery
 from tlmtool.recipe.evaluation import Evaluation
 from tlmtool.recipe.fresh import Fresh
 from tlmtool.recipe.language import Language
-from tlmtool.recipe.output import Output
+from tlmtool.recipe.output import SIZE, Output
 from tlmtool.recipe.overparam import Growth, Strategy
 from tlmtool.recipe.profiling import Profiling
 from tlmtool.recipe.setting import Setting, section, setting, settings_of
@@ -72,6 +72,16 @@ class Recipe:
         "Number type of the weights: auto (as stored), float32, bfloat16 or float16",
         "NAME",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    memory: str | None = setting(
+        None,
+        "compress evaluate",
+        "Memory to stay within, such as 8GB: weights that take more than half of it are read from "
+        "their files block by block, and activations go to disk",
+        "SIZE",
+        pattern=SIZE,
+        what="a size such as 8GB or 500MB",
+        otherwise="the memory that is free",
     )
     attention: Attending = section(Attending, "Tensor attention")
 

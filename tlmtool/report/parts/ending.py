@@ -94,6 +94,11 @@ class Ending(Part):
         "bytes",
         optional=True,
     )
+    streamed: bool | None = entry(
+        "true where the weights stayed in their files and were read block by block, because they "
+        "take more than half of the memory",
+        optional=True,
+    )
     seconds: dict[str, float] = entry("time of each stage", "s", names="stages")
     seed: int = entry("seed of everything random")
     versions: dict[str, str] = entry("version of tlm, of Python and of each library")
@@ -123,4 +128,6 @@ class Ending(Part):
             told.append(f"{human(self.peak_memory_bytes, 'B')}{kind} above what was in use before")
         if self.peak_rss_bytes is not None:
             told.append(f"peak RSS of the process {human(self.peak_rss_bytes, 'B')}")
+        if self.streamed:
+            told.append("weights read from their files block by block")
         return "; ".join(told)
