@@ -81,7 +81,7 @@ class Streamed:
                 _madvise(first, last - first)
 
     def settle(self, model: nn.Module) -> None:
-        """Write each large parameter of a model that is in no file to one of its own, and free it."""
+        """Write each large parameter that is in no file to one of its own, and free it."""
         for name, tensor in model.named_parameters():
             if tensor.nbytes >= SMALL and not self.holds(tensor):
                 self._files += 1
