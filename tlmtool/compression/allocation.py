@@ -24,6 +24,11 @@ class Spectrum:
     values: Tensor  # (min(O, I),) float64, relative to the energy of the output
     out_features: int
     in_features: int
+    energy: float = 1.0  # what the values were divided by
+
+    def lost(self, rank: int) -> float:
+        """The squared error of the best factors of a rank, as it is: times the energy."""
+        return float(self.values[rank:].sum()) * self.energy
 
     @property
     def dense(self) -> int:

@@ -4,18 +4,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from tlmtool.compression import allocation
 from tlmtool.compression.allocation import Spectrum
-from tlmtool.compression.calibration import Moments
 from tlmtool.compression.candidates import TABLE, Candidates
+from tlmtool.compression.rivals import Rivals
 from tlmtool.compression.statistics import Statistics
+from tlmtool.compression.weighing import Weighed, spectrum_of
 from tlmtool.decompositions import NAMES, Decomposition, candidates, named
-from tlmtool.decompositions.base import root, times, weigh
-from tlmtool.decompositions.svd import spectrum
 from tlmtool.failure import Usage
 from tlmtool.models.roles import OTHER
 
@@ -55,16 +52,6 @@ class Draft:
         self.plan[site] = found
         if size < FEW * o * i:
             self.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
-
-
-class Weighed(NamedTuple):
-    """A site with what weighs its errors: W (O, I), C (I, I) or (I,), G (O, O), input moments."""
-
-    site: str
-    weight: Tensor
-    metric: Tensor | None = None
-    output_metric: Tensor | None = None
-    moments: Moments | None = None
 
 
 def check(
@@ -155,13 +142,14 @@ def by_budget(
         budgets = getattr(allocation, allocate)(spectra, keep) if spectra else {}
         budgets |= allocation.uniform(apart, keep)
         spectra |= apart
-    draft, spare = Draft(), 0
+    draft, rivals, spare = Draft(), Rivals(), 0
     found: Iterable[Weighed] = (Weighed(site, sites.weight(site)) for site in spectra)
     if method == "auto":
         found = _weighed(sites, statistics, "choosing decompositions")
     for each in found:
         site = each.site
-        draft.take(sites, site, best(sites, each, method, budgets[site] + spare))
+        taken = best(sites, each, method, budgets[site] + spare, spectra[site], rivals)
+        draft.take(sites, site, taken)
         if keep is not None:  # what ranks leave of a site's budget goes to the next site
             taken = draft.plan.get(site)
             spare += budgets[site] - (sites.size(site, taken) if taken else each.weight.numel())
@@ -186,46 +174,30 @@ def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[W
             yield Weighed(site, weight, metric, statistics.output_metric(site), moments)
 
 
-def spectrum_of(each: Weighed) -> Spectrum:
-    """What a site loses at each rank.
-
-    It is relative to the energy of its output, so that sites compare. With an output metric it is
-    the predicted squared change of the last hidden state instead.
-    """
-    weight = each.weight
-    if each.output_metric is not None:
-        unit = 1.0
-    elif each.moments is not None:
-        unit = float(each.moments.energy(weight))
-    else:
-        unit = float((times(weight, each.metric) * weight).sum())
-    values = spectrum(weight, each.metric, each.output_metric) / max(unit, 1e-300)
-    return Spectrum(values.cpu(), *weight.shape)
-
-
-def best(sites: Candidates, each: Weighed, method: str, budget: int) -> Decomposition | None:
+def best(
+    sites: Candidates,
+    each: Weighed,
+    method: str,
+    budget: int,
+    known: Spectrum | None = None,
+    rivals: Rivals | None = None,
+) -> Decomposition | None:
     """The decomposition of a site within a budget of parameters; None if W fits into it, or if no
     factors are smaller than W, as for the gate of one output that a mixture of experts may have.
 
-    For `auto` it is the one with the least weighted error |g^T dW s|. Raises Usage for a budget
-    below rank 1.
+    For `auto` it is the one with the least weighed error |g^T dW s|, by `Rivals`. `known` is the
+    spectrum of the site, if it was computed before. Raises Usage for a budget below rank 1.
     """
-    site, weight, metric, g, _ = each
+    site = each.site
     o, i = sites.shape(site)
     if budget >= o * i or o * i <= o + i:
         return None
-    names = methods(method, metric is not None)
+    names = methods(method, each.metric is not None)
     names = (TABLE,) if sites.roles[site] == "embedding" else names
     found = [d for name in names if (d := sites.largest(site, name, budget))]
     if not found:
         raise Usage(f"{site}: {budget:,} parameters are too few for {' or '.join(names)} at rank 1")
     if len(found) == 1:
         return found[0]
-    s, t = root(metric, weight.device), root(g, weight.device)
-
-    def error(tried: Decomposition) -> float:
-        factors = tried.rough().decompose(weight, metric, g if tried.takes_output_metric else None)
-        off = weigh(weight - tried.reconstruct(factors), s)
-        return float((off if t is None else t.mT @ off).norm())
-
-    return min(found, key=error)
+    known = known or spectrum_of(each)
+    return (rivals or Rivals()).best(found, each, sites.roles[site], known)

@@ -126,6 +126,16 @@ class Decomposition:
         """How many numbers the factors of a weight (O, I) hold."""
         return sum(map(prod, self.shapes(out_features, in_features).values()))
 
+    def reach(self, out_features: int, in_features: int) -> int:
+        """The highest matrix rank that its factors can give to a weight (O, I)."""
+        shapes = self.shapes(out_features, in_features)
+        try:
+            empty = {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
+            inner = self.matrices(empty)[0].shape[1]
+        except NotImplementedError:
+            return min(out_features, in_features)
+        return min(inner, out_features, in_features)
+
     def to_dict(self) -> dict[str, Any]:
         """Name and fields as plain values, without those that are None."""
         return {"name": self.name, **{k: v for k, v in asdict(self).items() if v is not None}}

@@ -78,6 +78,22 @@ def spectrum(
     return values.flip(0).clamp_min(0)
 
 
+def blind_losses(weight: Tensor, metric: Tensor | None, output_metric: Tensor) -> Tensor:
+    """What W loses in |g^T dW s|^2 where the SVD does not know of g, (min(O, I),) float64.
+
+    The sum of the values from R on is the loss of the best W of rank R in |dW s| alone.
+    """
+    w = weight.detach().double()
+    if w.shape[0] <= w.shape[1]:
+        values, vectors = torch.linalg.eigh(times(w, metric) @ w.mT)
+        costs = values * (times(vectors.mT, output_metric) * vectors.mT).sum(1)
+    else:
+        both, _ = _gram(w.mT, metric, output_metric)
+        vectors = torch.linalg.eigh(_gram(w.mT, metric, None)[0])[1]
+        costs = ((both @ vectors) * vectors).sum(0)
+    return costs.flip(0).clamp_min(0)
+
+
 def _gram(m: Tensor, near: Tensor | None, far: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """(s^T M F M^T s (N, N), s) of M (N, L), of the metric s s^T of its rows and F of its columns.
 
