@@ -13,7 +13,7 @@ from tlmtool.report import progress
 from tlmtool.report.course import Course, about
 from tlmtool.report.progress import EVERY, Bars
 
-FORECAST = {"loading": 10.0, "factorizing": 80.0, "saving": 10.0}
+FORECAST = [("loading", 10.0), ("factorizing", 80.0), ("saving", 10.0)]
 
 
 class Clock:
@@ -95,6 +95,20 @@ def test_the_time_left_follows_the_measured_progress_and_the_clock(clock):
     assert course.stages["factorizing"].spent == 160 + 505
 
 
+def test_a_stage_that_is_forecast_twice_counts_twice(clock):
+    course = Course(clock)
+    course.expect([("scoring", 5.0), ("factorizing", 10.0), ("scoring", 5.0)])
+    shares = []
+    for name, done in [("scoring", 4), ("factorizing", 2), ("scoring", 1), ("scoring", 4)]:
+        course.reach(name, done, 4)
+        shares.append(course.share)
+    assert shares == pytest.approx([0.25, 0.5, 0.8125, 1])
+    course.expect([("scoring", 5.0), ("scoring", 5.0)])
+    for done, share in [(4, 0.5), (1, 0.625), (2, 0.75)]:
+        course.reach("scoring", done, 4)
+        assert course.share == pytest.approx(share)
+
+
 def test_a_stage_that_comes_back_keeps_its_speed(clock):
     course = Course(clock)
     course.reach("training", 0, 10)
@@ -136,7 +150,7 @@ def test_quiet_is_quiet(clock, log, capsys):
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("name", ["factorizing", "unpacking " + 90 * "x"])
-@pytest.mark.parametrize("forecast", [{}, FORECAST])
+@pytest.mark.parametrize("forecast", [[], FORECAST])
 def test_a_terminal_shows_one_line(clock, log, monkeypatch, width, name, forecast):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)

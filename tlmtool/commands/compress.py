@@ -9,10 +9,12 @@ from tlmtool.commands.calibrating import TEXT, Material, material_of, resolved, 
 from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.converting import converted, longest_of, predicted
 from tlmtool.commands.costs import Costs
+from tlmtool.commands.forecasting import foreseen, foretold
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.resuming import ended_compression, inputs_of, journal_of
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
+from tlmtool.compression.candidates import Candidates
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
@@ -26,13 +28,12 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
-from tlmtool.models.surgery import factorize
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.calibration import Allocation, Calibration
-from tlmtool.report.parts.ending import Inputs, Predicted
+from tlmtool.report.parts.ending import Inputs
 from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
@@ -59,12 +60,17 @@ def compress(recipe: Recipe) -> Report:
         causal = objective_of(empty) == "clm"
         taught = lesson_of(recipe, folder, tokenizer, causal)
         material = material_of(recipe, empty, tokenizer, taught) if tokenizer else Material()
-        _check(recipe, empty, tokenizer, bool(material.texts))
+        sites = _check(recipe, empty, tokenizer, bool(material.texts))
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
+        if sites and not recipe.attention.kind:
+            run.forecast = foretold(run, empty, sites, tokenizer, material, taught)
         if recipe.output.dry_run:
-            return _predicted(run, folder, empty, costs, tokenizer, material)
+            return foreseen(run, folder, empty, costs, material)
         inputs = inputs_of(recipe, folder)
         journal = journal_of(run, asked, out, folder, inputs)
+        if run.forecast and sites:
+            kept = 0.0 if journal.plan is None else len(journal.done) / len(sites.roles)
+            run.expect(run.forecast.going_on(kept, planned=journal.plan is not None))
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
             source, parts = provenance(recipe, folder, model, out), list[Part]()
@@ -99,10 +105,9 @@ def compress(recipe: Recipe) -> Report:
         return report
 
 
-def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
-    """Raises a Failure for whatever the shapes of the model and the data already rule out. This
-    comes before any weights are loaded."""
-    empty = copy.deepcopy(empty)  # which converting its attention changes
+def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> Candidates | None:
+    """The sites of the budget, if there is one. Raises a Failure for whatever the shapes of the
+    model and the data already rule out. This comes before any weights are loaded."""
     named = checked_figure(recipe.output.fail_if)
     objective = objective_of(empty)
     if tokenizer is None and QUALITY.fullmatch(named):
@@ -117,32 +122,9 @@ def _check(recipe: Recipe, empty: Any, tokenizer: Any, weighed: bool) -> None:
         raise Usage(f"{recipe.model} is no causal language model: leave out --prompts")
     prompts_of(recipe.language.prompts)
     if recipe.attention.kind:
+        empty = copy.deepcopy(empty)
         predicted(recipe, empty, [])
-    if _budget(recipe):
-        check_model(empty, recipe.compression, weighed)
-
-
-def _predicted(
-    run: Run,
-    folder: Folder,
-    empty: Any,
-    costs: Costs,
-    tokenizer: Any,
-    material: Material,
-) -> Report:
-    """The report of a dry run. A rank needs no weights; other budgets need their spectra."""
-    recipe, warnings, found = run.recipe, material.warnings, material.part
-    source, parts = provenance(recipe, folder, empty, None), list[Part]()
-    if recipe.attention.kind:
-        parts = predicted(recipe, empty, warnings)
-    if recipe.compression.rank is not None or not _budget(recipe):
-        outcome, found = _compressed(run, empty, None, []), Calibration()
-    else:
-        outcome = _compressed(run, run.load(folder), tokenizer, material.texts)
-    factorize(empty, outcome.plan)
-    after = costs.and_after(empty, _chosen(outcome) or None)
-    parts = [source, *after, *_notes(outcome, found), *(parts or [Predicted(predicted=True)])]
-    return run.report(parts, warnings + outcome.warnings)
+    return check_model(empty, recipe.compression, weighed) if _budget(recipe) else None
 
 
 def _budget(recipe: Recipe) -> str:

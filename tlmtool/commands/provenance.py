@@ -11,8 +11,11 @@ from tlmtool.recipe.building import Recipe
 from tlmtool.report.parts.model import Model
 
 
-def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> Model:
-    """The part `model` of a report: its files, its type, and the model that it was made from."""
+def provenance(
+    recipe: Recipe, folder: Folder, model: Any, out: Path | None, sums: bool = True
+) -> Model:
+    """The part `model` of a report: its files, its type, and the model that it was made from.
+    Without `sums` no file of weights is read."""
     config, front = folder.config, folder.front
     common = {"class_": type(model).__name__, "out": None if out is None else str(out)}
     if recipe.model is None:
@@ -29,7 +32,7 @@ def provenance(recipe: Recipe, folder: Folder, model: Any, out: Path | None) -> 
     said = front.get("license")
     return Model(
         id=recipe.model,
-        sha256=dict(folder.sums),
+        sha256=dict(folder.sums) if sums else None,
         base_model=base if isinstance(base, str) else named,
         license=tuple(said) if isinstance(said, list) else said,
         type=config["model_type"],

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tlmtool.commands.limits import limit_of
+from tlmtool.compression.forecasting import Forecast
 from tlmtool.failure import Failure, note_kept
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
@@ -27,9 +28,13 @@ from tlmtool.models.streaming import streamed
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
+from tlmtool.report.course import about
+from tlmtool.report.figures import human
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.costs import FileBytes, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Files
+from tlmtool.report.parts.forecast import Forecast as Forecasted
+from tlmtool.report.parts.forecast import StageTime
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
@@ -43,6 +48,7 @@ class Run(AbstractContextManager):
     def __init__(self, recipe: Recipe):
         anew = replace(recipe.training, resume=False)  # a resumed run has the same result
         self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
+        self.forecast: Forecast | None = None
         self.warnings: list[str] = []  # of the checkpoints read, in every report
         self.kept: Callable[[], str] = str  # what is done, in words, where --resume goes on with it
         self.limit, self.streamed = limit_of(recipe), False  # whether weights stay in their files
@@ -62,6 +68,13 @@ class Run(AbstractContextManager):
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def expect(self, forecast: Forecast) -> None:
+        """Show what the rest of the run will take, and hold its progress and its report to it."""
+        self.forecast = forecast
+        told = f"{about(forecast.seconds)} and {human(forecast.bytes, 'B')} of memory"
+        self.bars.line(f"forecast: {told}, on this machine as it is now")
+        self.bars.expect(forecast.stages)
 
     def load(self, folder: Folder, dtype: str | None = None, **more: Any) -> Any:
         """The model of a folder, under the name that the user gave. `more`: a head and changes of
@@ -106,7 +119,31 @@ class Run(AbstractContextManager):
             versions=versions,
             recipe=recipes.to_dict(self.recipe),
         )
-        return Report(self.recipe.verb, [*parts, ending])
+        return Report(self.recipe.verb, [*parts, *self._forecast(), ending])
+
+    def _forecast(self) -> list[Part]:
+        """The forecast, beside what was measured unless this is a dry run."""
+        if self.forecast is None:
+            return []
+        done, course = not self.recipe.output.dry_run, self.bars.course
+        expected = dict[str, float]()
+        for name, seconds in self.forecast.stages:
+            expected[name] = expected.get(name, 0.0) + seconds
+        spent = course.spent() if done else {}
+        stages = {
+            name: StageTime(
+                seconds=expected.get(name, 0.0), actual=spent.get(name, 0.0) if done else None
+            )
+            for name in dict.fromkeys([*expected, *spent])
+        }
+        return [
+            Forecasted(
+                seconds=self.forecast.seconds,
+                actual_seconds=course.seconds if done else None,
+                memory_bytes=self.forecast.bytes,
+                stages=stages,
+            )
+        ]
 
     def _memory_kind(self) -> str:
         return "cuda" if checkpoint.device_of(self.recipe.device).type == "cuda" else "rss"

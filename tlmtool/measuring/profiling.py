@@ -104,6 +104,11 @@ def peak_rss() -> int | None:
     return None
 
 
+def resident() -> int:
+    """The resident bytes of this process now; 0 where the system does not say."""
+    return _status("VmRSS")
+
+
 def _reset_peak() -> int | None:
     """Give free memory back and start the peak again; the resident bytes, or None."""
     release_memory()

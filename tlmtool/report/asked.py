@@ -79,6 +79,26 @@ class Asked:
         return self.grows or self.shrinks
 
     @property
+    def counted(self) -> bool:
+        """but not with both `--energy` and `--dry-run`"""
+        return self.written or not self.values.get("compression.energy")
+
+    @property
+    def unknown(self) -> bool:
+        """with `--energy`"""
+        return bool(self.values.get("compression.energy"))
+
+    @property
+    def ranged(self) -> bool:
+        """with `--dry-run`, and `--keep` or `--energy`"""
+        return self.predicted and self.budget and not self.values.get("compression.rank")
+
+    @property
+    def timed(self) -> bool:
+        """with `--rank`, `--keep` or `--energy`, without `--attention`"""
+        return self.budget and not self.converts
+
+    @property
     def weighed(self) -> bool:
         """without `--calibration none`"""
         return self.values.get("calibration.text") != "none"

@@ -1,6 +1,6 @@
 """Where a command stands: its stage, the share that is done, and the time that is left."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 TRUST = 0.1  # share of a forecast that counts as measured before anything is. A larger value
@@ -45,13 +45,14 @@ class Course:
         self.clock = clock
         self.stages: dict[str, Stage] = {}
         self.stage: Stage | None = None
-        self.expected: dict[str, float] = {}
+        self.expected: list[tuple[str, float]] = []
+        self.at = 0  # which stage of the forecast the command is in
         self.covered = 0.0  # seconds of the forecast that are done
         self.started = self.heard = clock()
 
-    def expect(self, seconds: Mapping[str, float]) -> None:
-        """Start now on a forecast: {stage: its seconds}, in order."""
-        self.expected, self.covered = dict(seconds), 0.0
+    def expect(self, stages: Iterable[tuple[str, float]]) -> None:
+        """Start now on a forecast: (stage, its seconds) in order. A stage may come twice."""
+        self.expected, self.at, self.covered = [*stages], 0, 0.0
         self.started = self.heard = self.clock()
 
     def reach(self, what: str, done: int, total: int, note: str = "") -> bool:
@@ -61,19 +62,39 @@ class Course:
             self.stage.seconds += now - self.heard
             self.stage.spent += now - self.heard
         self.stage = stage = self.stages.setdefault(what, Stage(what, begun=done))
-        if done < stage.done or (total != stage.total and not first):  # it begins again
+        again = done < stage.done or (total != stage.total and not first)
+        if again:
             stage.begun, stage.seconds = done, 0.0
         stage.done, stage.total, stage.note, self.heard = done, total, note, now
-        if what in self.expected:
-            names = [*self.expected]
-            before = sum(self.expected[each] for each in names[: names.index(what)])
-            self.covered = max(self.covered, before + self.expected[what] * stage.share)
+        self._cover(stage, self.at + again)
         return first
+
+    def _cover(self, stage: Stage, since: int) -> None:
+        """Move on to a stage of the forecast, if it is in it, at or after the place `since`."""
+        names = [name for name, _ in self.expected[since:]]
+        if stage.name in names:
+            self.at = since + names.index(stage.name)
+            here = self.expected[self.at][1] * stage.share
+            before = sum(seconds for _, seconds in self.expected[: self.at])
+            self.covered = max(self.covered, before + here)
+
+    @property
+    def seconds(self) -> float:
+        """Those since the forecast, or since the beginning."""
+        return self.clock() - self.started
+
+    def spent(self) -> dict[str, float]:
+        """{stage: its seconds so far}."""
+        now = self.clock() - self.heard
+        return {
+            name: each.spent + (now if each is self.stage else 0.0)
+            for name, each in self.stages.items()
+        }
 
     @property
     def whole(self) -> float:
         """The seconds of the forecast."""
-        return sum(self.expected.values())
+        return sum(seconds for _, seconds in self.expected)
 
     @property
     def share(self) -> float:

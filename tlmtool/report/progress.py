@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 
 from rich.console import Console
@@ -67,10 +67,10 @@ class Bars(AbstractContextManager):
             self.beat()
         self.progress.update(self.task, completed=self.course.share, visible=True)
 
-    def expect(self, seconds: Mapping[str, float]) -> None:
-        """The forecast of the rest of the command: {stage: its seconds}, in order."""
+    def expect(self, stages: Iterable[tuple[str, float]]) -> None:
+        """The forecast of the rest of the command: (stage, its seconds) in order."""
         with self.lock:
-            self.course.expect(seconds)
+            self.course.expect(stages)
 
     def beat(self) -> None:
         """A line in a log, if none has been written for 30 seconds."""

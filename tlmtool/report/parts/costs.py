@@ -8,7 +8,7 @@ from tlmtool.report.figures import View, figure, human, share
 from tlmtool.report.layout import Document, Part, entry
 
 HEADER = ["", "before", "after", "after / before"]
-MADE = {"compress": "", "merge": "", "overparam": ""}
+MADE = {"compress": "counted", "merge": "", "overparam": ""}
 WRITTEN = {"compress": "written", "merge": "", "overparam": "written"}
 WRITTEN |= {"finetune": "written single"}
 _SHARE = "sites: the layers that were chosen, {} of the model's parameters before"

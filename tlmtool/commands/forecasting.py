@@ -1,0 +1,179 @@
+"""What `compress` tells before its work: seconds and memory, and all that a dry run can say."""
+
+import copy
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from tlmtool.commands.calibrating import TEXT, Material
+from tlmtool.commands.converting import predicted
+from tlmtool.commands.costs import Costs
+from tlmtool.commands.provenance import provenance
+from tlmtool.commands.run import Run
+from tlmtool.compression import calibration, planning
+from tlmtool.compression.candidates import Candidates, left_out
+from tlmtool.compression.compress import TOKENS, check
+from tlmtool.compression.forecasting import Forecast, Texts, forecast
+from tlmtool.compression.planning import Draft
+from tlmtool.compression.ranges import Open
+from tlmtool.data.batching import encode, joined_ids
+from tlmtool.data.language import HELD_TOKENS
+from tlmtool.data.lessons import Lesson, texts_of
+from tlmtool.measuring.costing import Text, probed_of
+from tlmtool.measuring.losses import MASKED, objective_of
+from tlmtool.measuring.machine import rates
+from tlmtool.measuring.perplexity import AT_ONCE
+from tlmtool.measuring.profiling import resident
+from tlmtool.models import checkpoint
+from tlmtool.models.folder import Folder
+from tlmtool.models.surgery import factorize
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.compression import Compression
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.costs import Flops, Parameters, WeightBytes
+from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.forecast import Range, SiteRange, Span
+from tlmtool.report.parts.sites import LeftDense, Sites
+from tlmtool.report.report import Report
+
+ROWS = 32  # texts in a batch that is measured
+SOME = 512  # texts whose tokens are counted; the others are taken to be as long
+
+
+def foretold(
+    run: Run,
+    empty: Any,
+    sites: Candidates,
+    tokenizer: Any,
+    material: Material,
+    taught: Lesson | None,
+) -> Forecast:
+    """The forecast of a run, after a probe of this machine that takes about two seconds."""
+    recipe, wanted = run.recipe, run.recipe.compression
+    texts = _texts(recipe, empty, tokenizer, material, taught)
+    device = checkpoint.device_of(recipe.device)
+    probed = replace(probed_of(empty, sites.roles, texts.calibration, TOKENS), device=device)
+    share = wanted.keep or 1.0
+    if wanted.rank is not None:
+        draft = planning.by_rank(sites, *_by_rank(wanted))
+        sizes = {site: prod(sites.shape(site)) for site in sites.roles}
+        kept = sum(
+            sites.size(site, draft.plan[site]) if site in draft.plan else size
+            for site, size in sizes.items()
+        )
+        share = kept / sum(sizes.values())
+    used = 0 if device.type == "cuda" else resident()
+    return forecast(empty, sites.roles, wanted, texts, share, rates(probed), used)
+
+
+def _texts(
+    recipe: Recipe, model: Any, tokenizer: Any, material: Material, taught: Lesson | None
+) -> Texts:
+    """How long the texts are that the run reads."""
+    if tokenizer is None:
+        return Texts()
+    longest, found = recipe.calibration.max_length or TEXT, Texts()
+    if material.texts:
+        batches = calibration.prepared(model, tokenizer, material.texts, longest, TOKENS)
+        shapes = [batch.inputs["input_ids"].shape for batch in batches]
+        length = max(columns for _, columns in shapes)
+        found = replace(found, calibration=Text(sum(map(prod, shapes)), len(shapes), length))
+    objective = objective_of(model)
+    if objective == "clm":
+        held = material.held if isinstance(material.held, str) else "\n".join(material.held)
+        tokens = len(joined_ids(tokenizer, held, HELD_TOKENS + 1))
+        read = Text(tokens, -(-tokens // AT_ONCE))
+    else:
+        read = _counted(tokenizer, material.held, longest)
+    predicted = MASKED if objective == "mlm" else 1.0
+    found = replace(found, held=read, samples=objective == "clm", predicted=predicted)
+    if taught and taught.scored:
+        found = replace(found, scored=_counted(tokenizer, texts_of(taught.scored), longest))
+    if taught and recipe.recovery.steps:
+        each = _counted(tokenizer, taught.sentences[:SOME], longest).tokens
+        tokens = each * recipe.recovery.batch * recipe.recovery.steps
+        learned = tokens // max(1, min(SOME, len(taught.sentences)))
+        found = replace(found, learned=Text(learned, recipe.recovery.steps))
+    return found
+
+
+def _counted(tokenizer: Any, texts: Any, longest: int) -> Text:
+    """The size of texts that are read one by one."""
+    texts = [*texts]
+    if not texts:
+        return Text(0, 0)
+    some = encode(tokenizer, texts[:SOME], max_length=longest)["input_ids"]
+    tokens = sum(map(len, some)) * len(texts) // len(some)
+    return Text(tokens, -(-len(texts) // ROWS))
+
+
+def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Material) -> Report:
+    """The report of a dry run, which reads no weights. A rank is exact; of other budgets it says
+    what is certain, and what they leave open. `empty` is changed."""
+    recipe, wanted = run.recipe, run.recipe.compression
+    warnings, weighed = [*material.warnings], bool(material.texts)
+    parts: list[Part] = [provenance(recipe, folder, empty, None, sums=False)]
+    draft, more = Draft(), list[Part]([Predicted(predicted=True)])
+    if recipe.attention.kind:
+        more = predicted(recipe, empty, warnings)
+    if (wanted.rank, wanted.keep, wanted.energy) == (None, None, None):
+        parts += costs.and_after(empty)
+    elif wanted.rank is not None:
+        draft = planning.by_rank(check(empty, wanted, weighed), *_by_rank(wanted))
+        factorize(empty, draft.plan)
+        parts += costs.and_after(empty, [*draft.plan, *draft.left_dense])
+        warnings += left_out(empty, wanted.sites)
+    else:
+        sites = check(empty, wanted, weighed)
+        draft, found = _ranged(empty, costs, Open(sites, wanted, weighed))
+        parts += found
+        warnings += left_out(empty, wanted.sites)
+    left = (LeftDense(site=site, reason=why) for site, why in draft.left_dense.items())
+    parts += [material.part, Sites(sites=(), left_dense=tuple(left)), *more]
+    return run.report(parts, warnings + draft.warnings)
+
+
+def _by_rank(wanted: Compression) -> tuple[Any, ...]:
+    return wanted.rank, wanted.method, wanted.overrides
+
+
+def _ranged(empty: Any, costs: Costs, budget: Open) -> tuple[Draft, list[Part]]:
+    """(sites that stay dense for certain, the figures of a budget of `keep` or `energy`)."""
+    chosen, keep = [*budget.sites.roles], budget.wanted.keep
+    least, dense = copy.deepcopy(empty), costs.and_after(empty)
+    smallest = budget.smallest()
+    spans: dict[str, Any]
+    if keep is None:
+        factorize(least, smallest.plan)
+        ends = zip(costs.and_after(least), dense, strict=True)
+        names = {Parameters: "parameters", Flops: "flops", WeightBytes: "weight_bytes"}
+        spans = {
+            names[type(most)]: Span(before=most.before, least=low.after, most=most.after)
+            for low, most in ends
+        }
+        parts, note = list[Part](), "after: between rank 1 and the dense weight at each site"
+    else:
+        even = budget.even()
+        factorize(least, even.plan)
+        parts = costs.and_after(least, chosen)
+        size = next(part for part in dense if isinstance(part, Parameters))
+        most = size.after - sum(budget.sizes.values()) + budget.budget
+        spans = {"parameters": Span(before=size.before, most=most)}
+        note = "after: if every site keeps the same share"
+        if budget.wanted.allocate == "greedy":
+            note += "; the run spreads the parameters by what they save"
+    sites = [
+        SiteRange(
+            site=each.site,
+            role=each.role,
+            shape=each.shape,
+            decomposition=each.method,
+            least_rank=each.rank[0],
+            most_rank=each.rank[1],
+            least=each.parameters[0],
+            most=each.parameters[1],
+        )
+        for each in budget.ranges()
+    ]
+    parts.append(Range(note=note, sites=tuple(sites), **spans))
+    return Draft(left_dense=smallest.left_dense), parts
