@@ -14,6 +14,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 
 from tlmtool.cli import run
 from tlmtool.commands import limits
+from tlmtool.compression import shelving
 from tlmtool.compression.compress import compress
 from tlmtool.files.numbers import size
 from tlmtool.models import streaming
@@ -113,6 +114,34 @@ def test_at_most_two_blocks_of_weights_are_in_memory(tmp_path):
     compress(model, keep=0.5, sites="attention,ffn", method="svd", allocate="uniform", **TEXTS)
     assert most and max(most) <= 2 * one + rest
     assert sum(p.nbytes for p in blocks.parameters()) < 0.6 * len(blocks) * one
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "gpt2"])
+def test_activations_on_disk_give_the_same_bytes(family, tmp_path, monkeypatch):
+    path, found, written = folder(tmp_path, family), [], []
+    put = shelving.Disk.put
+    monkeypatch.setattr(shelving.Disk, "put", lambda *a: written.append(put(*a)) or written[-1])
+    for most in (None, 0):
+        model = load(path)
+        with shelving.limited(most):
+            compress(model, keep=0.6, sites="attention,ffn", **TEXTS)
+        save(model, tmp_path / f"{most}")
+        found.append(weights(tmp_path / f"{most}"))
+        assert bool(written) == (most == 0)
+    assert found[0] == found[1] and not any(file.exists() for file in written)
+
+
+def test_a_row_gives_back_what_it_was_given():
+    x = torch.arange(6.0).view(2, 3)
+    values = [x, (x, None, "name", x.T), (None,), "name", x.clone().requires_grad_()]
+    with shelving.limited(0):
+        row = shelving.Row()
+    for place, value in enumerate(values):
+        row[place] = value
+    assert len(row) == 5 and 4 in row and 5 not in row
+    assert torch.equal(row[0], x) and row[4] is values[4] and list(row)[2:4] == values[2:4]
+    one, two, three, four = row[1]
+    assert torch.equal(one, x) and (two, three) == (None, "name") and torch.equal(four, x.T)
 
 
 @LINUX

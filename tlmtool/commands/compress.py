@@ -19,6 +19,7 @@ from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import check as check_model
 from tlmtool.compression.compress import compress as compress_model
 from tlmtool.compression.journal import Journal
+from tlmtool.compression.shelving import limited
 from tlmtool.data.lessons import Lesson
 from tlmtool.data.windows import Windows
 from tlmtool.failure import NotLoadable, Usage
@@ -28,6 +29,7 @@ from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
+from tlmtool.models.streaming import keep_in_memory
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
@@ -88,6 +90,7 @@ def compress(recipe: Recipe) -> Report:
                 parts.append(layers)
             outcome = _compressed(run, model, tokenizer, material.texts, journal)
             if recovery:
+                keep_in_memory(model)
                 with run.stage("recover"):
                     parts.append(recovery.recover(model))
             after = costs.and_after(model, _chosen(outcome) or None)
@@ -144,26 +147,27 @@ def _compressed(
     recipe, wanted = run.recipe, run.recipe.compression
     if not _budget(recipe):
         return Outcome({})
-    outcome = compress_model(
-        model,
-        rank=wanted.rank,
-        keep=wanted.keep,
-        energy=wanted.energy,
-        sites=wanted.sites,
-        ignore=wanted.ignore,
-        method=wanted.method,
-        blocks=wanted.blocks,
-        allocate=wanted.allocate,
-        overrides=wanted.overrides,
-        tokenizer=tokenizer,
-        texts=texts,
-        max_length=recipe.calibration.max_length or TEXT,
-        sequential=wanted.fit == "sequential",
-        seed=recipe.seed,
-        dry_run=recipe.output.dry_run,
-        progress=run.bars,
-        journal=journal,
-    )
+    with limited(run.limit and run.limit.activations):
+        outcome = compress_model(
+            model,
+            rank=wanted.rank,
+            keep=wanted.keep,
+            energy=wanted.energy,
+            sites=wanted.sites,
+            ignore=wanted.ignore,
+            method=wanted.method,
+            blocks=wanted.blocks,
+            allocate=wanted.allocate,
+            overrides=wanted.overrides,
+            tokenizer=tokenizer,
+            texts=texts,
+            max_length=recipe.calibration.max_length or TEXT,
+            sequential=wanted.fit == "sequential",
+            seed=recipe.seed,
+            dry_run=recipe.output.dry_run,
+            progress=run.bars,
+            journal=journal,
+        )
     run.seconds |= outcome.seconds
     if tokenizer is None and not recipe.output.dry_run:
         outcome.warnings.append(

@@ -1,6 +1,5 @@
 """Input statistics of sites, measured on calibration text. They weigh the error of a weight."""
 
-import tempfile
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tlmtool.compression.shelving import Disk, room, taken_from
 from tlmtool.compression.walking import Stop, Walk, aligned, hooks
 from tlmtool.data.batching import Batch, encode, in_batches
 from tlmtool.data.windows import Windows
@@ -147,26 +146,23 @@ def token_frequencies(batches: list[Batch], rows: int) -> Tensor:
 
 
 class Shelf:
-    """Keeps tensors under keys, in memory; on disk once they take more than `room` bytes."""
+    """Keeps tensors under keys, in memory; on disk once they take more than `most` bytes, or more
+    than the memory allows (`shelving`)."""
 
-    def __init__(self, room: float):
-        self.room, self.kept = room, {}
-        self.folder: tempfile.TemporaryDirectory | None = None
+    def __init__(self, most: float):
+        self.room, self.kept = min(most, room()), {}
+        self.disk: Disk | None = None
 
     def put(self, key: Hashable, values: list[Tensor]) -> None:
         self.room -= sum(value.nbytes for value in values)
         if self.room < 0:
-            self.folder = self.folder or tempfile.TemporaryDirectory(prefix="tlm-")
-            file = Path(self.folder.name) / f"{len(self.kept)}.safetensors"
-            save_file({str(k): v.contiguous().cpu() for k, v in enumerate(values)}, file)
-            self.kept[key] = file
+            self.disk = self.disk or Disk()
+            self.kept[key] = self.disk.put(values)
         else:
             self.kept[key] = values
 
     def get(self, key: Hashable, device: torch.device) -> list[Tensor]:
         """The tensors of a key, on a device; raises KeyError for a key that was never put."""
         values = self.kept[key]
-        if isinstance(values, Path):
-            loaded = load_file(values)
-            values = [loaded[str(k)] for k in range(len(loaded))]
-        return [value.to(device) for value in values]
+        found = taken_from(values) if isinstance(values, Path) else values
+        return [value.to(device) for value in found]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tlmtool.compression.shelving import Row
 from tlmtool.data.batching import Batch
 from tlmtool.measuring.outputs import evaluating, last_hidden
 
@@ -41,7 +42,7 @@ class Walk:
     def __init__(self, model: nn.Module, batches: list[Batch]):
         self.model, self.batches = model, batches
         self.at: dict[str, int] = {}  # {stack: blocks that are done}
-        self.outputs: dict[str, list[Any]] = {}  # {stack: output of the last one for each batch}
+        self.outputs: dict[str, Any] = {}  # {stack: output of the last one for each batch}
 
     def blocks(self, stack: str) -> nn.ModuleList:
         """The blocks of a stack."""
@@ -58,8 +59,10 @@ class Walk:
     def advance(self, stack: str) -> None:
         """Run the next block of a stack and keep its outputs."""
         block = self.blocks(stack)[self.at[stack]]
-        places = range(len(self.batches))
-        self.outputs[stack] = [self.output(place, block) for place in places]
+        row = Row()
+        for place in range(len(self.batches)):
+            row[place] = self.output(place, block)
+        self.outputs[stack] = row
         self.at[stack] += 1
 
     def output(self, place: int, block: nn.Module, grad: bool = False) -> Any:
@@ -86,8 +89,9 @@ class Walk:
         """Inside, blocks that are done return their last output for a batch."""
         with ExitStack() as stack:
             for path, done in self.at.items():
+                output = _constant(self.outputs[path][place] if done else None)
                 for block in self.blocks(path)[:done]:
-                    block.forward = _constant(self.outputs[path][place])
+                    block.forward = output
                     stack.callback(block.__dict__.pop, "forward")
             yield
 

@@ -112,6 +112,7 @@ class Streamed:
         """Stream no longer: what is read or changed from now on stays in memory."""
         for handle in self._handles:
             handle.remove()
+        self._spans = []
         _streams.discard(self)
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -152,6 +153,12 @@ def settle(model: nn.Module, file: Path | None = None) -> None:
     if file is not None:
         held.move(model, file)
     held.settle(model)
+
+
+def keep_in_memory(model: nn.Module) -> None:
+    """Stream a model no longer, because it is trained."""
+    if (held := streamed(model)) is not None:
+        held.stop()
 
 
 def unmapped(model: nn.Module) -> int:
