@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from tlmtool.decompositions.base import times
-from tlmtool.decompositions.svd import spectrum
+from tlmtool.decompositions.base import root, times, weigh
 
 
 def errors(
@@ -34,7 +33,8 @@ def errors(
     else:
         by_vector = times(tail.mT, metric).mul_(tail.mT).sum(1)
         lost = (by_vector * values[: len(values) - rank]).sum()
-        best = spectrum(target, metric).flip(0)
+        s = root(metric, target.device)
+        best = torch.linalg.eigvalsh(weigh(weigh(gram, s).mT, s))
         energy = best.sum()
     return found | {
         "output_error": _share(times(off, metric).mul_(off).sum(), energy),

@@ -167,13 +167,13 @@ def root(metric: Tensor | None, device: torch.device) -> Tensor | None:
 
 
 def times(weight: Tensor, metric: Tensor | None) -> Tensor:
-    """W C (O, I) in float64, C with the jitter of `root`; W for no metric or one of zeros.
+    """W C (O, I), C with the jitter that `root` adds; W for no metric or one of zeros.
 
     Where a product of W C is all that is needed, C needs no root.
     """
     if metric is None or not metric.any():
         return weight
-    metric = metric.detach().to(weight.device, torch.float64)
+    metric = metric.detach().to(weight)
     if metric.ndim == 1:
         return weight * (metric + JITTER * metric.mean())
     return (weight @ metric).add_(weight, alpha=JITTER * float(metric.diagonal().mean()))
