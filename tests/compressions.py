@@ -11,7 +11,7 @@ from trainings import interrupted
 from tlmtool.cli import run
 from tlmtool.compression.journal import Journal
 
-MEASURED = ("seconds", "peak_memory_bytes", "peak_rss_bytes")
+MEASURED = ("seconds", "forecast", "streamed", "peak_memory_bytes", "peak_rss_bytes")
 SMALL = ["--sites", "all", "-q", "--device", "cpu", "--max-length", "12"]
 WRITE = Journal.write
 

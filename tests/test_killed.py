@@ -20,7 +20,7 @@ from tlmtool.cli import run
 
 WRITING = ("os.", "shutil.", "tempfile.")
 BEGUN = re.compile(r"\.(?:\d+|[a-z0-9_]{8})\.unfinished")
-MEASURED = ("seconds", "peak_memory_bytes", "peak_rss_bytes")
+MEASURED = ("seconds", "forecast", "peak_memory_bytes", "peak_rss_bytes")
 
 
 @pytest.fixture

@@ -134,11 +134,11 @@ def _told(journal: Journal) -> str:
 
 def compressing(values: dict[str, Any]) -> dict[str, Any]:
     """Of the values of a recipe, by section, those that a resumed compression must share with the
-    one that was killed: all but where its result goes."""
+    one that was killed: all but where its result goes, and the memory that it may take."""
     held = ((key, each) for key, each in values.items() if isinstance(each, dict))
     flat = {key: each for key, each in values.items() if not isinstance(each, dict)}
     flat |= {f"{key}.{leaf}": value for key, each in held for leaf, value in each.items()}
-    free = ("output.", "training.resume")
+    free = ("output.", "training.resume", "memory")
     return {key: value for key, value in flat.items() if not key.startswith(free)}
 
 
