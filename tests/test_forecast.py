@@ -13,8 +13,8 @@ from front_door import TEXTS, saved, told
 from tlmtool.commands import forecasting as command
 from tlmtool.compression import forecasting
 from tlmtool.compression.compress import check
-from tlmtool.compression.forecasting import Texts, forecast
-from tlmtool.measuring.costing import Text
+from tlmtool.compression.forecasting import Room, Texts, forecast
+from tlmtool.measuring.costing import Body, Text
 from tlmtool.measuring.counting import OTHER, SCORES, forward_flops
 from tlmtool.measuring.machine import Probed, Rates, rates
 from tlmtool.models.surgery import sites
@@ -146,7 +146,9 @@ def stages(rate: Rates, texts: Texts, **wanted) -> dict[str, float]:
     model = pico("llama", "lm").to("meta")
     asked = Compression(sites=("attention", "ffn"), **wanted)
     chosen = check(model, asked, bool(texts.calibration.tokens)).roles
-    return dict(forecast(model, chosen, asked, texts, 0.5, rate).stages)
+    parts = forward_flops(model, 16, 1, sites(model))["by_part"]
+    body = Body.of(model, chosen, parts, 16, texts.calibration.length)
+    return dict(forecast(model, body, chosen, asked, texts, 0.5, rate, Room()).stages)
 
 
 def test_seconds_are_work_divided_by_rates():

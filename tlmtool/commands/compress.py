@@ -65,7 +65,7 @@ def compress(recipe: Recipe) -> Report:
         sites = _check(recipe, empty, tokenizer, bool(material.texts))
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if sites and not recipe.attention.kind:
-            run.forecast = foretold(run, empty, sites, tokenizer, material, taught)
+            run.forecast = foretold(run, empty, costs, sites, tokenizer, material, taught)
         if recipe.output.dry_run:
             return foreseen(run, folder, empty, costs, material)
         inputs = inputs_of(recipe, folder)

@@ -20,7 +20,8 @@ LENGTH = 128  # tokens of the pass whose FLOPs are counted; more tokens, more FL
 class _Counted:
     """The size and cost of a model.
 
-    `sites`: {site: (role, its parameters)}; `length`: tokens of the pass whose FLOPs are counted.
+    `sites`: {site: (role, its parameters)}; `length`: tokens of the pass whose FLOPs are counted,
+    in all and by part.
     """
 
     total: int
@@ -28,6 +29,7 @@ class _Counted:
     sites: dict[str, tuple[str, int]]
     flops: int
     length: int
+    parts: dict[str, int]
 
 
 class Costs:
@@ -55,8 +57,9 @@ class Costs:
             size = held[site].parameters(o, i) if site in held else o * i
             parameters[site] = (role, size)
         length = min(self.longest, position_limit(model) or LENGTH)
-        flops = forward_flops(model, length, 1, sites(model))["total"]
-        return _Counted(count_parameters(model), count_bytes(model), parameters, flops, length)
+        flops = forward_flops(model, length, 1, sites(model))
+        size = count_parameters(model), count_bytes(model)
+        return _Counted(*size, parameters, flops["total"], length, flops["by_part"])
 
     def and_after(
         self, model: Any, chosen: Iterable[str] | None = None, note: str = ""

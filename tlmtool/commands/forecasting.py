@@ -8,18 +8,20 @@ from typing import Any
 from tlmtool.commands.calibrating import TEXT, Material
 from tlmtool.commands.converting import predicted
 from tlmtool.commands.costs import Costs
+from tlmtool.commands.limits import HALF, Limit
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.run import Run
 from tlmtool.compression import calibration, planning
 from tlmtool.compression.candidates import Candidates, left_out
 from tlmtool.compression.compress import TOKENS, check
-from tlmtool.compression.forecasting import Forecast, Texts, forecast
+from tlmtool.compression.forecasting import Forecast, Room, Texts, forecast
 from tlmtool.compression.planning import Draft
 from tlmtool.compression.ranges import Open
 from tlmtool.data.batching import encode, joined_ids
 from tlmtool.data.language import HELD_TOKENS
 from tlmtool.data.lessons import Lesson, texts_of
-from tlmtool.measuring.costing import Text, probed_of
+from tlmtool.measuring.costing import Body, Text, probed_of
+from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.losses import MASKED, objective_of
 from tlmtool.measuring.machine import rates
 from tlmtool.measuring.perplexity import AT_ONCE
@@ -43,6 +45,7 @@ SOME = 512  # texts whose tokens are counted; the others are taken to be as long
 def foretold(
     run: Run,
     empty: Any,
+    costs: Costs,
     sites: Candidates,
     tokenizer: Any,
     material: Material,
@@ -62,8 +65,19 @@ def foretold(
             for site, size in sizes.items()
         )
         share = kept / sum(sizes.values())
-    used = 0 if device.type == "cuda" else resident()
-    return forecast(empty, sites.roles, wanted, texts, share, rates(probed), used)
+    before, length = costs.before, texts.calibration.length
+    body = Body.of(empty, sites.roles, before.parts, before.length, length)
+    room = _room(run.limit, body.bytes, device.type == "cuda")
+    return forecast(empty, body, sites.roles, wanted, texts, share, rates(probed), room)
+
+
+def _room(limit: Limit | None, weights: int, cuda: bool) -> Room:
+    """The memory that a run takes for weights and for activations at most."""
+    used = 0 if cuda else resident()
+    if limit is None:
+        return Room(used)
+    streamed = weights * HALF > limit.bytes
+    return Room(used, limit.weights if streamed else weights, limit.activations)
 
 
 def _texts(
@@ -125,7 +139,9 @@ def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Mater
         warnings += left_out(empty, wanted.sites)
     else:
         sites = check(empty, wanted, weighed)
-        draft, found = _ranged(empty, costs, Open(sites, wanted, weighed))
+        draft, found = _ranged(
+            empty, costs, Open(sites, wanted, weighed), bool(recipe.attention.kind)
+        )
         parts += found
         warnings += left_out(empty, wanted.sites)
     left = (LeftDense(site=site, reason=why) for site, why in draft.left_dense.items())
@@ -137,28 +153,24 @@ def _by_rank(wanted: Compression) -> tuple[Any, ...]:
     return wanted.rank, wanted.method, wanted.overrides
 
 
-def _ranged(empty: Any, costs: Costs, budget: Open) -> tuple[Draft, list[Part]]:
-    """(sites that stay dense for certain, the figures of a budget of `keep` or `energy`)."""
-    chosen, keep = [*budget.sites.roles], budget.wanted.keep
-    least, dense = copy.deepcopy(empty), costs.and_after(empty)
-    smallest = budget.smallest()
+def _ranged(empty: Any, costs: Costs, budget: Open, converted: bool) -> tuple[Draft, list[Part]]:
+    """(sites that stay dense for certain, the figures of a budget of `keep` or `energy`).
+    `converted`: whether the attention of the model has changed since its costs before."""
+    ranges = budget.ranges()  # of the model before it is factorized
+    smallest, size = budget.smallest(), count_parameters(empty)
     spans: dict[str, Any]
-    if keep is None:
+    if budget.wanted.keep is None:
+        least = copy.deepcopy(empty)
         factorize(least, smallest.plan)
-        ends = zip(costs.and_after(least), dense, strict=True)
-        names = {Parameters: "parameters", Flops: "flops", WeightBytes: "weight_bytes"}
-        spans = {
-            names[type(most)]: Span(before=most.before, least=low.after, most=most.after)
-            for low, most in ends
-        }
+        most = costs.and_after(empty) if converted else None
+        spans = _spans(costs.and_after(least), most)
         parts, note = list[Part](), "after: between rank 1 and the dense weight at each site"
     else:
         even = budget.even()
-        factorize(least, even.plan)
-        parts = costs.and_after(least, chosen)
-        size = next(part for part in dense if isinstance(part, Parameters))
-        most = size.after - sum(budget.sizes.values()) + budget.budget
-        spans = {"parameters": Span(before=size.before, most=most)}
+        factorize(empty, even.plan)
+        parts = costs.and_after(empty, [*budget.sites.roles])
+        highest = size - sum(budget.sizes.values()) + budget.budget
+        spans = {"parameters": Span(before=costs.before.total, most=highest)}
         note = "after: if every site keeps the same share"
         if budget.wanted.allocate == "greedy":
             note += "; the run spreads the parameters by what they save"
@@ -173,7 +185,18 @@ def _ranged(empty: Any, costs: Costs, budget: Open) -> tuple[Draft, list[Part]]:
             least=each.parameters[0],
             most=each.parameters[1],
         )
-        for each in budget.ranges()
+        for each in ranges
     ]
     parts.append(Range(note=note, sites=tuple(sites), **spans))
     return Draft(left_dense=smallest.left_dense), parts
+
+
+def _spans(least: list[Part], most: list[Part] | None) -> dict[str, Span]:
+    """{figure: what it may be}, of costs at the least; at the most they are as before."""
+    names = {Parameters: "parameters", Flops: "flops", WeightBytes: "weight_bytes"}
+    found = {}
+    for k, part in enumerate(least):
+        low: Any = part
+        high = low.before if most is None else most[k].after
+        found[names[type(part)]] = Span(before=low.before, least=low.after, most=high)
+    return found

@@ -7,11 +7,13 @@ does with each matrix. They were set by measuring runs, and are to be corrected 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 from tlmtool.measuring.costing import Body, Passes, Text
 from tlmtool.measuring.logits import LOGITS
 from tlmtool.measuring.machine import Rates
+from tlmtool.measuring.perplexity import AT_ONCE
 from tlmtool.models.factorized import shape
 from tlmtool.recipe.compression import Compression
 
@@ -48,7 +50,17 @@ METHODS = {"svd": 1.0, "auto": 1.5, "btd": 12.0, "tucker": 6.0, "mpo": 3.0, "cp"
 TRAINED = 4.0  # forward passes of a step of --recover: one of the teacher, three of the model
 READ, WRITTEN = 12.0, 8.0  # numbers made for each byte / 4 that is loaded, and that is saved
 SQUARES = 6  # float64 matrices of the largest site that are held at once
-SHELF = 2**29  # bytes of inputs of a block that are held at most
+LOGIT_COPIES = 3  # of the logits that are held at once
+WIDE = 8  # numbers that a pass holds at once for each token, in widths of the hidden state
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes in use before the run, and the most that it takes for weights and for activations."""
+
+    used: int = 0
+    weights: float = inf
+    activations: float = inf
 
 
 NOTHING = Text(0, 0)
@@ -90,16 +102,16 @@ class Forecast:
 
 def forecast(
     model: Any,
+    body: Body,
     roles: Mapping[str, str],
     wanted: Compression,
     texts: Texts,
     share: float,
     rates: Rates,
-    used: int = 0,
+    room: Room,
 ) -> Forecast:
-    """The forecast of a run. `model` may be without weights; `roles`: {chosen site: role};
-    `share`: of the parameters of these sites that will be kept; `used`: bytes in use already."""
-    body = Body.of(model, roles, texts.calibration.length)
+    """The forecast of a run. `model` may be without weights, and `body` is what it costs; `roles`:
+    {chosen site: role}; `share`: of the parameters of these sites that will be kept."""
     passes, shapes = Passes(body, rates), _Shapes(model, roles)
     weighed, sequential = bool(texts.calibration.tokens), wanted.fit == "sequential"
     plan, method = texts.calibration.cut(PLAN), wanted.method or "auto"
@@ -129,18 +141,22 @@ def forecast(
     stages += [*ends[1], ("saving", WRITTEN * numbers)]
     return Forecast(
         tuple((name, seconds) for name, seconds in stages if seconds > 0),
-        used + _bytes(body, shapes, texts, share),
+        _bytes(body, shapes, texts, share, room),
     )
 
 
-def _bytes(body: Body, shapes: "_Shapes", texts: Texts, share: float) -> int:
-    """The most bytes that a run takes above what is in use before it."""
+def _bytes(body: Body, shapes: "_Shapes", texts: Texts, share: float, room: Room) -> int:
+    """The most bytes in use at once: while sites are fitted, or while a loss is measured."""
     tokens, width = texts.calibration.tokens, body.width
-    kept = min(SHELF, 4 * tokens * shapes.read) + 2 * 4 * tokens * width
-    fitted = kept + SQUARES * 8 * shapes.largest + share * 4 * shapes.size
-    measured = (3 * 4 * LOGITS if body.rows else 0) + 4 * min(texts.held.tokens, 8192) * width * 8
+    activations = min(room.activations, 4 * tokens * (shapes.read + 2 * width))
+    factors = (
+        share * 4 * shapes.size if room.weights >= body.bytes else 0.0
+    )  # else they are written
+    fitted = activations + SQUARES * 8 * shapes.largest + factors
+    logits = LOGIT_COPIES * 4 * LOGITS if body.rows else 0
+    measured = logits + WIDE * 4 * min(texts.held.tokens, AT_ONCE) * width
     teacher = body.bytes if texts.learned.tokens else 0
-    return int(body.bytes + teacher + max(fitted, measured))
+    return int(room.used + min(room.weights, body.bytes) + teacher + max(fitted, measured))
 
 
 class _Shapes:

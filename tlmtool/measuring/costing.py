@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tlmtool.measuring.counting import OTHER, SCORES, count_bytes, forward_flops
+from tlmtool.measuring.counting import OTHER, SCORES, count_bytes
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.machine import Probed, Rates
-from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.factorized import shape
 from tlmtool.models.surgery import head_count, sites
 
@@ -48,20 +47,22 @@ class Body:
     bytes: int
 
     @classmethod
-    def of(cls, model: Any, chosen: Mapping[str, str], length: int) -> "Body":
-        """That of a model, which may be without weights. `chosen`: {site: role}."""
-        known, length = sites(model), min(length, position_limit(model) or length)
-        parts = forward_flops(model, length, 1, known)["by_part"]
+    def of(
+        cls, model: Any, chosen: Mapping[str, str], parts: Mapping[str, int], read: int, length: int
+    ) -> "Body":
+        """That of a model, which may be without weights. `chosen`: {site: role}; `parts`: FLOPs by
+        part of a forward pass of `read` tokens; `length`: tokens of a text."""
+        known = sites(model)
         shapes = {s: shape(model.base_model.get_submodule(s)) for s in known}
         linears = {s: each for s, each in shapes.items() if known[s] != "embedding"}
         rows = model.config.get_text_config().vocab_size if objective_of(model) else 0
         width = next((i for _, i in linears.values()), 1)
-        head = min(2.0 * rows * width, parts.get(OTHER, 0) / length)
-        scores = parts.get(SCORES, 0) / length
+        head = min(2.0 * rows * width, parts.get(OTHER, 0) / read)
+        scores = parts.get(SCORES, 0) / read
         return cls(
-            linears=sum(parts.values()) / length - scores - head,
+            linears=sum(parts.values()) / read - scores - head,
             chosen=sum(2.0 * o * i for s, (o, i) in linears.items() if s in chosen),
-            scores=scores,
+            scores=scores * length / read,  # they grow with the square of the length
             head=head,
             rows=rows,
             numbers=TOUCHED * sum(o + i for o, i in linears.values()),

@@ -95,7 +95,10 @@ class Range(Part):
     def views(self, report: Document, full: bool) -> list[View]:
         found = [_row("parameters", self.parameters, "", self.note)]
         if self.flops and self.weight_bytes:
-            found += [_row("FLOPs", self.flops, "FLOPs"), _row("memory", self.weight_bytes, "B")]
+            found += [
+                _row("FLOPs", self.flops, "FLOPs"),
+                _row("bytes in memory", self.weight_bytes, "B"),
+            ]
         return [*found, _ranks(self.sites, full)]
 
 
