@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
+import torch
+
 from tlmtool.compression import allocation
 from tlmtool.compression.allocation import Spectrum
 from tlmtool.compression.candidates import TABLE, Candidates
@@ -143,7 +145,8 @@ def by_budget(
         budgets |= allocation.uniform(apart, keep)
         spectra |= apart
     draft, rivals, spare = Draft(), Rivals(), 0
-    found: Iterable[Weighed] = (Weighed(site, sites.weight(site)) for site in spectra)
+    shapes = {site: torch.empty(sites.shape(site), device="meta") for site in spectra}
+    found: Iterable[Weighed] = (Weighed(site, w) for site, w in shapes.items())  # sizes are enough
     if method == "auto":
         found = _weighed(sites, statistics, "choosing decompositions")
     for each in found:

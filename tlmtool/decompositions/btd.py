@@ -30,6 +30,7 @@ class BTD(Decomposition):
     blocks: int = 1
     modes: tuple[int, int] | None = None
     sweeps: ClassVar[int] = SWEEPS
+    precision: ClassVar[torch.dtype] = torch.float64
     takes_heads: ClassVar[bool] = True
     automatic: ClassVar[bool] = True
     slack: ClassVar[float] = 0.005
@@ -47,14 +48,15 @@ class BTD(Decomposition):
         return {"core": (p, *ranks), **factors}
 
     def _factors(self, weight: Tensor, s: Tensor | None) -> dict[str, Tensor]:
-        found = self.decompose_batch(weigh(weight, s)[None])
+        found = self.decompose_batch(weigh(weight, s)[None].to(self.precision))
+        found = {k: f.double() for k, f in found.items()}
         return {k: (unweigh(f[0], s) if k == "c" else f[0]) for k, f in found.items()}
 
     def rough(self) -> "BTD":
         return _Rough(**vars(self))
 
     def decompose_batch(self, weights: Tensor) -> dict[str, Tensor]:
-        """float64 weights (B, O, I) of one shape -> factors with a leading B."""
+        """Weights (B, O, I) of one shape -> factors with a leading B, in their dtype."""
         shapes = self.shapes(*weights.shape[1:])
         ranks, (h, d) = shapes["core"][1:], (shapes["a"][1], shapes["b"][1])
         tensor = weights.reshape(-1, h, d, weights.shape[2])
@@ -99,6 +101,7 @@ class BTD(Decomposition):
 
 
 class _Rough(BTD):
-    """With fewer sweeps."""
+    """With fewer sweeps, in float32."""
 
     sweeps = ROUGH
+    precision = torch.float32
