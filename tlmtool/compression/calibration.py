@@ -17,6 +17,7 @@ from tlmtool.measuring.outputs import position_limit
 
 DAMPING = 0.01  # share of the mean diagonal added to a covariance before it serves as a metric; a
 # larger one trusts the text less
+STRIPES = 4  # in which the product of inputs with themselves is computed
 
 
 @dataclass
@@ -69,8 +70,18 @@ class Running:
 
 
 def product(y: Tensor, x: Tensor) -> Tensor:
-    """sum_t y_t x_t^T (J, I), in at least float32."""
-    return y.float().T @ x.float()
+    """sum_t y_t x_t^T (J, I), in at least float32. Of x with itself only a little more than one
+    half is computed: the product is symmetric."""
+    if y is not x:
+        return y.float().T @ x.float()
+    x, size = x.float(), x.shape[1]
+    found = x.new_empty(size, size)
+    width = max(64, -(-size // STRIPES))  # narrower stripes compute less, but each more slowly
+    for start in range(0, size, width):
+        stripe = x[:, start : start + width].T @ x[:, start:]
+        found[start : start + width, start:] = stripe
+        found[start:, start : start + width] = stripe.T
+    return found
 
 
 def real(x: Tensor, batch: Batch) -> Tensor:
@@ -90,33 +101,37 @@ def prepared(
     return split(list(in_batches(tokenizer, texts, tokens)), tokens)
 
 
-def input_moments(walk: Walk, groups: list[list[str]], once: bool = True) -> list[Moments]:
+def input_moments(
+    walk: Walk, groups: list[list[str]], once: bool = True, stack: str = ""
+) -> list[Moments]:
     """Moments of the input of each group of sites; `groups` in the order in which the model runs.
 
     It takes one pass over the batches, from where the walk stands to the last group; to the end
-    unless each site is called `once` in a pass. Inputs without a row for each token do not count.
+    unless each site is called `once` in a pass. Where the groups are those of the next block of a
+    `stack`, the walk advances over it. Inputs without a row for each token do not count.
     """
     base, sums = walk.model.base_model, [Running() for _ in groups]
-    current: list[Batch] = []
 
     def note(running: Running, last: bool) -> Callable:
         def hook(module: nn.Module, args: tuple) -> None:
-            if not aligned(args[0], current[0]):
+            batch = walk.batches[walk.place]
+            if not aligned(args[0], batch):
                 return
-            x = real(args[0], current[0])
+            x = real(args[0], batch)
             running.add(len(x), mean=x.float().sum(0), second=product(x, x))
             if last:
                 raise Stop
 
         return hook
 
-    with ExitStack() as stack:
+    with ExitStack() as watching:
         for k, (sites, running) in enumerate(zip(groups, sums, strict=True)):
-            hook = note(running, once and k == len(groups) - 1)
+            hook = note(running, once and not stack and k == len(groups) - 1)
             handle = base.get_submodule(sites[0]).register_forward_pre_hook(hook)
-            stack.enter_context(hooks(handle))
-        for place, batch in enumerate(walk.batches):
-            current[:] = [batch]
+            watching.enter_context(hooks(handle))
+        if stack:
+            walk.advance(stack)
+        for place in () if stack else range(len(walk.batches)):
             walk.run(place)
     return [Moments(r.count, **r.means()) for r in sums]
 

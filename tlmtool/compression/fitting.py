@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,19 +76,27 @@ def _in_lockstep(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[
     order. Blocks that are done are only run, for what they give to the next."""
     model, dense = statistics.model, statistics.dense
     pair = Lockstep(dense, model, statistics.batches)
-    finished = [done.issuperset(place.group) for place in statistics.places]
-    pair.same = not any(finished) and plan_of(model) == plan_of(dense)
-    for k, (stack, index, group, once) in enumerate([] if all(finished) else statistics.places):
-        statistics.progress("factorizing", k, len(statistics.places))
+    left = [place for place in statistics.places if not done.issuperset(place.group)]
+    pair.same = left == statistics.places and plan_of(model) == plan_of(dense)
+    count = len(statistics.places) - len(left)
+    for (stack, index), found in groupby(left, key=lambda place: place[:2]):
+        places = [*found]
         pair.reach(stack, index)
-        if finished[k]:
-            continue
-        residual = statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
-        found = pair.measure(group, residual, once)
-        release_memory()  # which the activations took
-        yield list(group), found
-        pair.same, found = False, None
+        if stack and all(place.once for place in places):
+            pair.look_ahead([(p.group, _writes(statistics, p.group)) for p in places])
+        for place in places:
+            statistics.progress("factorizing", count, len(statistics.places))
+            group, residual = list(place.group), _writes(statistics, place.group)
+            moments: Fit | None = pair.measure(group, residual, place.once)
+            release_memory()  # which the activations took
+            yield group, moments
+            pair.same, moments, count = False, None, count + 1
     yield from (([site], None) for site in statistics.blind if site not in done)
+
+
+def _writes(statistics: Statistics, group: list[str]) -> bool:
+    """Whether a group is one site whose output is added to the residual stream."""
+    return statistics.roles[group[0]] in WRITES_RESIDUAL and len(group) == 1
 
 
 def _swap(

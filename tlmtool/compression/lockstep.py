@@ -3,12 +3,18 @@
 Each site can then be fitted to the inputs that it will really get.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from tlmtool.compression.calibration import Moments, Running, damp_, product, real
-from tlmtool.compression.walking import Stop, Walk, aligned, hooks
+from tlmtool.compression.calibration import Moments, Running, Shelf, damp_, product
+from tlmtool.compression.shelving import Row
+from tlmtool.compression.walking import Walk
+from tlmtool.compression.watching import Watch
 from tlmtool.data.batching import Batch
+
+ROOM = 512 * 2**20  # bytes of a dense block's inputs kept in memory; the rest goes to disk
 
 
 class Fit(Moments):
@@ -64,18 +70,43 @@ class Lockstep:
         self.pair = (Walk(dense, batches), Walk(model, batches))
         self.here = self.pair  # outside of blocks a pair in which every block runs
         self.same = True  # until the first swap both give the same outputs
+        self.at = ("", 0)  # the block ahead: its stack and index
+        self.left: list[list[str]] = []  # its groups that are not measured yet
+        self.done: list[str] = []  # its sites that are
+        self.shelf: Shelf | None = None  # what its groups read in the dense model, by batch
 
     def reach(self, stack: str, index: int) -> None:
         """Stand before a block of a stack in both models; "" for outside of blocks."""
         dense, ours = self.here = self.pair
         if not stack:
             self.here = Walk(dense.model, dense.batches), Walk(ours.model, ours.batches)
+        elif self.shelf is None or self.at != (stack, index):
+            self.at, self.left, self.done, self.shelf = (stack, index), [], [], None
+            dense.reach(stack, index)
+            if self.same:
+                ours.at, ours.outputs = dict(dense.at), dict(dense.outputs)
+            else:
+                ours.reach(stack, index)
+
+    def look_ahead(self, groups: list[tuple[list[str], bool]]) -> None:
+        """Run the dense block ahead once, and keep what all of its groups of sites read there.
+
+        Each group comes with whether its output in the residual stream is kept as well. The groups
+        are then measured in this order, and each is swapped before the next is measured.
+        """
+        if self.shelf is not None:
             return
-        dense.reach(stack, index)
-        if self.same:
-            ours.at, ours.outputs = dict(dense.at), dict(dense.outputs)
-        else:
-            ours.reach(stack, index)
+        walk, (stack, index) = self.pair[0], self.at
+        outputs = Row()
+        wanted = {sites[0]: residual for sites, residual in groups}
+        self.left, self.shelf = [sites for sites, _ in groups], Shelf(ROOM)
+        with Watch(walk, wanted, walk.blocks(stack)[index]) as watch:
+            for place in range(len(walk.batches)):
+                for site, kept in watch(place).items():
+                    self.shelf.put((site, place), kept)
+                outputs[place] = watch.output
+        walk.outputs[stack] = outputs
+        walk.at[stack] = index + 1
 
     def measure(self, sites: list[str], residual: bool, once: bool = True) -> Fit:
         """The moments of a group of sites that read one input, as the models are now.
@@ -83,51 +114,39 @@ class Lockstep:
         With `residual`, for a group of one site, also those of its output in the residual stream.
         `once`: whether it is called once in a pass; otherwise all inputs count, and no output.
         """
-        running, residual = Running(), residual and once
+        running, residual, site = Running(), residual and once, sites[0]
         dense, ours = self.here
-        for place in range(len(ours.batches)):
-            x, y = _observe(ours, place, sites[0], residual, once)
-            running.add(len(x), mean=x.float().sum(0), second=product(x, x))
-            if self.same:
-                continue
-            x_dense, y_dense = _observe(dense, place, sites[0], residual, once)
-            name, moved = ("gap", y_dense - y) if residual else ("shift", x_dense - x)
-            moments = {name: product(moved, x), f"{name}_mean": moved.float().sum(0)}
-            running.add(0, **moments)
+        kept = self.shelf if self.here is self.pair else None
+        if kept is not None:
+            block = f"{self.at[0]}.{self.at[1]}"
+            ours.finish(_finished(ours.model.base_model, block, self.done, self.left))
+            self.left.remove(sites)
+            self.done += sites
+        reading = {site: residual}
+        with Watch(ours, reading, once=once) as mine, Watch(dense, reading, once=once) as theirs:
+            for place in range(len(ours.batches)):
+                x, *y = mine(place)[site]
+                running.add(len(x), mean=x.float().sum(0), second=product(x, x))
+                if self.same:
+                    continue
+                x_dense, *y_dense = (
+                    theirs(place)[site] if kept is None else kept.get((site, place), x.device)
+                )
+                name, moved = ("gap", y_dense[0] - y[0]) if residual else ("shift", x_dense - x)
+                moments = {name: product(moved, x), f"{name}_mean": moved.float().sum(0)}
+                running.add(0, **moments)
         return Fit(running.count, **running.means())
 
 
-def _observe(
-    walk: Walk, place: int, site: str, residual: bool, once: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The input x (T, I) of a site, of all its calls, and its output (T, O) in the residual stream.
-
-    The latter is the input of the next norm, or the output alone if no norm follows.
-    """
-    got, batch, base = {}, walk.batches[place], walk.model.base_model
-    inputs: list[Tensor] = []
-
-    def at_site(module: nn.Module, args: tuple) -> None:
-        if aligned(args[0], batch):
-            inputs.append(real(args[0], batch))
-        if once and not residual:
-            raise Stop
-
-    def after_site(module: nn.Module, args: tuple, output: Tensor) -> None:
-        got["y"] = output
-
-    def at_norm(module: nn.Module, args: tuple) -> None:
-        y = got.get("y")
-        if y is not None and args and args[0].numel() == y.numel():
-            got["y"] = args[0]
-            raise Stop
-
-    module = base.get_submodule(site)
-    handles = [module.register_forward_pre_hook(at_site)]
-    if residual:
-        norms = [m for m in base.modules() if "Norm" in type(m).__name__]
-        handles.append(module.register_forward_hook(after_site))
-        handles += [norm.register_forward_pre_hook(at_norm) for norm in norms]
-    with hooks(*handles):
-        walk.run(place)
-    return torch.cat(inputs), real(got["y"], batch) if residual else None
+def _finished(base: Any, block: str, done: list[str], left: list[list[str]]) -> list[str]:
+    """The outermost modules inside a block that hold sites that are `done`, and none that is
+    `left`: they give the same outputs from now on."""
+    waiting = [site for sites in left for site in sites]
+    found: list[str] = []
+    for path, module in base.get_submodule(block).named_modules(prefix=block):
+        holds = any(site.startswith(f"{path}.") for site in done)
+        runs = path != block and not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if holds and runs and not inside and not any(s.startswith(f"{path}.") for s in waiting):
+            found.append(path)
+    return found

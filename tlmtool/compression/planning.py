@@ -171,7 +171,7 @@ def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[W
     for site in statistics.tables:
         metric = statistics.embedding_metric(site)
         yield Weighed(site, sites.weight(site), metric, statistics.output_metric(site))
-    for group, moments in statistics.moments(what):
+    for group, moments in statistics.planning(what):
         for site in group:
             weight, metric = sites.weight(site), statistics.metric(site, moments)
             yield Weighed(site, weight, metric, statistics.output_metric(site), moments)

@@ -16,7 +16,11 @@ ROOM = 64 * 2**20  # bytes of block outputs kept in memory; the rest goes to dis
 
 
 def output_metrics(
-    model: nn.Module, places: list[Place], batches: list[Batch], seed: int = 0
+    model: nn.Module,
+    places: list[Place],
+    batches: list[Batch],
+    seed: int = 0,
+    advance: Callable[[Walk, str], None] = Walk.advance,
 ) -> Iterator[dict[str, Tensor]]:
     """{site: G (O, O)}, a block at a time, from the last to the first.
 
@@ -24,9 +28,10 @@ def output_metrics(
     does not depend on has none. G = E[g g^T] with g = d(v . h) / d output at each token and v
     standard normal. This is the Gauss-Newton matrix of |h|^2: tr(G dW C dW^T) predicts the squared
     change of h. It takes one backward pass, and keeps only the outputs of blocks between blocks.
+    `advance` moves the walk of the forward pass over the next block of a stack.
     """
     with _frozen(model):
-        yield from _Backward(model, places, batches, seed).blocks()
+        yield from _Backward(model, places, batches, seed).blocks(advance)
 
 
 class _Backward:
@@ -43,14 +48,14 @@ class _Backward:
         self.shelf = Shelf(ROOM)
         self.aims: dict[str, list[Any]] = {}  # {stack: d(v . h) / d its output so far}
 
-    def blocks(self) -> Iterator[dict[str, Tensor]]:
+    def blocks(self, advance: Callable[[Walk, str], None]) -> Iterator[dict[str, Tensor]]:
         """{site: G} of each block, last to first; at the end that of sites outside of blocks."""
         walk = self.walk
         stacks = list(dict.fromkeys(stack for stack, _ in self.sites))
         for stack in stacks:
             for index in range(len(walk.blocks(stack))):
                 walk.reach(stack, index)
-                walk.advance(stack)
+                advance(walk, stack)
                 self.shelf.put((stack, index), [_hidden(y) for y in walk.outputs[stack]])
         self._step(None, self.outside)
         for stack in reversed(stacks):

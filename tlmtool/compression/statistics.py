@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tlmtool.compression.calibration import Moments, Shelf, input_moments, split, token_frequencies
@@ -14,8 +16,9 @@ from tlmtool.data.batching import Batch
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import shape
 
-ROOM = 32 * 2**20  # bytes of output metrics kept in memory; the rest goes to disk
-TOKENS = 256  # in a batch of the backward pass: more of them take more memory
+ROOM = 64 * 2**20  # bytes of what the plan needs that are kept in memory; the rest goes to disk
+PLAN = 16_384  # tokens that the plan is measured on; the factors are fitted to all of the text
+TOKENS = 1024  # in a batch of the backward pass: more of them take more memory
 ALONE = 8  # groups outside of blocks that are measured in one pass: more take more memory
 Progress = Callable[[str, int, int], None]
 
@@ -48,7 +51,6 @@ class Statistics:
         )
         placed = {site for place in self.places for site in place.group}
         self.blind = [site for site in linears if site not in placed]
-        self._outputs: Shelf | None = None
         self.sensitive = sensitive and bool(batches)
 
     def bias(self, site: str) -> Tensor | None:
@@ -74,28 +76,65 @@ class Statistics:
                 release_memory()
                 here = walk if stack else Walk(self.dense, self.batches)
                 here.reach(stack, index)
-                found = input_moments(here, groups, all(place.once for place in several))
+                found = _over(here, several)
                 while groups:
                     yield groups.pop(0), found.pop(0)
         yield from (([site], None) for site in self.blind)
 
+    def planning(self, what: str) -> Iterator[tuple[list[str], Moments | None]]:
+        """As `moments`, of the text that the plan is measured on. Asked again, it does not measure
+        again."""
+        if not self.batches:
+            yield from self.moments(what)
+            return
+        for done, place in enumerate(self.places):
+            kept = self.shelf.get(tuple(place.group), self.model.device)
+            self.progress(what, done, len(self.places))
+            yield list(place.group), Moments(int(kept[0]), kept[1].double(), kept[2].double())
+        yield from (([site], None) for site in self.blind)
+
     def output_metric(self, site: str) -> Tensor | None:
         """G (O, O), float32: how much an error of the output changes the last hidden state."""
-        if not self.sensitive:
+        if not self.sensitive or site not in self.shelf.kept:
             return None
-        if self._outputs is None:
-            self._outputs = self._sense()
-        kept = self._outputs.kept
-        return self._outputs.get(site, self.model.device)[0] if site in kept else None
+        return self.shelf.get(site, self.model.device)[0]
 
-    def _sense(self) -> Shelf:
-        shelf, small = Shelf(ROOM), split(self.batches, TOKENS)
-        places = [*self.places, *(Place("", 0, [table]) for table in self.tables)]
-        for found in output_metrics(self.dense, places, small, self.seed):
-            self.progress("measuring sensitivity", len(shelf.kept), len(self.roles))
-            for site in list(found):
-                shelf.put(site, [found.pop(site).float()])
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The moments of each group and the output metric of each site, on the text that the plan
+        is measured on. One forward pass gives the moments, and one backward pass the metrics."""
+        shelf, few = Shelf(ROOM), sample(self.batches, PLAN, TOKENS)
+        blocks = {at: [*found] for at, found in groupby(self.places, lambda place: place[:2])}
+
+        def keep(walk: Walk, places: list[Place]) -> None:
+            self.progress("measuring inputs", len(shelf.kept), len(self.places))
+            for place, found in zip(places, _over(walk, places), strict=True):
+                numbers = [torch.tensor(found.count), found.mean.float(), found.second.float()]
+                shelf.put(tuple(place.group), numbers)
+
+        def advance(walk: Walk, stack: str) -> None:
             release_memory()
+            index = walk.at[stack]
+            if places := blocks.get((stack, index), []):
+                keep(walk, places)
+            walk.reach(stack, index + 1)
+
+        for several in _parts(blocks.pop(("", 0), []), ALONE):
+            keep(Walk(self.dense, few), several)
+        if self.sensitive:
+            places = [*self.places, *(Place("", 0, [table]) for table in self.tables)]
+            done = 0
+            for metrics in output_metrics(self.dense, places, few, self.seed, advance):
+                self.progress("measuring sensitivity", done, len(self.roles))
+                done += len(metrics)
+                for site in list(metrics):
+                    shelf.put(site, [metrics.pop(site).float()])
+                release_memory()
+        else:
+            walk = Walk(self.dense, few)
+            for stack, index in blocks:
+                walk.reach(stack, index)
+                advance(walk, stack)
         return shelf
 
     def embedding_metric(self, site: str) -> Tensor | None:
@@ -103,6 +142,22 @@ class Statistics:
         if not self.batches:
             return None
         return token_frequencies(self.batches, shape(self.dense.base_model.get_submodule(site))[0])
+
+
+def _over(walk: Walk, places: list[Place]) -> list[Moments]:
+    """The moments of groups that stand at one place. The walk goes on over their block in the same
+    pass, if it is one and each site in it is called once."""
+    once = all(place.once for place in places)
+    stack = places[0].stack if once else ""
+    return input_moments(walk, [place.group for place in places], once, stack)
+
+
+def sample(batches: list[Batch], tokens: int, size: int) -> list[Batch]:
+    """Batches of about `size` tokens, evenly spread over these; about `tokens` in all."""
+    parts = split(batches, size)
+    total = sum(int(part.inputs["attention_mask"].sum()) for part in parts)
+    count = max(1, int(len(parts) * min(1, tokens / total)))
+    return [parts[k * len(parts) // count] for k in range(count)]
 
 
 def _parts(places: list[Place], count: int) -> Iterator[list[Place]]:

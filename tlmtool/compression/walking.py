@@ -1,7 +1,7 @@
 """Running a model block by block over calibration batches, holding only what one block needs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -40,9 +40,10 @@ class Walk:
     """A model and batches. Blocks that are done do not run again: their last output is reused."""
 
     def __init__(self, model: nn.Module, batches: list[Batch]):
-        self.model, self.batches = model, batches
+        self.model, self.batches, self.place = model, batches, 0  # the batch that runs
         self.at: dict[str, int] = {}  # {stack: blocks that are done}
         self.outputs: dict[str, Any] = {}  # {stack: output of the last one for each batch}
+        self.inner: dict[str, Row] = {}  # {module: its output for each batch}, see `finish`
 
     def blocks(self, stack: str) -> nn.ModuleList:
         """The blocks of a stack."""
@@ -64,6 +65,12 @@ class Walk:
             row[place] = self.output(place, block)
         self.outputs[stack] = row
         self.at[stack] += 1
+        self.inner.clear()
+
+    def finish(self, modules: Iterable[str]) -> None:
+        """Name modules of the block ahead that give the same outputs from now on. What they give in
+        their next run is kept and reused, until the block is done."""
+        self.inner = {path: self.inner.get(path) or Row() for path in modules}
 
     def output(self, place: int, block: nn.Module, grad: bool = False) -> Any:
         """The output of a block for a batch."""
@@ -79,7 +86,7 @@ class Walk:
 
     def run(self, place: int, grad: bool = False) -> Tensor | None:
         """The last hidden state (B, N, E) of a batch; None if a hook has stopped the pass."""
-        calm = evaluating(self.model)
+        self.place, calm = place, evaluating(self.model)
         with suppress(Stop), self._stubs(place), calm, torch.set_grad_enabled(grad):
             return last_hidden(self.model, self.batches[place])
         return None
@@ -89,15 +96,39 @@ class Walk:
         """Inside, blocks that are done return their last output for a batch."""
         with ExitStack() as stack:
             for path, done in self.at.items():
-                output = _constant(self.outputs[path][place] if done else None)
+                output = self.outputs[path][place] if done else None
                 for block in self.blocks(path)[:done]:
-                    block.forward = output
-                    stack.callback(block.__dict__.pop, "forward")
+                    _replace(stack, block, output)
+            for path, kept in self.inner.items():
+                module = self.model.base_model.get_submodule(path)
+                if place in kept:
+                    _replace(stack, module, _copied(kept[place]))
+                else:
+                    handle = module.register_forward_hook(_keeping(kept, place))
+                    stack.enter_context(hooks(handle))
             yield
 
 
-def _constant(output: Any) -> Callable:
-    return lambda *args, **kwargs: output
+def _replace(stack: ExitStack, module: nn.Module, output: Any) -> None:
+    """Until the stack is left, the module gives this output instead of computing."""
+    module.forward = lambda *args, **kwargs: output
+    stack.callback(module.__dict__.pop, "forward")
+
+
+def _keeping(kept: Row, place: int) -> Callable:
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        tensors = output if isinstance(output, tuple) else (output,)
+        if all(each is None or isinstance(each, Tensor) for each in tensors):
+            kept[place] = _copied(output)
+
+    return hook
+
+
+def _copied(output: Any) -> Any:
+    """A copy of a tensor, or of a tuple of them: models may change what a module gives in place."""
+    if isinstance(output, tuple):
+        return tuple(_copied(each) for each in output)
+    return None if output is None else output.clone()
 
 
 def aligned(x: Tensor, batch: Batch) -> bool:

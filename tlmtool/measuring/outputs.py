@@ -17,7 +17,8 @@ Tick = Callable[[int], None]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode, and each module back afterwards."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
