@@ -27,10 +27,18 @@ JOINED = "calibration.windows calibration.window quality.tokens " + " ".join(
     }.items()
     for each in held.split()
 )  # of a causal language model
+RECOVERY = " ".join(
+    f"recovery.{name}.{each}"
+    for name in ("loss", "perplexity")
+    for each in ("dense", "compressed", "recovered")
+)  # of a language model
 RUNS = {  # {name: (words, what a report may leave out)}
     "rank": ("compress {bert} --rank 2 --out {out}", JOINED),
     "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}",
-             f"{JOINED} {SCORE}"),
+             f"{JOINED} {SCORE} {RECOVERY}"),
+    "recover": ("compress {gpt2} --rank 2 --recover 1 --data {texts} --out {out}",
+                f"{SCORE} quality.texts calibration.texts quality.perplexity.interval.0 "
+                "quality.perplexity.interval.1 quality.nats.interval.0 quality.nats.interval.1"),
     "score": ("compress {class} --rank 2 --data {mrpc} --out {out}", f"{JOINED} score.resamples"),
     "attention": ("compress {gpt2} --attention dimensionwise --out {out}",
                   "calibration.tokens calibration.texts quality.texts"),

@@ -37,18 +37,21 @@ class Comparison:
             if self.quality.objective == "clm":
                 self.samples = Samples(model, tokenizer, run.recipe.language.prompts, new)
 
-    def after(self, model: Any) -> tuple[Measured, list[str]]:
-        """(the quality before and now, with its alarms; warnings of what makes it doubtful)."""
+    def after(self, model: Any, known: Any = None) -> tuple[Measured, list[str]]:
+        """(the quality before and now, with its alarms; warnings of what makes it doubtful).
+        `known`: as `Quality.compared` takes it."""
         with self.run.stage(self.stage):
             self.quality.progress = self.run.bars.of("measuring after")
-            found = self.quality.compared(model)
+            found = self.quality.compared(model, known)
             if self.samples:
                 found = replace(found, samples=self.samples.compared(model))
         return replace(found, alarms=alarms(found) or None), doubts(found)
 
-    def told(self, model: Any, parts: list[Part], warnings: list[str]) -> list[str]:
+    def told(
+        self, model: Any, parts: list[Part], warnings: list[str], known: Any = None
+    ) -> list[str]:
         """The warnings, with its alarms before them and its doubts after them. The quality is added
         to the parts of a report."""
-        measured, uncertain = self.after(model)
+        measured, uncertain = self.after(model, known)
         parts.append(measured)
         return [*(measured.alarms or ()), *warnings, *uncertain]

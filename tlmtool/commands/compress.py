@@ -80,7 +80,7 @@ def compress(recipe: Recipe) -> Report:
             if score:
                 with run.stage("measure"):
                     score(model)
-            recovery = _recovery(run, model, tokenizer, taught, score)
+            recovery = _recovery(run, model, tokenizer, taught, score, before)
             learnt = recovery.sentences if recovery else []
             warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
@@ -97,7 +97,7 @@ def compress(recipe: Recipe) -> Report:
             warnings += outcome.warnings + material.warnings
             measured = list[Part]()
             if before:
-                warnings = before.told(model, measured, warnings)
+                warnings = before.told(model, measured, warnings, recovery and recovery.after)
             if score:
                 measured.append(_scored(run, score, model, trained=recovery is not None))
                 warnings += [each for each in score.warnings if each not in run.warnings]
@@ -185,14 +185,20 @@ def _scored(run: Run, score: BeforeAfter, model: Any, trained: bool) -> Score:
 
 
 def _recovery(
-    run: Run, model: Any, tokenizer: Any, taught: Lesson | None, score: BeforeAfter | None
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    taught: Lesson | None,
+    score: BeforeAfter | None,
+    before: Comparison | None,
 ) -> Any:
     """The training of `--recover`, which copies the model while it is dense; None without it."""
     if run.recipe.recovery.steps is None or taught is None:
         return None
     from tlmtool.training.recovery import Recovery
 
-    return Recovery(run.recipe, model, tokenizer, run.bars, taught, score)
+    quality = before and before.quality
+    return Recovery(run.recipe, model, tokenizer, run.bars, taught, score, quality)
 
 
 def _chosen(outcome: Outcome) -> list[str]:

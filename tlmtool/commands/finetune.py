@@ -37,6 +37,8 @@ from tlmtool.training.expansion import lifted
 from tlmtool.training.job import Job
 from tlmtool.training.outcome import Outcome
 
+QUALITY = ("perplexity", "quality.")  # figures of a causal language model
+
 
 def finetune(recipe: Recipe) -> Report:
     """Train a checkpoint on a task, or on the hidden states of a teacher, and write it."""
@@ -80,8 +82,7 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     with Run(recipe) as run, PeakMemory(accelerator.device) as memory:
         run.kept = lambda: f"its state is in {store.folder}" if store.own else ""
         job = jobs.prepare(recipe, _loader(run, folder), tokenizer, folder)
-        if not job.tuned and checked_figure(recipe.output.fail_if).startswith("scores.before"):
-            raise Usage(f"the head of {recipe.model} is new, so that it has no scores before")
+        _check_figure(recipe, job)
         source = provenance(recipe, folder, job.model, out)
         if "model" not in inputs:  # it is from the Hub, or drawn
             store.identity["input"] = " ".join(s[:12] for s in (source.sha256 or {}).values())
@@ -110,6 +111,15 @@ def _trained_from(recipe: Recipe, folder: Folder) -> Report:
     report = run.save(job.model, folder, out, parts, told, memory.bytes)
     store.remove()
     return report
+
+
+def _check_figure(recipe: Recipe, job: Job) -> None:
+    """Raises Usage where `--fail-if` names a figure that this job will not have."""
+    named = checked_figure(recipe.output.fail_if)
+    if not job.tuned and named.startswith("scores.before"):
+        raise Usage(f"the head of {recipe.model} is new, so that it has no scores before")
+    if recipe.training.task is None and named.startswith(QUALITY) and not job.held:
+        raise Usage(f"{recipe.model} is no causal language model: it has no {named}")
 
 
 def _compared(run: Run, job: Job, tokenizer: Any) -> Comparison | None:
@@ -162,8 +172,8 @@ def _loader(run: Run, folder: Folder) -> Callable[..., Any]:
     return load
 
 
-def _bar(run: Run) -> Callable[[int, int, float], None]:
-    return lambda step, of, loss: run.bars("training", step, of, f"loss {loss:.4f}")
+def _bar(run: Run) -> Callable[[int, int, str], None]:
+    return lambda step, of, note: run.bars("training", step, of, note)
 
 
 def _trained(

@@ -1,6 +1,6 @@
 """Texts become batches of tokens: they are encoded once, and padded batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -71,16 +71,37 @@ def cut(
     max_length: int,
     what: str,
     seconds: list[str] | None = None,
+    encoded: dict[str, list[list[int]]] | None = None,
 ) -> list[str]:
     """A warning that says how many texts `encode` cuts to a length, and how many of their tokens
-    are left out, if any; `what` names them."""
-    whole = encode(tokenizer, texts, seconds, None)["input_ids"] if texts else []
-    over = [len(ids) - max_length for ids in whole if len(ids) > max_length]
+    are left out, if any; `what` names them. `encoded` is what it gave for them, if it is known."""
+    if not texts:
+        return []
+    kept = (encoded or encode(tokenizer, texts, seconds, max_length))["input_ids"]
+
+    def whole(places: list[int]) -> list[list[int]]:
+        pairs = seconds and [seconds[place] for place in places]
+        return encode(tokenizer, [texts[place] for place in places], pairs, None)["input_ids"]
+
+    return cut_of(kept, whole, max_length, what)
+
+
+def cut_of(
+    kept: list[list[int]],
+    whole: Callable[[list[int]], list[list[int]]],
+    max_length: int,
+    what: str,
+) -> list[str]:
+    """`cut` of texts whose tokens are known. `whole` gives all tokens of the texts at places; it is
+    asked for those alone that are as long as a cut one."""
+    full = [place for place, ids in enumerate(kept) if len(ids) >= max_length]
+    found = whole(full) if full else []
+    over = [len(ids) - max_length for ids in found if len(ids) > max_length]
     if not over:
         return []
     return [
-        f"{len(over):,} of the {len(texts):,} {what} are cut at {max_length} tokens, which leaves "
-        f"out {sum(over):,} of {sum(map(len, whole)):,} tokens"
+        f"{len(over):,} of the {len(kept):,} {what} are cut at {max_length} tokens, which leaves "
+        f"out {sum(over):,} of {sum(map(len, kept)) + sum(over):,} tokens"
     ]
 
 

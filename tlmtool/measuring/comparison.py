@@ -57,9 +57,10 @@ class Quality:
         if self.objective == "clm":
             text = held if isinstance(held, str) else "\n".join(held)
             self.ids = joined_ids(tokenizer, text, HELD_TOKENS + 1)  # the first is not predicted
-        self.before: Any = None if new else self._measured(model)
+        self.before: Any = None if new else self.measured(model)
 
-    def _measured(self, model: nn.Module) -> Any:
+    def measured(self, model: nn.Module) -> Any:
+        """The perplexity, the loss or the hidden states of the model as it is now."""
         many = len(self.ids) - 1 if self.ids else len(self.texts)
         tick = counted(self.progress, many)
         if self.objective == "clm":
@@ -69,9 +70,10 @@ class Quality:
             return hidden_states(model, self.tokenizer, self.texts, **settings)
         return language_loss(model, self.tokenizer, self.texts, seed=self.seed, **settings)
 
-    def compared(self, model: nn.Module) -> Measured:
-        """The quality of the model before, and as it is now."""
-        after = self._measured(model)
+    def compared(self, model: nn.Module, known: Any = None) -> Measured:
+        """The quality of the model before, and as it is now. `known`: what was `measured` of it, if
+        it has not changed since."""
+        after = self.measured(model) if known is None else known
         if self.objective is None:
             return self._feature_error(relative_error(after, self.before))
         if self.objective == "clm":

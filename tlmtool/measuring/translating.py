@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
-from tlmtool.data.batching import Batch, encode, encode_targets, pad
+from tlmtool.data.batching import Batch, cut, cut_of, encode, encode_targets, pad
 from tlmtool.data.parallel import Pair
 from tlmtool.failure import Failure, Usage
 from tlmtool.measuring.bleu import Bleu
@@ -25,6 +25,7 @@ from tlmtool.measuring.outputs import (
     shifted,
 )
 
+ENDLESS = 2**30  # tokens; no text has as many
 LONGER, MORE = 2, 10  # a translation has at most 2 N + 10 tokens; less cuts long translations
 
 
@@ -51,6 +52,16 @@ class Sides:
         self.lengths = [len(a) + len(b) for a, b in zip(sources, self.targets, strict=True)]
         self.fill = padding_of(model) or 0
         check_token(model, max(map(max, self.targets)))
+
+    def cut(self) -> list[str]:
+        """Warnings of sources and of translations that are too long to be read whole."""
+        sources, targets = ([pair[side] for pair in self.pairs] for side in (0, 1))
+
+        def whole(places: list[int]) -> list[list[int]]:
+            return encode_targets(self.tokenizer, [targets[place] for place in places], ENDLESS)
+
+        found = cut(self.tokenizer, sources, self.max_length, "sources", None, self.sources)
+        return found + cut_of(self.targets, whole, self.max_length, "translations")
 
     def part(self, places: list[int]) -> Part:
         """The pairs at these places."""

@@ -191,8 +191,9 @@ class Asked:
 
     @property
     def causal(self) -> bool:
-        """for the task `clm`"""
-        return self.task is not None and self.task.name == "clm"
+        """for the task `clm`, or with `--teacher` for a causal language model"""
+        taught = self.values.get("distillation.teacher") and self.task is None
+        return bool(taught) or (self.task is not None and self.task.name == "clm")
 
     @property
     def packed(self) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from tlmtool.data.language import HELD
-from tlmtool.data.lessons import Lesson, lesson
+from tlmtool.data.lessons import Lesson, joined_lesson, lesson
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import takes
+from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.predictions import classes_of, nameless
 from tlmtool.models import checkpoint
@@ -46,7 +47,8 @@ def _of_sentences(recipe: Recipe, model: nn.Module, teacher: nn.Module, tokenize
     """Distillation on sentences, without labels."""
     given = recipe.training
     columns = {"text": given.text, "pair": given.pair, "label": given.label}
-    length, found = recipe.training.max_length, lesson(recipe.training.data, columns=columns)
+    causal, length = objective_of(model) == "clm", given.max_length
+    found = lesson(given.data, columns=columns, tail=causal)
     _check_teacher(recipe, teacher, model, tokenizer)
     train, aside, where = set_aside(recipe, found.sentences, [])
     final = watching = measure_of(found, teacher, tokenizer, length)
@@ -60,7 +62,12 @@ def _of_sentences(recipe: Recipe, model: nn.Module, teacher: nn.Module, tokenize
     temperature = recipe.distillation.temperature
     objective = Distilled(model, teacher, plain, score, temperature, labelled=False)
     objective.name, objective.better, objective.final = name, better, final[:2]
-    return Job(model, objective, lambda m: {"score": final[2](m)}, found.source, notes, True)
+    job = Job(model, objective, lambda m: {"score": final[2](m)}, found.source, notes, True)
+    if causal:
+        text = joined_lesson(found, given.data)
+        job.held = text.held or "\n".join(found.held)
+        job.notes |= {"held_out": text.where} if text.held else {}
+    return job
 
 
 def _check_outputs(recipe: Recipe, teacher: nn.Module, model: nn.Module) -> None:

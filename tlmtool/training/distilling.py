@@ -46,9 +46,9 @@ class Distilled(Objective):
     """The model learns a teacher's hidden states on texts: those of each layer where both have as
     many layers, and of the last layer otherwise.
 
-    The error of a layer is relative to the mean square of the teacher's states, so that all layers
-    count alike. Where both have a head, the divergence of their outputs at a temperature is added
-    (Hinton et al. 2015). With `labelled`, the loss of the task is added too, under dropout.
+    The error of a layer on a text is relative to the mean square of the teacher's states, so that
+    all layers count alike. Where both have a head, the divergence of their outputs at a temperature
+    is added (Hinton et al. 2015). With `labelled`, so is the loss of the task, under dropout.
     """
 
     better = "lower"
@@ -68,6 +68,7 @@ class Distilled(Objective):
         self.teacher = teacher.eval().requires_grad_(False)
         check_token(teacher, inner.largest)
         self.lengths, self.temperature, self.score = inner.lengths, temperature, score
+        self.cut = inner.cut
         config = (model.config.get_text_config(), teacher.config.get_text_config())
         self.every = len({each.num_hidden_layers for each in config}) == 1
         self.shifts = takes(model, "decoder_input_ids")
@@ -189,7 +190,7 @@ def alike(found: Any, true: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def relative(found: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-    """The mean square error of each text's tokens over the mean square of `true`, summed."""
-    scale = (true.square() * mask).sum() / mask.sum()
-    wrong = ((found - true).square() * mask).sum((1, 2)) / mask.sum((1, 2))
+    """The mean square error of each text's tokens over the mean square of `true` there, summed. It
+    is of each text by itself, so that it is the same in any batch."""
+    wrong, scale = ((each.square() * mask).sum((1, 2)) for each in (found - true, true))
     return (wrong / scale).sum()

@@ -193,6 +193,8 @@ def warnings_of(recipe: Recipe, job: Job, outcome: Outcome) -> list[str]:
     short = [warning for model in read for warning in shortened(model, asked)]
     found, used = job.warnings + short, job.notes.get("max_length", asked)
     found += [f"{told}; it counts as 0" for told in job.objective.told]
+    more = ": --max-length N reads more of each" if used >= asked and not short else ""
+    found += [f"{told}{more}" for told in job.objective.cut]
     if recipe.training.pack and used < asked and not short:
         found.append(f"--max-length {asked} is cut to {used}, the positions of this model")
     if wanted.name == "none":

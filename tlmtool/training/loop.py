@@ -16,18 +16,18 @@ from tlmtool.failure import Failure
 from tlmtool.models.factorized import Factorized
 from tlmtool.recipe.schema import Strategy, Training
 from tlmtool.report.figures import brief
-from tlmtool.training import sharding
+from tlmtool.training import memory, sharding
 from tlmtool.training.expansion import Expansion
 from tlmtool.training.importance import Scores
 from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
-from tlmtool.training.order import batches_of, length_of, split, steps_of
+from tlmtool.training.order import batches_of, length_of, parts_of, steps_of
 from tlmtool.training.outcome import Outcome
 from tlmtool.training.resuming import clones, restore, save
 from tlmtool.training.strategy import Selector
 
 LOOKS = 8  # batches whose gradients rank the matrices of a checkpoint that already has its head
-Tick = Callable[[int, int, float], None]  # (step, of how many, loss)
+Tick = Callable[[int, int, str], None]  # (step, of how many, loss and rate in words)
 
 
 class Trainer:
@@ -35,7 +35,7 @@ class Trainer:
 
     `roles`: {site: role} of what may be expanded. `waiting`: expansions of sites that a checkpoint
     holds as factors. `tuned`: whether the checkpoint has the task's head. `tick` is called at each
-    step with (step, of how many, loss), and `tell` with lines to show.
+    step with (step, of how many, loss and rate), and `tell` with lines to show.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class Trainer:
         self.selector = Selector(model, objective, strategy, self.scores, roles, seed, self.world)
         end = self.total if self.halfway in (None, 0) else self.halfway
         self.sharded = sharding.asked()
+        cut = accelerator.device.type == "cpu" and not (self.sharded or t.checkpointing)
+        self.most = memory.tokens_at_once(model) if cut else None
         wrap = partial(sharding.Sharded, accelerator) if self.sharded else accelerator.prepare_model
         self.wrapped = wrap(model)
         self.live = self.wrapped.module if self.sharded else model  # holds what is trained
@@ -100,15 +102,14 @@ class Trainer:
     def backward(self, epoch: int, places: list[int]) -> tuple[float, int]:
         """Computes the gradient of the mean loss over the whole batch, on every process. Returns
         that loss, and the number of examples or predicted tokens that it is a mean of."""
-        parts = [
-            self.objective.part(each, epoch) for each in split(places, self.least) if len(each)
-        ]
-        size = sum(map(self.objective.count, parts))
-        mine = parts[self.accelerator.process_index :: self.world]
+        cut = parts_of(places, self.least, self.objective.lengths, self.most)
+        parts = [[self.objective.part(each, epoch) for each in several] for several in cut]
+        size = sum(self.objective.count(part) for several in parts for part in several)
+        own = parts[self.accelerator.process_index :: self.world]
+        mine = [part for several in own for part in several]
         loss = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(mine):
-            last = i == len(mine) - 1
-            summed = last or self.sharded  # shards keep sums of their own part alone
+            summed = i == len(mine) - 1 or self.sharded  # shards keep sums of their own part alone
             with nullcontext() if summed else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
@@ -193,7 +194,7 @@ class Trainer:
             self.outcome.sizes.append(size)
             self.accelerator.log({"loss": loss, "lr": self.optimizer.lr}, self.step)
             if self.tick:
-                self.tick(self.step, self.total, loss)
+                self.tick(self.step, self.total, f"loss {loss:.4f}, rate {self.optimizer.lr:.1e}")
             ends = self.choosing and self.step == self.total
             over = (ends or self.step % self.evaluate_every == 0) and self.evaluate()
             if over or self.step == self.total:

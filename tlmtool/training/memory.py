@@ -1,9 +1,16 @@
-"""Keeps memory that one training step frees for the next one."""
+"""How much memory a training step takes, and that what it frees is kept for the next one."""
 
 import ctypes
 import os
 import platform
 
+from torch import nn
+
+from tlmtool.models.factorized import shape
+from tlmtool.models.surgery import sites
+
+ACTIVATIONS = 2**29  # bytes that a forward pass on a CPU keeps for the backward pass, roughly; with
+# more, a step takes more memory and not less time
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 SETTINGS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
@@ -22,3 +29,11 @@ def keep() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(MMAP_MAX, 0)
     libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def tokens_at_once(model: nn.Module) -> int:
+    """The tokens whose activations fit into `ACTIVATIONS`, if each linear keeps its input and its
+    output, as float32."""
+    linears = (site for site, role in sites(model).items() if role != "embedding")
+    widths = sum(sum(shape(model.base_model.get_submodule(site))) for site in linears)
+    return max(1, ACTIVATIONS // (4 * max(1, widths)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tlmtool.data.batching import Batch, encode, packed, pad
+from tlmtool.data.batching import Batch, cut, encode, packed, pad
 from tlmtool.data.labelled import Example
 from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
@@ -40,6 +40,7 @@ class Objective:
     progress: Progress | None = None
     dropout = True
     told: tuple[str, ...] = ()  # warnings of the last score
+    cut: tuple[str, ...] = ()  # warnings of texts that are too long to be read whole
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Objective:
             self.encoded = packed(tokenizer, texts, self.max_length, eos)
         else:
             self.encoded = encode(tokenizer, texts, seconds, self.max_length)
+            given = (self.max_length, "training texts", seconds, self.encoded)
+            self.cut = tuple(cut(tokenizer, texts, *given))
         self.rows = rows_of(model)
         self.lengths = [len(ids) for ids in self.encoded["input_ids"]]
         self.largest = max((max(ids) for ids in self.encoded["input_ids"] if ids), default=0)

@@ -58,3 +58,16 @@ def split(places: list[int], parts: int) -> list[list[int]]:
     """`places` cut into `parts` of nearly equal size, in their order."""
     cuts = [round(i * len(places) / parts) for i in range(parts + 1)]
     return [places[a:b] for a, b in pairwise(cuts)]
+
+
+def parts_of(
+    places: list[int], parts: int, lengths: list[int], tokens: int | None
+) -> list[list[list[int]]]:
+    """`places` split into micro-batches, and each of these into parts of nearly equal size. A part
+    has at most so many tokens, where all are as long as the longest example, or one example."""
+    found = []
+    for each in filter(len, split(places, parts)):
+        longest = max(1, *(lengths[place] for place in each))
+        many = len(each) if tokens is None else max(1, tokens // longest)
+        found.append(split(each, -(-len(each) // many)))
+    return found

@@ -7,7 +7,9 @@ from torch import nn
 
 from tlmtool.data.lessons import Lesson
 from tlmtool.measuring.before_after import BeforeAfter
+from tlmtool.measuring.comparison import Quality
 from tlmtool.recipe.schema import Recipe, Training
+from tlmtool.report.parts.recovery import Course
 from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
 from tlmtool.training import finetune
@@ -21,7 +23,9 @@ RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 class Recovery:
     """Holds a copy of the dense model, its score, and the sentences to learn on.
 
-    `score` has scored the dense model already; without it, the feature error is measured."""
+    `score` has scored the dense model already; without it, the feature error is measured.
+    `quality` is that of the dense model. Of a language model it is measured again before and after
+    the training; `after` is then what was measured last."""
 
     def __init__(
         self,
@@ -31,7 +35,9 @@ class Recovery:
         bars: Bars,
         taught: Lesson,
         score: BeforeAfter | None = None,
+        quality: Quality | None = None,
     ):
+        self.quality, self.after = quality if quality and quality.objective else None, None
         wanted, length = recipe.recovery, recipe.calibration.max_length
         self.bars, self.tokenizer = bars, tokenizer
         train = wanted.train or ("all" if recipe.attention.kind else "factors")
@@ -63,17 +69,19 @@ class Recovery:
         job = Job(model, objective, objective.measure, self.lesson.source, tuned=True)
         freeze(self.recipe, job)
         compressed, dtype = score(model), model.dtype
+        beside = self.quality and self._told("measuring compressed", model)
         model.float()  # AdamW needs it
         outcome = finetune.train(
             self.recipe,
             job,
             finetune.accelerator_of(self.recipe),
-            tick=lambda step, of, loss: self.bars("recovering", step, of, f"loss {loss:.4f}"),
+            tick=lambda step, of, note: self.bars("recovering", step, of, note),
             tell=self.bars.line,
         )
         model.to(dtype).eval()
         for parameter, kept in held.items():
             parameter.requires_grad_(kept)
+        self.after = self.quality and self._told("measuring recovered", model)
         kind = "development rows" if self.lesson.task else "texts held out"
         return Recovered(
             metric=name,
@@ -87,4 +95,19 @@ class Recovery:
             sentences=len(self.lesson.sentences),
             scored_on=f"{len(self.lesson.scored or self.lesson.held):,} {kind}",
             data=self.lesson.source,
+            **self._courses(beside),
         )
+
+    def _told(self, stage: str, model: nn.Module) -> Any:
+        self.quality.progress = self.bars.of(stage)
+        return self.quality.measured(model)
+
+    def _courses(self, compressed: Any) -> dict[str, Course]:
+        """The loss of a language model, and the perplexity of a causal one."""
+        if self.quality is None:
+            return {}
+        measured = (self.quality.before, compressed, self.after)
+        found = {"loss": Course(*(each.mean for each in measured))}
+        if self.quality.objective == "clm":
+            found["perplexity"] = Course(*(each.perplexity for each in measured))
+        return found

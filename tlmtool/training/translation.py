@@ -43,6 +43,7 @@ class Translation(Objective):
         self.tokenizer, self.bleu, self.beams, self.smoothing = tokenizer, bleu, beams, smoothing
         self.sides = Sides(model, tokenizer, train, max_length)
         self.watched = Sides(model, tokenizer, watched, max_length)
+        self.cut = tuple(self.sides.cut())
         self.max_length, self.lengths = self.sides.max_length, self.sides.lengths
 
     def part(self, places: list[int], epoch: int) -> Part:

@@ -7,6 +7,17 @@ from tlmtool.report.figures import View, figure
 from tlmtool.report.layout import Document, Part, entry
 
 
+@dataclass(frozen=True)
+class Course:
+    """A figure of the dense model, of the compressed one, and after the training."""
+
+    dense: float | None = entry("of the dense model")
+    compressed: float | None = entry(
+        "of the compressed model; absent where it is too large to hold"
+    )
+    recovered: float | None = entry("of the compressed model after the training; likewise")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Part):
     """The training of `--recover`, in which the compressed model learns from the dense one."""
@@ -19,6 +30,12 @@ class Recovery(Part):
     dense: float = entry("score of the dense model")
     compressed: float = entry("score of the compressed model")
     recovered: float = entry("score of the compressed model after the training")
+    loss: Course | None = entry(
+        "of a language model, on the text of `quality`", "nats", optional=True
+    )
+    perplexity: Course | None = entry(
+        "of a causal language model, on the text of `quality`", optional=True
+    )
     steps: int = entry("steps of the training")
     trained: str = entry("what was trained: `factors` or `all` weights")
     lr: float = entry("learning rate")
@@ -32,10 +49,17 @@ class Recovery(Part):
     def views(self, report: Document, full: bool) -> list[View]:
         kinds = ("dense", "compressed", "recovered")
         what = "all weights" if self.trained == "all" else "factors only"
+        beside, name = (self.perplexity, "perplexity") if self.perplexity else (self.loss, "loss")
         rows = [[kind, figure(getattr(self, kind), 4)] for kind in kinds]
+        if beside:
+            places = 2 if self.perplexity else 4
+            cells = (figure(getattr(beside, kind), places) or "over 1e300" for kind in kinds)
+            rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
         note = (
             f"{self.steps:,} steps of distilling the dense model on {self.sentences:,} "
             f"sentences of {self.data}, {what}; {self.metric} of "
             f"{self.scored_on}, {self.better} is better"
         )
-        return [View("recovery", ["", self.metric], rows, note)]
+        note += f"; {name} on the held-out text of the quality" if beside else ""
+        header = ["", self.metric, *([name] if beside else [])]
+        return [View("recovery", header, rows, note)]
