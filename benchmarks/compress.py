@@ -21,6 +21,7 @@ from dense import NO_MINILM, base, both, skipped
 from processes import BOTH, KEEP, help_time, memory
 from side_by_side import Goal, Result, Setup, main, timed, turns
 from torch import Tensor
+from whole import earlier, language
 
 from tlmtool import compress
 from tlmtool.compression.candidates import select
@@ -153,6 +154,7 @@ def forward(setup: Setup) -> Iterator[Result]:
 
 
 ROWS = {"btd": btd, "svd": svd, "memory": memory, "forward": forward, "help": help_time}
+ROWS |= {"language": language, "earlier": earlier}
 
 if __name__ == "__main__":
     main(__doc__, ROWS)
