@@ -5,11 +5,12 @@ import torch
 from conftest import CONFIGS, WORDS, V, pico, word_tokenizer
 from torch.nn.functional import pad
 
-from tlmtool.compression import shelving
+from tlmtool.compression import calibration, shelving
 from tlmtool.compression.calibration import (
     DAMPING,
     Moments,
     Shelf,
+    cholesky_,
     input_moments,
     prepared,
     split,
@@ -186,3 +187,27 @@ def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
         shelf.get("other", cpu)
     del shelf
     assert not list(tmp_path.iterdir())
+
+
+def test_moments_of_many_numbers_are_kept_in_float32(monkeypatch):
+    model = pico("bert")
+    batches, group = tokens(TEXTS), ["encoder.layer.0.output.dense"]
+    found = []
+    for large in (2**25, 0):
+        monkeypatch.setattr(calibration, "LARGE", large)
+        found += input_moments(Walk(model, batches), [group])
+    whole, half = found
+    assert (whole.second.dtype, half.second.dtype) == (torch.float64, torch.float32)
+    assert half.covariance(True).dtype == torch.float64
+    torch.testing.assert_close(half.covariance(True), whole.covariance(True), atol=1e-5, rtol=1e-4)
+    weight = torch.randn(8, len(whole.mean)).double()
+    torch.testing.assert_close(half.energy(weight), whole.energy(weight), atol=0, rtol=1e-5)
+
+
+def test_a_cholesky_factor_takes_the_place_of_its_matrix():
+    x = torch.randn(9, 12).double()
+    c = x @ x.T
+    kept = c.clone()
+    factor = cholesky_(kept)
+    torch.testing.assert_close(factor @ factor.mT, c)
+    assert torch.equal(factor, factor.tril()) and factor.data_ptr() == kept.data_ptr()

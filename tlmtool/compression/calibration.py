@@ -18,23 +18,27 @@ from tlmtool.measuring.outputs import position_limit
 DAMPING = 0.01  # share of the mean diagonal added to a covariance before it serves as a metric; a
 # larger one trusts the text less
 STRIPES = 4  # in which the product of inputs with themselves is computed
+LARGE = 2**25  # numbers; a sum of more of them is kept in float32, because in float64 it would be
+# the largest tensor of a compression
 
 
 @dataclass
 class Moments:
-    """Moments over tokens of an input x (I,): count, mean and second moment, in float64."""
+    """Moments over tokens of an input x (I,): count, mean and second moment, in float64; a second
+    moment of more than `LARGE` numbers in float32."""
 
     count: int
     mean: Tensor  # (I,)
     second: Tensor  # (I, I)
 
     def covariance(self, centred: bool) -> Tensor:
-        """E[x x^T] (I, I), a new tensor; if `centred`, without the part of the mean."""
-        return torch.addr(self.second, self.mean, self.mean, alpha=-float(centred))
+        """E[x x^T] (I, I), a new tensor in float64; if `centred`, without the part of the mean."""
+        found = self.second.to(torch.float64, copy=True)
+        return found.addr_(self.mean, self.mean, alpha=-1) if centred else found
 
     def energy(self, weight: Tensor) -> Tensor:
         """E|W x|^2 of a weight (O, I)."""
-        return ((weight @ self.second) * weight).sum()
+        return ((weight @ self.second.double()) * weight).sum()
 
     def metric(self, centred: bool) -> Tensor:
         """The covariance, damped: C + 0.01 mean(diag C) 1."""
@@ -47,10 +51,15 @@ def damp_(c: Tensor, share: float) -> Tensor:
     return c
 
 
+def cholesky_(c: Tensor) -> Tensor:
+    """The lower triangular L with L L^T = C, in the memory of C (I, I)."""
+    return torch.linalg.cholesky(c.mT, out=c.mT)  # C^T is C, and is laid out as LAPACK wants it
+
+
 class Running:
     """Means over tokens of x (T, I) and of its products with y (T, J).
 
-    Products are computed in float32 and summed in float64.
+    Products are computed in float32 and summed in float64; large ones in float32 (`LARGE`).
     """
 
     def __init__(self) -> None:
@@ -62,7 +71,7 @@ class Running:
             if name in self.sums:
                 self.sums[name].add_(term)
             else:
-                self.sums[name] = term.double()
+                self.sums[name] = term.double() if term.numel() <= LARGE else term
 
     def means(self) -> dict[str, Tensor]:
         """The means. Call it once, at the end: the sums are divided in place to save memory."""

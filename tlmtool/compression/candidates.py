@@ -11,6 +11,7 @@ from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.failure import Usage
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
 from tlmtool.models.roles import GROUPS, roles_of
+from tlmtool.models.streaming import give_back
 from tlmtool.models.surgery import head_count, modes, sites
 
 TABLE = "svd"  # the decomposition of an embedding: the only one that rows can be looked up in
@@ -138,5 +139,6 @@ def weight_of(model: Any, site: str) -> Tensor:
     """W (O, I) of a site in float64; the transpose (E, V) of an embedding, so that V are inputs."""
     module = model.base_model.get_submodule(site)
     weight = dense_weight(module).double()
+    give_back()  # of a streamed model: the weight is a copy now
     table = isinstance(module, torch.nn.Embedding | FactorizedEmbedding)
     return weight.T if table else weight

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlmtool.compression.calibration import Moments, Running, Shelf, damp_, product
+from tlmtool.compression.calibration import Moments, Running, Shelf, cholesky_, damp_, product
 from tlmtool.compression.shelving import Row
 from tlmtool.compression.walking import Walk
 from tlmtool.compression.watching import Watch
@@ -56,11 +56,12 @@ class Fit(Moments):
 
     def _solve(self, name: str, centred: bool, ridge: float) -> Tensor:
         """X (C + ridge mean(diag C) 1)^-1 of X = shift or gap."""
-        cross = torch.addr(
-            self.more[name], self.more[f"{name}_mean"], self.mean, alpha=-float(centred)
-        )
-        factor = torch.linalg.cholesky(damp_(self.covariance(centred), ridge))
-        return torch.cholesky_solve(cross.mT, factor).mT
+        cross = self.more[name].to(torch.float64, copy=True)
+        if centred:
+            cross.addr_(self.more[f"{name}_mean"], self.mean, alpha=-1)
+        factor = cholesky_(damp_(self.covariance(centred), ridge))
+        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True).mT
 
 
 class Lockstep:
