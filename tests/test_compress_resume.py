@@ -11,9 +11,10 @@ import pytest
 import torch
 from compressions import WRITE, arguments, made
 from conftest import pico, sentences, word_tokenizer
-from trainings import sentence, started
+from trainings import interrupted, sentence, started
 
 from tlmtool.cli import run
+from tlmtool.commands.run import Run
 from tlmtool.compression.compress import compress
 from tlmtool.compression.journal import Journal
 from tlmtool.decompositions import NAMES, named
@@ -98,6 +99,28 @@ def test_what_is_done_and_how_to_go_on_is_told(words, tmp_path, stopped):
 
     told = stopped([*words, "--resume"], 7, full, 1)
     assert "the disk is full: x" in told and "layers are done: go on with" in told
+
+
+def test_a_stopped_pipeline_says_how_many_stages_are_done(words, tmp_path, monkeypatch, capsys):
+    small = {"rank": 2, "sites": ["attention"]}
+    stages = [
+        {"name": name, "verb": "compress", "model": words[1], "compression": small}
+        | {"calibration": {"text": "none"}}
+        for name in "ab"
+    ]
+    (tmp_path / "p.yaml").write_text(json.dumps({"stages": stages}))
+    pipeline = ["run", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "o"), "-q"]
+    load, loads = Run.load, []
+
+    def second(self, *given, **more):
+        loads.append(self)
+        return interrupted() if len(loads) == 2 else load(self, *given, **more)
+
+    monkeypatch.setattr(Run, "load", second)
+    assert run([*pipeline, "--overwrite"]) == 130
+    again = f"tlm {' '.join(pipeline)} --resume"
+    assert f"interrupted; 1 of 2 stages are done: go on with {again}" in capsys.readouterr().err
+    assert run([*pipeline, "--resume"]) == 0 and len(loads) == 3
 
 
 def test_a_stage_of_a_pipeline_goes_on_after_its_last_group(words, tmp_path, stopped, monkeypatch):

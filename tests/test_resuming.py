@@ -12,6 +12,7 @@ from tlmtool.cli import run
 from tlmtool.data import state
 from tlmtool.data.fingerprints import sums_of
 from tlmtool.recipe.building import build
+from tlmtool.training.loop import Trainer
 
 model, data, stopped, pipeline = (
     trainings.model,
@@ -105,6 +106,28 @@ def test_a_study_goes_on_with_the_same_data_alone(model, data, tmp_path, capsys)
     capsys.readouterr()
     assert run([*words, "--resume"]) == 4
     assert "is of another study" in sentence(capsys)
+
+
+def test_what_is_kept_of_a_stopped_training_is_told(model, data, tmp_path, capsys, monkeypatch):
+    """Its state, or of a study the trainings that are done; with the command that goes on."""
+    learn, steps = Trainer.learn, []
+
+    def stopping(self, *given):
+        steps.append(self.step)
+        return interrupted() if len(steps) == 4 else learn(self, *given)
+
+    monkeypatch.setattr(Trainer, "learn", stopping)
+    words = arguments(model, data, tmp_path / "out", *SHORT)
+    assert run(words) == 130
+    told = f"its state is in {tmp_path / 'out.training'}: go on with tlm {' '.join(words)} --resume"
+    assert told in sentence(capsys)
+    steps.clear()
+    study = arguments(
+        model, data, tmp_path / "study", "--steps", 2, "--seeds", 2, "--arms", "dense"
+    )
+    assert run(study) == 130
+    told = f"1 of 2 trainings are done: go on with tlm {' '.join(study)} --resume"
+    assert told in sentence(capsys)
 
 
 def test_a_stage_is_done_of_the_same_files_alone(pipeline, tmp_path, capsys):

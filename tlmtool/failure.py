@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any
@@ -58,11 +58,21 @@ class Stopped(BaseException):
         self.code = 128 + number
 
 
-def note_kept(error: BaseException, what: str) -> None:
+def note_kept(error: BaseException | None, what: str) -> None:
     """Note on an error that ends a run what `--resume` would go on with, such as '3 of 9 layers
-    are done'. The first note stays."""
-    if what and not kept_of(error):
+    are done'. The first note stays. A Failure gets none, since it would come again."""
+    if error is not None and not isinstance(error, Failure) and not kept_of(error):
         vars(error)["kept"] = what
+
+
+@contextmanager
+def noting(what: Callable[[], str]) -> Iterator[None]:
+    """Notes on whatever ends the block what is kept, as `note_kept`."""
+    try:
+        yield
+    except BaseException as error:
+        note_kept(error, what())
+        raise
 
 
 def kept_of(error: BaseException | None) -> str:

@@ -69,7 +69,8 @@ def _going_on(error: BaseException, args: list[str]) -> str:
     """What is done of the run that an error ended, and the command that goes on with it."""
     if not (kept := kept_of(error)):
         return ""
-    again = [each for each in args if each != "--overwrite" or args[0] != "run"]
+    begun = args[0] == "run" or any(each.startswith("--seeds") for each in args)
+    again = [each for each in args if each != "--overwrite" or not begun]  # it has replaced them
     words = shlex.join(["tlm", *again, *(["--resume"] if "--resume" not in args else [])])
     return f"; {kept}: go on with {words}"
 

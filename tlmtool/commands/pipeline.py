@@ -14,7 +14,7 @@ from tlmtool.commands.studying import foreign_to_study
 from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import changed, sums_of
 from tlmtool.data.state import Store
-from tlmtool.failure import NotLoadable, Usage, check_alone
+from tlmtool.failure import NotLoadable, Usage, check_alone, noting
 from tlmtool.files import kept
 from tlmtool.files.claims import claimed
 from tlmtool.files.kept import Kept
@@ -71,7 +71,7 @@ def _run(
     for stage in stages:
         _compare(stage, notes.get(stage.name), _identity(stage))
     _keep(out, notes)
-    for stage in stages:
+    for done, stage in enumerate(stages):
         note, identity = notes.get(stage.name), _identity(stage)
         identity["inputs"] = sums_of(stage.recipe, known)
         _compare(stage, note, identity)
@@ -81,7 +81,8 @@ def _run(
         else:
             notes[stage.name] = identity | {"replaces": there}
             _keep(out, notes)
-            report = _performed(stage, resume, overwrite or there is not None)
+            with noting(lambda done=done: f"{done} of {len(stages)} stages are done"):
+                report = _performed(stage, resume, overwrite or there is not None)
         yield stage, report
 
 

@@ -15,7 +15,7 @@ import torch
 
 from tlmtool.commands.limits import limit_of
 from tlmtool.compression.forecasting import Forecast
-from tlmtool.failure import Failure, note_kept
+from tlmtool.failure import note_kept
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
 from tlmtool.measuring.profiling import peak_rss
@@ -60,8 +60,7 @@ class Run(AbstractContextManager):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.bars.__exit__(kind, error, trace)
-        if error is not None and not isinstance(error, Failure):  # a failure would come again
-            note_kept(error, self.kept())
+        note_kept(error, self.kept())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

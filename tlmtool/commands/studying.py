@@ -61,6 +61,7 @@ def studied(
         if recipe.output.overwrite or not (out / NAME).exists():
             with whole_folder(out, lambda: _check_taken(recipe, out)) as new:
                 (new / NAME).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        run.kept = lambda: f"{len([*out.glob('*-seed*.json')])} of {cost.runs} trainings are done"
         with run.stage("study"):
             found = study.compare(sha256(out / NAME)[:16])
     told = dict.fromkeys(f"{r.arm}: {each}" for r in found.results for each in r.warnings)
