@@ -120,10 +120,13 @@ def test_the_table_marks_all_as_predicted(room, fast, capsys):
         }[budget[0]]
 
 
-def test_a_run_tells_its_forecast_first_and_holds_it_beside_its_time(room, tmp_path, fast, capsys):
+@pytest.mark.parametrize("method", ["svd", "auto"])
+def test_a_run_tells_its_forecast_and_holds_it_beside_its_time(
+    room, tmp_path, fast, capsys, method
+):
     from tlmtool.cli import run
 
-    given = ["compress", str(room / "sound"), "--keep", "0.5", "--method", "svd"]
+    given = ["compress", str(room / "sound"), "--keep", "0.5", "--method", method]
     out = tmp_path / "out"
     assert run([*given, "--calibration", str(room / "text.txt"), "--out", str(out)]) == 0
     first, *others = capsys.readouterr().err.splitlines()
@@ -157,7 +160,7 @@ def test_seconds_are_work_divided_by_rates():
     parts = forward_flops(model, length, 1, sites(model))["by_part"]
     linears = (sum(parts.values()) - parts[SCORES] - parts[OTHER]) / length
     found = stages(ONLY["forward"], texts, keep=0.5, method="svd")
-    assert found["measuring inputs"] == pytest.approx(linears * tokens)
+    assert found["measuring inputs"] == pytest.approx(forecasting.INPUTS.dense * linears * tokens)
     assert found["measuring sensitivity"] == pytest.approx(2 * linears * tokens)
     fit = forecasting.LOCKSTEP
     assert found["factorizing"] == pytest.approx((fit.dense + fit.reduced / 2) * linears * tokens)

@@ -135,7 +135,7 @@ def by_budget(
 ) -> Draft:
     """The spectra of all sites, then the parameters of each, then its decomposition."""
     spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
-    for each in _weighed(sites, statistics, "measuring inputs"):
+    for each in _weighed(sites, statistics, "planning"):
         (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
     if energy is not None:
         spectra |= apart

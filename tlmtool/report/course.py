@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-TRUST = 0.1  # share of a forecast that counts as measured before anything is. A larger value
-# follows the forecast for longer, a smaller one follows the first seconds of the run.
+TRUST, SECONDS = 0.1, 10.0  # share of a forecast that counts as measured before anything is, and so
+# many seconds at least. A larger value follows the forecast for longer, a smaller one follows the
+# first seconds of the run.
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Course:
     def left(self) -> float | None:
         """The seconds that are left; None where nothing tells."""
         if self.expected:
-            trusted = TRUST * self.whole
+            trusted = max(SECONDS, TRUST * self.whole)
             slower = (self.heard - self.started + trusted) / max(self.covered + trusted, 1e-9)
             left: float | None = (self.whole - self.covered) * slower
         else:
