@@ -11,9 +11,10 @@ from tlmtool.decompositions.svd import SVD, blind_losses
 
 CLEAR = 1.2  # squared errors: a rival that loses by a larger factor is passed over for a while. A
 # smaller one takes less time, and more often misses a later site where the rival would win.
-
-NOTHING = 1e-12  # share of the output's energy that rounding takes; with a larger one, weights that
-# a rival holds exactly would go to the SVD
+NOTHING = (
+    1e-12  # share of the output's energy that is rounding: an SVD that loses less is exact. With
+)
+# a larger one, an exact rival would be passed over where the SVD is nearly exact.
 
 
 class Rivals:
@@ -28,7 +29,9 @@ class Rivals:
     3. It lost clearly, by 2 or in a trial, at an earlier site of the same role and shape. It is
        passed over at 1 site then, at 3 after the next such loss, then at 7 and so on.
 
-    Only the last one is a guess, and each guess is checked again deeper in the model.
+    The first rule is exact. The second could only be wrong by chance: the rival does not aim at
+    what it is judged by, and its structure keeps it from that matrix. The third is a guess, and is
+    checked again deeper in the model.
     """
 
     def __init__(self) -> None:
