@@ -90,7 +90,11 @@ def test_a_streamed_model_is_compressed_to_the_same_bytes(family, budget, tmp_pa
 
 @LINUX
 def test_all_weights_lie_in_files_before_and_after(tmp_path):
-    model = load(folder(tmp_path, "llama"), room=0)
+    path = folder(tmp_path, "llama")
+    half = load(path, dtype="bfloat16", room=0)
+    assert all(p.dtype == torch.bfloat16 and streamed(half).holds(p) for p in half.parameters())
+    assert torch.equal(output(half), output(load(path, dtype="bfloat16")))
+    model = load(path, room=0)
     kept = streamed(model)
     assert all(map(kept.holds, model.parameters()))
     before = {id(p) for p in model.parameters()}
@@ -176,7 +180,7 @@ def test_a_copy_outlives_the_model_and_its_files(tmp_path):
     assert torch.equal(output(twin), wanted)
 
 
-def test_a_model_that_was_made_in_memory_streams_from_the_first_settling():
+def test_a_model_that_was_made_in_memory_streams():
     model = pico("bert", "lm")
     wanted, held = output(model), stream(model, 0)
     settle(model)

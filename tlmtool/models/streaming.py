@@ -25,6 +25,7 @@ from tlmtool.models.weights import ALIGNED, write_tensors
 DONTNEED = 4  # MADV_DONTNEED of Linux: the pages of a file leave this process, and can come back
 NAME = "_streamed"  # the attribute under which a model keeps its `Streamed`
 SMALL = 2**20  # bytes; smaller tensors are not moved into files
+MAPS = Path("/proc/self/maps")  # where Linux says which memory is a file
 ROOM = 256 * 2**20  # bytes of weights that stay in memory between blocks: more are read less often
 
 _streams: "WeakSet[Streamed]" = WeakSet()
@@ -82,6 +83,8 @@ class Streamed:
 
     def settle(self, model: nn.Module) -> None:
         """Write each large parameter that is in no file to one of its own, and free it."""
+        if not MAPS.exists():
+            return
         for name, tensor in model.named_parameters():
             if tensor.nbytes >= SMALL and not self.holds(tensor):
                 self._files += 1
@@ -128,8 +131,14 @@ class Streamed:
 
 
 def stream(model: nn.Module, room: int = ROOM, folder: Path | None = None) -> Streamed:
-    """Stream the weights of a model that was loaded from safetensors files, in their dtype."""
-    return Streamed(model, room, folder)
+    """Stream the weights of a model that was loaded from safetensors files.
+
+    Those that are in no file, because their dtype was changed or transformers joins them, are
+    written to one. They take memory until then.
+    """
+    made = Streamed(model, room, folder)
+    made.settle(model)
+    return made
 
 
 def streamed(model: nn.Module) -> Streamed | None:
@@ -159,12 +168,6 @@ def keep_in_memory(model: nn.Module) -> None:
     """Stream a model no longer, because it is trained."""
     if (held := streamed(model)) is not None:
         held.stop()
-
-
-def unmapped(model: nn.Module) -> int:
-    """Bytes of a streamed model that are in no file: transformers converted them in memory."""
-    held = streamed(model)
-    return sum(t.nbytes for t in _tensors(model) if held is not None and not held.holds(t))
 
 
 def _stops(model: nn.Module) -> Iterator[nn.Module]:
@@ -200,7 +203,7 @@ def _mapped() -> list[tuple[int, int]]:
     """The spans of memory that are files of weights; none where the system does not say."""
     found = []
     with suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in MAPS.read_text().splitlines():
             if line.endswith(".safetensors"):
                 start, stop = line.split(" ", 1)[0].split("-")
                 found.append((int(start, 16), int(stop, 16)))
