@@ -11,10 +11,8 @@ from tlmtool.decompositions.svd import SVD, blind_losses
 
 CLEAR = 1.2  # squared errors: a rival that loses by a larger factor is passed over for a while. A
 # smaller one takes less time, and more often misses a later site where the rival would win.
-NOTHING = (
-    1e-12  # share of the output's energy that is rounding: an SVD that loses less is exact. With
-)
-# a larger one, an exact rival would be passed over where the SVD is nearly exact.
+NOTHING = 1e-12  # share of the output's energy: an SVD that loses less is exact but for rounding. A
+# larger one passes over an exact rival where the SVD is nearly exact.
 
 
 class Rivals:
