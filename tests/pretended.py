@@ -88,9 +88,10 @@ class Module(backend_registration._DummyBackendModule):
 
 
 def tensor(data: Any, *, device: Any = None, make=torch.tensor, **more: Any) -> Tensor:
-    """As torch.tensor, which cannot write the data to a device that is not there."""
+    """As torch.tensor, without the data: what holds real data cannot go to a device that is not
+    there."""
     x = make(data, **more)
-    return x if device is None else torch.empty(x.shape, dtype=x.dtype, device=device)
+    return torch.empty(x.shape, dtype=x.dtype, device=device or x.device)
 
 
 def on_gpu(*tensors: Tensor | None) -> None:
