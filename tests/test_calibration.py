@@ -193,6 +193,7 @@ def test_moments_of_many_numbers_are_kept_in_float32(monkeypatch):
     model = pico("bert")
     batches, group = tokens(TEXTS), ["encoder.layer.0.output.dense"]
     found = []
+    monkeypatch.setattr(calibration, "STRIPE", 10)  # the last stripe of the 48 columns is narrower
     for large in (2**25, 0):
         monkeypatch.setattr(calibration, "LARGE", large)
         found += input_moments(Walk(model, batches), [group])

@@ -1,6 +1,6 @@
 """Input statistics of sites, measured on calibration text. They weigh the error of a weight."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tlmtool.measuring.outputs import position_limit
 
 DAMPING = 0.01  # share of the mean diagonal added to a covariance before it serves as a metric; a
 # larger one trusts the text less
+STRIPE = 512  # columns of a large product that are computed at once; more take more memory
 STRIPES = 4  # in which the product of inputs with themselves is computed
 LARGE = 2**25  # numbers; a sum of more of them is kept in float32, because in float64 it would be
 # the largest tensor of a compression
@@ -65,8 +66,19 @@ class Running:
     def __init__(self) -> None:
         self.count, self.sums = 0, {}
 
-    def add(self, tokens: int, **terms: Tensor) -> None:
+    def add(
+        self, tokens: int, squares: Mapping[str, Tensor] | None = None, **terms: Tensor
+    ) -> None:
+        """Add terms that are sums over tokens; and of each x (T, I) in `squares` x^T x (I, I)."""
         self.count += tokens
+        for name, x in (squares or {}).items():
+            size = x.shape[1]
+            if size * size <= LARGE:
+                terms[name] = product(x, x)
+                continue
+            if name not in self.sums:
+                self.sums[name] = x.new_zeros(size, size, dtype=torch.float32)
+            _add_square_(self.sums[name], x.float())
         for name, term in terms.items():
             if name in self.sums:
                 self.sums[name].add_(term)
@@ -91,6 +103,15 @@ def product(y: Tensor, x: Tensor) -> Tensor:
         found[start : start + width, start:] = stripe
         found[start:, start : start + width] = stripe.T
     return found
+
+
+def _add_square_(total: Tensor, x: Tensor) -> None:
+    """Add x^T x to a total (I, I) in stripes: a whole product would be as large as the total."""
+    for start in range(0, x.shape[1], STRIPE):
+        stop = start + STRIPE
+        stripe = x[:, start:stop].T @ x[:, start:]
+        total[start:stop, start:] += stripe
+        total[stop:, start:stop] += stripe[:, STRIPE:].T
 
 
 def real(x: Tensor, batch: Batch) -> Tensor:
@@ -127,7 +148,7 @@ def input_moments(
             if not aligned(args[0], batch):
                 return
             x = real(args[0], batch)
-            running.add(len(x), mean=x.float().sum(0), second=product(x, x))
+            running.add(len(x), {"second": x}, mean=x.float().sum(0))
             if last:
                 raise Stop
 

@@ -127,7 +127,7 @@ class Lockstep:
         with Watch(ours, reading, once=once) as mine, Watch(dense, reading, once=once) as theirs:
             for place in range(len(ours.batches)):
                 x, *y = mine(place)[site]
-                running.add(len(x), mean=x.float().sum(0), second=product(x, x))
+                running.add(len(x), {"second": x}, mean=x.float().sum(0))
                 if self.same:
                     continue
                 x_dense, *y_dense = (

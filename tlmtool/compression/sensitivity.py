@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, product, real
+from tlmtool.compression.calibration import DAMPING, Running, Shelf, damp_, real
 from tlmtool.compression.walking import Place, Walk, aligned, hooks, place_of
 from tlmtool.data.batching import Batch
 
@@ -113,7 +113,7 @@ class _Backward:
                         known[place] = grad if known[place] is None else known[place] + grad
                     elif aligned(grad, batch):
                         g = real(grad, batch)
-                        sums[name].add(len(g), g=product(g, g))
+                        sums[name].add(len(g), {"g": g})
 
     def _leaves(self, place: int) -> dict[str, Tensor]:
         """{stack: the output of its last finished block, as a leaf of the graph}."""
