@@ -154,7 +154,7 @@ def spelled(model: PreTrainedModel, name: str) -> tuple[str, ...]:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Load without the report and the bar of transformers: our warnings say the same."""
+    """Load and save without the report and the bars of transformers: our lines say the same."""
     log = logging.getLogger("transformers.modeling_utils")
     shown, before = their_logging.is_progress_bar_enabled(), log.disabled
     log.disabled = True  # not by a level: with one of its own it would print more

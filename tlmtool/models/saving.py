@@ -12,6 +12,7 @@ from tlmtool.files.claims import claimed
 from tlmtool.files.places import check_place, path_of
 from tlmtool.files.writing import whole_folder
 from tlmtool.models.beside import copy_side_files
+from tlmtool.models.fitting import silenced
 from tlmtool.models.folder import Folder, Name
 from tlmtool.models.replacing import check_out
 from tlmtool.models.streaming import give_back, streamed
@@ -41,7 +42,7 @@ def save(
         with whole_folder(out, lambda: check_out(out, overwrite)) as new:
             if folder is not None:
                 copy_side_files(folder.path, folder.beside[0], new)
-            with _one_at_a_time(model):
+            with silenced(), _one_at_a_time(model):
                 model.save_pretrained(new, max_shard_size=max_shard_size)
             for name, content in (texts(new) if texts else {}).items():
                 (new / name).write_text(content, encoding="utf-8")
