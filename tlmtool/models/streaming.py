@@ -23,6 +23,11 @@ from torch import Tensor, nn
 from tlmtool.models.weights import ALIGNED, write_tensors
 
 DONTNEED = 4  # MADV_DONTNEED of Linux: the pages of a file leave this process, and can come back
+MMAP_THRESHOLD = (
+    -3
+)  # M_MMAP_THRESHOLD of glibc: memory of this size goes back as soon as it is freed
+PIECE = 2**20  # bytes of it while a model is streamed. glibc raises it to 32 MiB, and what it then
+# keeps was 250 MB of 1.3 GB at 8,192 features; a smaller one costs more calls of the system
 NAME = "_streamed"  # the attribute under which a model keeps its `Streamed`
 SMALL = 2**20  # bytes; smaller tensors are not moved into files
 MAPS = Path("/proc/self/maps")  # where Linux says which memory is a file
@@ -45,6 +50,8 @@ class Streamed:
         self._watched: list[tuple[Any, int]] = []  # (reference to a tensor, its version)
         self._files = 0
         self.take(_tensors(model))
+        with suppress(OSError, AttributeError):  # the C library is not glibc
+            ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, PIECE)
         vars(model)[NAME] = self
         self._handles = [m.register_forward_hook(self._hook) for m in _stops(model)]
         _streams.add(self)
