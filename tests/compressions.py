@@ -47,6 +47,7 @@ def words(models, texts, tmp_path) -> list[str]:
 def stopped(monkeypatch, capsys):
     """Runs that end where so many groups are finished; returns what the last one said."""
     limit = [0, interrupted]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
     def write(self, *given):
         if len(self.groups) == limit[0]:
@@ -60,7 +61,8 @@ def stopped(monkeypatch, capsys):
             assert run(words) == code
         return capsys.readouterr().err
 
-    return call
+    yield call
+    signal.signal(signal.SIGINT, heard)
 
 
 def made(folder: Path) -> dict[str, object]:

@@ -110,21 +110,26 @@ def write_then_fail(patch, error):
         (PermissionError(errno.EACCES, "Permission denied", "w"), "w: Permission denied"),
     ],
 )
-def test_a_failing_write_leaves_what_was_there(refused, dense, tmp_path, monkeypatch, error, says):
+def test_a_failing_write_leaves_what_was_there(dense, tmp_path, monkeypatch, capsys, error, says):
+    """What was there, and the finished layers, from which `--resume` goes on."""
     old = shutil.copytree(dense, tmp_path / "old")
     kept = {f.name: f.read_bytes() for f in old.iterdir()}
     write_then_fail(monkeypatch, error)
-    assert says in refused(1, dense, *RANK, "--out", old, "--overwrite")
+    given = ("compress", dense, *RANK, "--out", old, "--overwrite", "-q")
+    assert run([*map(str, given)]) == 1
+    assert says in capsys.readouterr().err
     assert {f.name: f.read_bytes() for f in old.iterdir()} == kept
-    assert sorted(tmp_path.iterdir()) == [old]
+    assert sorted(tmp_path.iterdir()) == [old, tmp_path / "old.compressing"]
 
 
-def test_a_failing_write_leaves_no_folder_and_the_next_run_makes_it(refused, dense, tmp_path):
+def test_a_failing_write_leaves_no_folder_and_the_next_run_makes_it(dense, tmp_path, capsys):
+    given = ("compress", dense, *RANK, "--out", tmp_path / "o", "-q")
     with pytest.MonkeyPatch.context() as patch:
         write_then_fail(patch, OSError(errno.ENOSPC, "No space left on device"))
-        refused(1, dense, *RANK)
-    given = ("compress", dense, *RANK, "--out", tmp_path / "o", "-q")
-    assert run([*map(str, given)]) == 0
+        assert run([*map(str, given)]) == 1
+    assert "layers are done: go on with" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [tmp_path / "o.compressing"]
+    assert run([*map(str, given), "--resume"]) == 0
     (tmp_path / "o" / "report.json").unlink()
     assert run([*map(str, given), "--overwrite"]) == 0
     assert (tmp_path / "o" / "report.json").exists()

@@ -156,12 +156,14 @@ def test_a_run_that_is_stopped_leaves_nothing_that_looks_finished(tmp_path):
             os.kill(process.pid, getattr(signal, f"SIG{name}"))
             told[name], codes[name] = process.stderr.read(), process.wait()
     assert codes == {"KILL": -signal.SIGKILL, "INT": 130}
-    assert told["INT"] == "tlm: interrupted\n"
-    lock, left = sorted((tmp_path / "KILL").iterdir(), key=lambda each: each.is_dir())
+    assert told["INT"].startswith("tlm: interrupted; 8 of 8 layers are done: go on with tlm ")
+    lock, left, layers = sorted((tmp_path / "KILL").iterdir())
+    left, lock = sorted((left, lock), key=lambda each: each.is_file())
     assert lock.name == ".out.lock"  # let go by the process that ended
     assert re.fullmatch(r"\.out\..+\.unfinished", left.name) and any(left.iterdir())
-    assert not [*(tmp_path / "INT").iterdir()]
+    assert [*(tmp_path / "INT").iterdir()] == [tmp_path / "INT" / "out.compressing"]
+    assert layers.name == "out.compressing"
     for name in started:
-        assert run([*given, str(tmp_path / name / "out")]) == 0
+        assert run([*given, str(tmp_path / name / "out"), "--resume"]) == 0
         assert (tmp_path / name / "out" / "report.json").exists()
     assert [f.name for f in (tmp_path / "KILL").iterdir()] == ["out"]

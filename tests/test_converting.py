@@ -154,8 +154,9 @@ def test_what_reads_such_a_checkpoint_says_its_length(texts, tmp_path, capsys):
         for length, warnings in (("128", 1), ("8", 0))[: 1 if words in evaluate else 2]:
             assert run([*words, *task, *asked, "--max-length", length]) == 0
             said = json.loads(capsys.readouterr().out)["warnings"]
-            counted = [each for each in said if "of the 120 texts are cut at 8 tokens" in each]
-            assert len(counted) == (1 if words in evaluate else 0)
+            cut = "of the 120 texts" if words in evaluate else "of the 105 training texts"
+            counted = [each for each in said if f"{cut} are cut at 8 tokens" in each]
+            assert len(counted) == 1
             said = [each for each in said if each not in counted]
             assert len(said) == warnings
             assert all("longer than 8 tokens are cut" in each for each in said)
