@@ -141,13 +141,13 @@ def test_a_run_that_is_stopped_leaves_nothing_that_looks_finished(tmp_path):
     word_tokenizer().save_pretrained(dense)
     text.write_text(f"{' '.join(WORDS)}\n" * 9)
     given = [*map(str, ("compress", dense, "--rank", 2, "--calibration", text, "-q", "--out"))]
-    started = {}
+    started, calm = {}, os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name in ("KILL", "INT"):
         (tmp_path / name).mkdir()
         command = [sys.executable, "-c", DRIVER, *given, str(tmp_path / name / "out")]
         heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also in a script
         started[name] = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+            command, stderr=subprocess.PIPE, text=True, preexec_fn=heard, env=calm
         )
     codes, told = {}, {}
     for name, process in started.items():
