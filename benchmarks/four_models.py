@@ -112,7 +112,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures of one row, made and scored now."""
     row, source, folder = ROWS[name], getattr(given, model), work / "checkpoint"
-    found: dict[str, Any] = {"model": model, "row": name}
+    found: dict[str, Any] = {"model": model, "row": name, "threads": given.threads}
     report, place = dict[str, Any](), source
     if row.make:
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,11 +135,11 @@ def measured(
 
 def main() -> None:
     given = flags()
-    names = ("tokens", "calibration_tokens", "calibration_texts", "threads")
-    record = Record(given.out, {name: getattr(given, name) for name in names})
     if given.table:
-        print(markdown(record.rows))
+        print(markdown(json.loads(given.out.read_text("utf-8"))["rows"]))
         return
+    names = ("tokens", "calibration_tokens", "calibration_texts")
+    record = Record(given.out, {name: getattr(given, name) for name in names})
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     work = given.out.absolute().with_suffix(".work")
     work.mkdir(exist_ok=True)

@@ -222,3 +222,11 @@ def test_rows_that_are_there_are_not_made_again(scripts, tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--tokens", "9"])
     with pytest.raises(SystemExit, match=r"was made with .*: give another --out"):
         main.main()
+
+
+def test_the_tables_of_the_docs_are_those_of_the_rows(scripts):
+    rows = json.loads((FOLDER / "results" / "four-models.json").read_text("utf-8"))["rows"]
+    page = (FOLDER.parent / "docs" / "results" / "four-models.md").read_text("utf-8")
+    tables = scripts("four_models_table").markdown(rows)
+    assert all(line in page.splitlines() for line in tables.splitlines())
+    assert len([line for line in page.splitlines() if line.startswith("| tlm")]) >= 3
