@@ -137,6 +137,7 @@ def by_budget(
     spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
     for each in _weighed(sites, statistics, "planning"):
         (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
+        del each  # before the next one is made: its metric may be the largest tensor there is
     if energy is not None:
         spectra |= apart
         budgets = allocation.by_energy(spectra, energy)
@@ -156,6 +157,7 @@ def by_budget(
         if keep is not None:  # what ranks leave of a site's budget goes to the next site
             taken = draft.plan.get(site)
             spare += budgets[site] - (sites.size(site, taken) if taken else each.weight.numel())
+        del each
     draft.plan = {s: draft.plan[s] for s in sites.roles if s in draft.plan}
     return draft
 
@@ -173,8 +175,13 @@ def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[W
         yield Weighed(site, sites.weight(site), metric, statistics.output_metric(site))
     for group, moments in statistics.planning(what):
         for site in group:
-            weight, metric = sites.weight(site), statistics.metric(site, moments)
-            yield Weighed(site, weight, metric, statistics.output_metric(site), moments)
+            yield Weighed(  # nothing of it is kept here while the next one is made
+                site,
+                sites.weight(site),
+                statistics.metric(site, moments),
+                statistics.output_metric(site),
+                moments,
+            )
 
 
 def best(

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlmtool.compression.calibration import Moments, Shelf, input_moments, split, token_frequencies
+from tlmtool.compression.calibration import (
+    LARGE,
+    Moments,
+    Shelf,
+    input_moments,
+    split,
+    token_frequencies,
+)
 from tlmtool.compression.sensitivity import output_metrics
 from tlmtool.compression.walking import Place, Walk, place_of, places_of, thrice
 from tlmtool.data.batching import Batch
@@ -90,7 +97,8 @@ class Statistics:
         for done, place in enumerate(self.places):
             kept = self.shelf.get(tuple(place.group), self.model.device)
             self.progress(what, done, len(self.places))
-            yield list(place.group), Moments(int(kept[0]), kept[1].double(), kept[2].double())
+            second = kept[2] if kept[2].numel() > LARGE else kept[2].double()
+            yield list(place.group), Moments(int(kept[0]), kept[1].double(), second)
         yield from (([site], None) for site in self.blind)
 
     def output_metric(self, site: str) -> Tensor | None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 JITTER = 1e-10  # share of the mean diagonal added to a metric. Without it the metric of a few
 # texts is singular in float64; a larger value blurs small eigenvalues.
+STRIPE = 2048  # columns of a metric that are taken to the dtype of a weight at once; more of them
+# take more memory
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,12 @@ def times(weight: Tensor, metric: Tensor | None) -> Tensor:
     """
     if metric is None or not metric.any():
         return weight
-    metric = metric.detach().to(weight)
     if metric.ndim == 1:
+        metric = metric.detach().to(weight)
         return weight * (metric + JITTER * metric.mean())
-    return (weight @ metric).add_(weight, alpha=JITTER * float(metric.diagonal().mean()))
+    parts = [weight @ part.to(weight) for part in metric.detach().split(STRIPE, 1)]
+    found = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return found.add_(weight, alpha=JITTER * float(metric.diagonal().to(weight).mean()))
 
 
 def weigh(weight: Tensor, s: Tensor | None) -> Tensor:
