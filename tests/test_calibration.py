@@ -13,9 +13,11 @@ from tlmtool.compression.calibration import (
     cholesky_,
     input_moments,
     prepared,
+    product,
     split,
     token_frequencies,
 )
+from tlmtool.compression.statistics import sample
 from tlmtool.compression.walking import Walk, places_of
 from tlmtool.data.batching import Batch
 from tlmtool.measuring.outputs import last_hidden
@@ -212,3 +214,18 @@ def test_a_cholesky_factor_takes_the_place_of_its_matrix():
     factor = cholesky_(kept)
     torch.testing.assert_close(factor @ factor.mT, c)
     assert torch.equal(factor, factor.tril()) and factor.data_ptr() == kept.data_ptr()
+
+
+@pytest.mark.parametrize("size", [1, 63, 65, 300])
+def test_a_product_with_itself_is_the_whole_product(size):
+    x = torch.randn(17, size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(product(x, x), product(x, x.clone()))
+
+
+def test_a_plan_reads_a_part_that_is_spread_over_the_text():
+    batches = prepared(pico("bert"), word_tokenizer(), [" ".join(WORDS)] * 40, 64, 64)
+    total = sum(int(each.inputs["attention_mask"].sum()) for each in batches)
+    assert [each.indices for each in sample(batches, total, 64)] == [b.indices for b in batches]
+    some = sample(batches, total // 4, 64)
+    assert len(some) == len(batches) // 4
+    assert some[0].indices == batches[0].indices and some[-1].indices[0] >= 20

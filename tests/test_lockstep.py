@@ -1,6 +1,7 @@
 """Guards dense and compressed model side by side: what is measured is what full passes give."""
 
 import copy
+from itertools import groupby
 
 import pytest
 import torch
@@ -103,6 +104,26 @@ def test_measured_is_what_full_forward_passes_give(family):
         assert set(found.more) == {name, f"{name}_mean"}
         torch.testing.assert_close(found.more[name], moved.T @ x / len(x), **close)
         torch.testing.assert_close(found.more[f"{name}_mean"], moved.mean(0), **close)
+
+
+@FAMILY
+def test_a_block_that_runs_ahead_gives_the_same_moments(family):
+    """To the last bit, though its dense inputs are kept and finished modules do not run again."""
+    (plain, places), (ahead, _) = pair_of(family), pair_of(family)
+    roles = sites(plain.pair[0].model)
+    for (stack, index), found in groupby(places, lambda place: place[:2]):
+        groups = [
+            (p.group, roles[p.group[0]] in WRITES_RESIDUAL and len(p.group) == 1) for p in found
+        ]
+        for pair in (plain, ahead):
+            pair.reach(stack, index)
+        ahead.look_ahead(groups)
+        for group, writes in groups:
+            one, other = (pair.measure(list(group), writes) for pair in (plain, ahead))
+            assert one.count == other.count and one.more.keys() == other.more.keys()
+            assert torch.equal(one.second, other.second) and torch.equal(one.mean, other.mean)
+            assert all(torch.equal(one.more[name], other.more[name]) for name in one.more)
+        assert ahead.pair[1].inner  # of the modules of the block that were finished
 
 
 def biased(module: nn.Module) -> Tensor | float:
