@@ -23,9 +23,7 @@ from torch import Tensor, nn
 from tlmtool.models.weights import ALIGNED, write_tensors
 
 DONTNEED = 4  # MADV_DONTNEED of Linux: the pages of a file leave this process, and can come back
-MMAP_THRESHOLD = (
-    -3
-)  # M_MMAP_THRESHOLD of glibc: memory of this size goes back as soon as it is freed
+MMAP_THRESHOLD = -3  # of glibc's mallopt: memory of this size goes back as soon as it is freed
 PIECE = 2**20  # bytes of it while a model is streamed. glibc raises it to 32 MiB, and what it then
 # keeps was 250 MB of 1.3 GB at 8,192 features; a smaller one costs more calls of the system
 NAME = "_streamed"  # the attribute under which a model keeps its `Streamed`
