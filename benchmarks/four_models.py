@@ -28,6 +28,7 @@ from side_by_side import environment
 
 from tlmtool.data.labelled import sentence_pairs
 from tlmtool.files.writing import write_whole
+from tlmtool.models.checkpoint import device_of
 
 MODELS = {  # a folder, a Hub id, or a name that tlm knows
     "minilm": "minilm",
@@ -56,6 +57,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--calibration-tokens", type=int, default=16_384, help="of --train-text")
     parser.add_argument("--calibration-texts", type=int, default=1024, help="of --train-pairs")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")
+    parser.add_argument("--device", default="auto", help="as of tlm compress")
     given = parser.parse_args()
     for name, known in (("models", MODELS), ("rows", ROWS)):
         asked = getattr(given, name).split(",")
@@ -93,7 +95,7 @@ def scoring(model: str, folder: str, given: argparse.Namespace) -> list[str]:
     if model not in ENCODERS:
         task = ["--task", "perplexity", "--data", str(given.text), "--tokens", str(given.tokens)]
         task += ["--window", str(WINDOW), "--stride", str(WINDOW)]
-    return [*TLM, "evaluate", folder, *task, "--json", "-q"]
+    return [*TLM, "evaluate", folder, *task, "--device", given.device, "--json", "-q"]
 
 
 def calibration(model: str, given: argparse.Namespace, work: Path) -> list[str]:
@@ -113,6 +115,7 @@ def measured(
     """The figures of one row, made and scored now."""
     row, source, folder = ROWS[name], getattr(given, model), work / "checkpoint"
     found: dict[str, Any] = {"model": model, "row": name, "threads": given.threads}
+    found["device"] = environment(device_of(given.device).type)["device"]
     report, place = dict[str, Any](), source
     if row.make:
         shutil.rmtree(folder, ignore_errors=True)
@@ -121,7 +124,8 @@ def measured(
             raise RuntimeError(f"it keeps as much as {row.like}, which is not there")
         keep = like["keep"] if like else None
         text = calibration(model, given, work)
-        report, cost = ran(command_of(row, source, folder, text, keep))
+        command = command_of(row, source, folder, text, keep)
+        report, cost = ran([*command, "--device", given.device])
         found |= {**cost, "peak_memory_bytes": report["peak_memory_bytes"]}
         found |= {"keep": report.get("keep"), "tokens": report.get("tokens")}
         if row.kind == "compress":

@@ -103,8 +103,9 @@ def factorized(model: Any, roles: dict[str, str], given: argparse.Namespace) -> 
 def made(given: argparse.Namespace) -> dict[str, Any]:
     """Makes the rival, writes it, and returns its figures."""
     folder = Folder.of(given.model)
-    with PeakMemory() as memory:
-        model = checkpoint.load(folder, dtype="float32")
+    device = checkpoint.device_of(given.device)
+    with PeakMemory(device) as memory:
+        model = checkpoint.load(folder, dtype="float32", device=str(device))
         roles = select(model, given.sites.split(","))
         found: dict[str, Any] = (
             round_all(model, roles, given.bits, given.embeddings)
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--keep", type=float, help="share of each site's parameters")
     parser.add_argument("--bits", type=int, default=4, help="bits of a rounded weight")
     parser.add_argument("--embeddings", action="store_true", help="round the table of tokens too")
+    parser.add_argument("--device", default="auto", help="as of tlm compress")
     parser.add_argument("--calibration", help="as of tlm compress")
     parser.add_argument("--calibration-tokens", type=int, help="as of tlm compress")
     given = parser.parse_args()

@@ -42,7 +42,7 @@ def report(out: str, _: Path) -> dict[str, Any]:
 
 def benchmark(script: str, rows: str, changed: str, device: str, quick: bool) -> list[str]:
     """A command that runs rows of a benchmark; `changed` are its sizes for --quick."""
-    start = f"import {script} as b; {changed if quick else ''}; b.main(b.__doc__, b.ROWS)"
+    start = f"import {script} as b; {changed if quick else 'pass'}; b.main(b.__doc__, b.ROWS)"
     program = f"import sys; sys.path.insert(0, {str(HERE)!r}); {start}"
     given = ["--only", rows, "--device", device, *(["--quick", "--threads", "1"] if quick else [])]
     return [sys.executable, "-c", program, *given]
