@@ -115,7 +115,8 @@ def measured(
     """The figures of one row, made and scored now."""
     row, source, folder = ROWS[name], getattr(given, model), work / "checkpoint"
     found: dict[str, Any] = {"model": model, "row": name, "threads": given.threads}
-    found["device"] = environment(device_of(given.device).type)["device"]
+    if (device := device_of(given.device).type) != "cpu":
+        found["device"] = environment(device)["device"]
     report, place = dict[str, Any](), source
     if row.make:
         shutil.rmtree(folder, ignore_errors=True)

@@ -140,7 +140,7 @@ def test_a_rival_is_a_checkpoint(rivals, kind, tmp_path):
     given = {"kind": kind, "model": str(tmp_path / "dense"), "out": tmp_path / "rival"}
     given |= {"sites": "attention,ffn", "keep": 0.5, "bits": 8, "embeddings": False}
     given |= {"calibration": str(text), "calibration_tokens": None}
-    found = rivals.made(argparse.Namespace(**given))
+    found = rivals.made(argparse.Namespace(device="cpu", **given))
     model = checkpoint.load(tmp_path / "rival")
     assert output(model).shape == output(dense).shape
     assert not torch.equal(output(model), output(dense))
