@@ -97,9 +97,9 @@ def _fail(sentence: str, code: int) -> int:
 def perform(verb: str, given: dict[str, Any]) -> None:
     """Builds the recipe, runs the command of `tlmtool.commands`, prints and checks its report."""
     control = {name: given.pop(name) for name in ("recipe", "sets", "as_json", "quiet", "verbose")}
-    verbose = bool(control["verbose"])
+    verbose, quiet = bool(control["verbose"]), bool(control["quiet"])
     flags = {name: value for name, value in given.items() if value is not False}
-    with told(verbose, bool(control["quiet"])):
+    with told(verbose, quiet):
         talking = speaks()
         from tlmtool.commands.performing import perform as report_of
         from tlmtool.recipe import building as recipes
@@ -109,6 +109,9 @@ def perform(verb: str, given: dict[str, Any]) -> None:
     if not talking:
         return  # one of several processes prints
     show(report, bool(control["as_json"]), verbose)
+    if report.failed:
+        with told(verbose, quiet):
+            raise report.failed
     if recipe.output.fail_if:
         report.check(recipe.output.fail_if)
 

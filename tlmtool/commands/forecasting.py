@@ -32,12 +32,15 @@ from tlmtool.models.surgery import factorize
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.compression import Compression
 from tlmtool.report.layout import Part
+from tlmtool.report.parts.calibration import Allocation
 from tlmtool.report.parts.costs import Flops, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Predicted
 from tlmtool.report.parts.forecast import Range, SiteRange, Span
 from tlmtool.report.parts.sites import LeftDense, Sites
 from tlmtool.report.report import Report
 
+KNOWN = ("measuring before", "measuring inputs", "measuring sensitivity", "planning")
+# the stages that were shared with an earlier compression of the same model
 ROWS = 32  # texts in a batch that is measured
 SOME = 512  # texts whose tokens are counted; the others are taken to be as long
 
@@ -56,7 +59,7 @@ def foretold(
     texts = _texts(recipe, empty, tokenizer, material, taught)
     device = checkpoint.device_of(recipe.device)
     probed = replace(probed_of(empty, sites.roles, texts.calibration, TOKENS), device=device)
-    share = wanted.keep or 1.0
+    share = wanted.share or 1.0
     if wanted.rank is not None:
         draft = planning.by_rank(sites, *_by_rank(wanted))
         sizes = {site: prod(sites.shape(site)) for site in sites.roles}
@@ -68,7 +71,9 @@ def foretold(
     before, length = costs.before, texts.calibration.length
     body = Body.of(empty, sites.roles, before.parts, before.length, length)
     room = _room(run.limit, body.bytes, device.type == "cuda")
-    return forecast(empty, body, sites.roles, wanted, texts, share, rates(probed), room)
+    speed = run.shared.once("rates", lambda: rates(probed))
+    found = forecast(empty, body, sites.roles, wanted, texts, share, speed, room)
+    return found.without(KNOWN) if run.shared.measured else found
 
 
 def _room(limit: Limit | None, weights: int, cuda: bool) -> Room:
@@ -130,7 +135,7 @@ def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Mater
     draft, more = Draft(), list[Part]([Predicted(predicted=True)])
     if recipe.attention.kind:
         more = predicted(recipe, empty, warnings)
-    if (wanted.rank, wanted.keep, wanted.energy) == (None, None, None):
+    if (wanted.rank, wanted.share, wanted.energy) == (None, None, None):
         parts += costs.and_after(empty)
     elif wanted.rank is not None:
         draft = planning.by_rank(check(empty, wanted, weighed), *_by_rank(wanted))
@@ -145,6 +150,7 @@ def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Mater
         parts += found
         warnings += left_out(empty, wanted.sites)
     left = (LeftDense(site=site, reason=why) for site, why in draft.left_dense.items())
+    parts += [Allocation(target=run.target)] if run.target else []
     parts += [material.part, Sites(sites=(), left_dense=tuple(left)), *more]
     return run.report(parts, warnings + draft.warnings)
 
@@ -159,7 +165,7 @@ def _ranged(empty: Any, costs: Costs, budget: Open, converted: bool) -> tuple[Dr
     ranges = budget.ranges()  # of the model before it is factorized
     smallest, size = budget.smallest(), count_parameters(empty)
     spans: dict[str, Any]
-    if budget.wanted.keep is None:
+    if budget.wanted.share is None:
         least = copy.deepcopy(empty)
         factorize(least, smallest.plan)
         most = costs.and_after(empty) if converted else None

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tlmtool.commands.calibrating import resolved
 from tlmtool.commands.run import Run
+from tlmtool.commands.targets import translated
 from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import Sums, changed, known_of, sums_of
 from tlmtool.failure import Usage, speaks
@@ -98,7 +99,8 @@ def ended_compression(recipe: Recipe, out: Path) -> Report | None:
     if not done_already(recipe, out):
         return None
     folder = Folder.of(recipe.model, recipe.revision)
-    recipe = resolved(recipe, checkpoint.empty(folder, recipe.dtype, lambda _: None))
+    empty = checkpoint.empty(folder, recipe.dtype, lambda _: None)
+    recipe = translated(resolved(recipe, empty), empty)
     return ended(recipe, out, compressing, inputs_of(recipe, folder), Journal(out, {}))
 
 

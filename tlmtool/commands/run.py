@@ -15,6 +15,7 @@ import torch
 
 from tlmtool.commands.limits import limit_of
 from tlmtool.compression.forecasting import Forecast
+from tlmtool.compression.sharing import Shared
 from tlmtool.failure import note_kept
 from tlmtool.files.claims import claim
 from tlmtool.files.places import check_place, path_of
@@ -43,15 +44,18 @@ WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by
 
 
 class Run(AbstractContextManager):
-    """One command at work: its recipe, its bars, the seconds of its stages."""
+    """One command at work: its recipe, its bars, the seconds of its stages. `shared`: what it and
+    other compressions of the model measure once."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, shared: Shared | None = None):
         anew = replace(recipe.training, resume=False)  # a resumed run has the same result
         self.recipe, self.bars, self.seconds = replace(recipe, training=anew), Bars(), {}
         self.forecast: Forecast | None = None
         self.warnings: list[str] = []  # of the checkpoints read, in every report
         self.kept: Callable[[], str] = str  # what is done, in words, where --resume goes on with it
         self.limit, self.streamed = limit_of(recipe), False  # whether weights stay in their files
+        self.shared = shared or Shared()
+        self.target: str | None = None  # a budget of the whole model, and what it became
         torch.manual_seed(recipe.seed)
 
     def __enter__(self) -> "Run":

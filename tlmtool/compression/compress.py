@@ -12,6 +12,7 @@ from tlmtool.compression.candidates import Candidates, left_out, select
 from tlmtool.compression.fitting import fit
 from tlmtool.compression.journal import Journal
 from tlmtool.compression.planning import Draft
+from tlmtool.compression.sharing import Shared
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch
 from tlmtool.data.windows import Windows
@@ -58,6 +59,7 @@ def compress(
     dry_run: bool = False,
     progress: Progress | None = None,
     journal: Journal | None = None,
+    shared: Shared | None = None,
 ) -> Outcome:
     """Factorize linears of a transformers model in place; it becomes a `tlm-<type>` model.
 
@@ -65,8 +67,9 @@ def compress(
     (share of each site's squared singular values). `texts`, with a `tokenizer`, weigh the error by
     the inputs that the sites get. With `sequential` each site is also fitted to the inputs that the
     compressed layers before it give, with the dense model's outputs as target. `dry_run` only
-    plans. A `journal` keeps what is done, and what it holds already is not done again. Raises Usage
-    for a budget, site or method that cannot be.
+    plans. A `journal` keeps what is done, and what it holds already is not done again. Several
+    compressions of one model that differ in the budget alone may have one `shared`, so that it is
+    measured once. Raises Usage for a budget, site or method that cannot be.
 
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2,
@@ -84,7 +87,7 @@ def compress(
     candidates = check(model, wanted, bool(texts))
     batches = _batches(model, tokenizer, texts, max_length) if texts else []
     sensitive = sequential and rank is None
-    statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress)
+    statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress, shared)
     with torch.no_grad():
         outcome = _outlined(candidates, statistics, wanted, journal)
         outcome.seconds["plan"] = time.perf_counter() - started
@@ -105,7 +108,7 @@ def check(model: Any, wanted: Compression, weighed: bool) -> Candidates:
     """
     _one_budget(wanted)
     sites = Candidates(model, select(model, wanted.sites, wanted.ignore), wanted.blocks)
-    planning.check(sites, wanted.rank, wanted.keep, wanted.method, wanted.overrides, weighed)
+    planning.check(sites, wanted.rank, wanted.share, wanted.method, wanted.overrides, weighed)
     return sites
 
 
@@ -142,7 +145,7 @@ def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> 
     if wanted.rank is not None:
         draft = planning.by_rank(sites, wanted.rank, wanted.method, wanted.overrides)
     else:
-        budget = wanted.keep, wanted.energy, wanted.method or "auto", wanted.allocate
+        budget = wanted.share, wanted.energy, wanted.method or "auto", wanted.allocate
         draft = planning.by_budget(sites, statistics, *budget)
     planning.check_draft(draft, weighed)
     draft.warnings += left_out(sites.model, wanted.sites)
@@ -152,7 +155,7 @@ def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> 
             "or what they read has no row for each token"
         )
     outcome = Outcome({**draft.plan}, left_dense=draft.left_dense, warnings=draft.warnings)
-    if wanted.keep is not None and wanted.allocate == "greedy":
+    if wanted.share is not None and wanted.allocate == "greedy":
         outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")
     outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in statistics.batches)
     return outcome
@@ -172,10 +175,10 @@ def _from_dict(kept: dict[str, Any]) -> Outcome:
 
 def _one_budget(wanted: Compression) -> None:
     """Raises Usage unless there is exactly one budget, with what goes with it."""
-    budgets = [b for b in (wanted.rank, wanted.keep, wanted.energy) if b is not None]
+    budgets = [b for b in (wanted.rank, wanted.share, wanted.energy) if b is not None]
     if len(budgets) != 1:
         raise Usage(f"exactly one of rank, keep and energy is needed, got {len(budgets)}")
-    shares = [share for share in (wanted.keep, wanted.energy) if share is not None]
+    shares = [share for share in (wanted.share, wanted.energy) if share is not None]
     if not all(0 < share <= 1 for share in shares):
         raise Usage(f"keep and energy are shares above 0 and up to 1, got {shares[0]}")
     if wanted.allocate not in ALLOCATIONS:

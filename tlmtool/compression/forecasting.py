@@ -5,7 +5,7 @@ measured (`measuring.machine`). The constants say how often a stage runs over th
 does with each matrix. They were set by measuring runs, and are to be corrected in the same way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
@@ -93,9 +93,15 @@ class Forecast:
     def going_on(self, done: float, planned: bool) -> "Forecast":
         """That of a run that goes on: with its plan, if it is `planned`, and with this share of its
         sites done."""
-        left = {"factorizing": 1.0 - done} | (dict.fromkeys(PLANNING, 0.0) if planned else {})
+        left = {"factorizing": 1.0 - done}
         stages = ((name, seconds * left.get(name, 1.0)) for name, seconds in self.stages)
-        return Forecast(tuple(stage for stage in stages if stage[1] > 0), self.bytes)
+        found = Forecast(tuple(stage for stage in stages if stage[1] > 0), self.bytes)
+        return found.without(PLANNING) if planned else found
+
+    def without(self, names: Iterable[str]) -> "Forecast":
+        """That of a run that has no stages of these names."""
+        dropped = set(names)
+        return Forecast(tuple(s for s in self.stages if s[0] not in dropped), self.bytes)
 
 
 def forecast(
@@ -122,7 +128,7 @@ def forecast(
             stages.append(("choosing decompositions", shapes.choices(rates)))
     else:
         method = wanted.method or "btd"
-    greedy = wanted.keep is not None and wanted.allocate == "greedy"
+    greedy = wanted.share is not None and wanted.allocate == "greedy"
     part = min(1.0, MOST - share) if greedy else 1.0
     fitted = shapes.factors(rates, method, weighed, weighed and sequential, part)
     if weighed:

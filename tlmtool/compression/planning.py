@@ -134,10 +134,8 @@ def by_budget(
     allocate: str,
 ) -> Draft:
     """The spectra of all sites, then the parameters of each, then its decomposition."""
-    spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
-    for each in _weighed(sites, statistics, "planning"):
-        (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
-        del each  # before the next one is made: its metric may be the largest tensor there is
+    found = statistics.shared.once("spectra", lambda: _spectra(sites, statistics))
+    spectra, apart = (dict(each) for each in found)
     if energy is not None:
         spectra |= apart
         budgets = allocation.by_energy(spectra, energy)
@@ -147,10 +145,10 @@ def by_budget(
         spectra |= apart
     draft, rivals, spare = Draft(), Rivals(), 0
     shapes = {site: torch.empty(sites.shape(site), device="meta") for site in spectra}
-    found: Iterable[Weighed] = (Weighed(site, w) for site, w in shapes.items())  # sizes are enough
+    left: Iterable[Weighed] = (Weighed(site, w) for site, w in shapes.items())  # sizes are enough
     if method == "auto":
-        found = _weighed(sites, statistics, "choosing decompositions")
-    for each in found:
+        left = _weighed(sites, statistics, "choosing decompositions")
+    for each in left:
         site = each.site
         taken = best(sites, each, method, budgets[site] + spare, spectra[site], rivals)
         draft.take(sites, site, taken)
@@ -160,6 +158,15 @@ def by_budget(
         del each
     draft.plan = {s: draft.plan[s] for s in sites.roles if s in draft.plan}
     return draft
+
+
+def _spectra(sites: Candidates, statistics: Statistics) -> list[dict[str, Spectrum]]:
+    """{site: its spectrum} of the sites whose losses are of one kind, and of the others."""
+    spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
+    for each in _weighed(sites, statistics, "planning"):
+        (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
+        del each  # before the next one is made: its metric may be the largest tensor there is
+    return [spectra, apart]
 
 
 def _compares(each: Weighed, statistics: Statistics) -> bool:

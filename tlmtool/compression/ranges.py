@@ -47,7 +47,7 @@ class Open:
     def budget(self) -> int:
         """The most parameters of all sites together."""
         whole = sum(self.sizes.values())
-        return whole if self.wanted.keep is None else int(self.wanted.keep * whole)
+        return whole if self.wanted.share is None else int(self.wanted.share * whole)
 
     def ranges(self) -> list[Range]:
         """What each site may get."""
@@ -56,12 +56,12 @@ class Open:
     def _range(self, site: str) -> Range:
         size, method = self.sizes[site], self.method(site)
         low, high = self.least[site], size
-        if self.wanted.keep is not None:
+        if self.wanted.share is not None:
             others = sum(self.least.values()) - low
             high = max(low, min(size, self.budget - others))
-        if self.wanted.keep is not None and self.wanted.allocate == "uniform":
-            low = max(low, int(self.wanted.keep * size) - self._step(site))
-            high = min(high, int(self.wanted.keep * size) + max(map(self._step, self.sites.roles)))
+        if self.wanted.share is not None and self.wanted.allocate == "uniform":
+            low = max(low, int(self.wanted.share * size) - self._step(site))
+            high = min(high, int(self.wanted.share * size) + max(map(self._step, self.sites.roles)))
         ends = [self._rank(site, method, each) for each in (low, high)]
         if low == size:  # it stays dense
             ends = [None, None]
@@ -93,7 +93,7 @@ class Open:
 
     def _even(self, site: str) -> Decomposition | None:
         o, i = self.sites.shape(site)
-        budget = int((self.wanted.keep or 1.0) * o * i)
+        budget = int((self.wanted.share or 1.0) * o * i)
         if budget >= o * i or o * i <= o + i:
             return None
         method = self.method(site)

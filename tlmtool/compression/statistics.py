@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +17,7 @@ from tlmtool.compression.calibration import (
     token_frequencies,
 )
 from tlmtool.compression.sensitivity import output_metrics
+from tlmtool.compression.sharing import Shared
 from tlmtool.compression.walking import Place, Walk, place_of, places_of, thrice
 from tlmtool.data.batching import Batch
 from tlmtool.measuring.profiling import release_memory
@@ -35,6 +35,7 @@ class Statistics:
 
     Without batches nothing is measured; only with `sensitive` there are output metrics. `blind` are
     the sites of which texts say nothing: they are not called, or their inputs are no tokens.
+    `shared` keeps what a plan needs for the next compression of the same model.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Statistics:
         sensitive: bool = False,
         seed: int = 0,
         progress: Progress | None = None,
+        shared: Shared | None = None,
     ):
+        self.shared = shared or Shared()
         self.model, self.roles, self.batches, self.seed = model, roles, batches, seed
         self.progress = progress or (lambda what, done, total: None)
         self.dense = twin(model) if batches else model
@@ -107,10 +110,13 @@ class Statistics:
             return None
         return self.shelf.get(site, self.model.device)[0]
 
-    @cached_property
+    @property
     def shelf(self) -> Shelf:
         """The moments of each group and the output metric of each site, on the text that the plan
         is measured on. One forward pass gives the moments, and one backward pass the metrics."""
+        return self.shared.once("statistics", self._shelved)
+
+    def _shelved(self) -> Shelf:
         shelf, few = Shelf(ROOM), sample(self.batches, PLAN, TOKENS)
         blocks = {at: [*found] for at, found in groupby(self.places, lambda place: place[:2])}
 

@@ -50,6 +50,11 @@ class BeforeAfter:
         self.measured = [*self.measured[:1], (score, found)]
         return float(score["score"])
 
+    def first(self, model: nn.Module) -> list[tuple[dict[str, Any], Found]]:
+        """Score the model before the change; `measured` of another of the same rows may be this."""
+        self(model)
+        return self.measured
+
     @property
     def before(self) -> float:
         """The score of the first model."""

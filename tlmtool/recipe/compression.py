@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from tlmtool.recipe.output import SIZE
 from tlmtool.recipe.setting import setting
 
 ALLOCATIONS = ("greedy", "uniform")  # ways to divide `keep` among the sites
@@ -43,15 +44,17 @@ class Compression:
     rank: int | None = setting(
         None,
         "compress",
-        "Budget (give one of three): rank of the factors, the same for every layer; a lower rank "
+        "Budget (give one of these): rank of the factors, the same for every layer; a lower rank "
         "is smaller and less accurate",
         "R",
         ge=1,
     )
-    keep: float | None = setting(
+    keep: float | tuple[float, ...] | None = setting(
         None,
         "compress",
-        "Budget: share of the layers' parameters to keep, such as 0.5; tlm chooses the ranks",
+        "Budget: share of the parameters of the chosen layers to keep, such as 0.5; the rest of "
+        "the model stays whole, see --target-parameters. Several, such as 0.9,0.8,0.6, give a "
+        "checkpoint each, and the model is measured once",
         "SHARE",
         gt=0,
         lt=1,
@@ -63,6 +66,23 @@ class Compression:
         "SHARE",
         gt=0,
         le=1,
+    )
+    target_parameters: float | None = setting(
+        None,
+        "compress",
+        "Budget: share of the parameters of the whole model to keep, such as 0.6; the chosen "
+        "layers give up the rest, where --keep is a share of these layers alone",
+        "SHARE",
+        gt=0,
+        lt=1,
+    )
+    target_size: str | None = setting(
+        None,
+        "compress",
+        "Budget: the most bytes that the files of weights take on disk, such as 100MB",
+        "SIZE",
+        pattern=SIZE,
+        what="a size such as 100MB or 1.5GB",
     )
     sites: tuple[str, ...] = setting(
         ("attention",),
@@ -116,6 +136,12 @@ class Compression:
         "a list of sections with sites (a pattern) and its own method, rank or blocks",
         flag=None,
     )
+
+    @property
+    def share(self) -> float | None:
+        """`keep` of a compression to one budget."""
+        assert not isinstance(self.keep, tuple), "one of several budgets is compressed at a time"
+        return self.keep
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tlmtool.tasks.table import LANGUAGE, PERPLEXITY, TRAINED, TRANSLATION
 
 Values = Mapping[str, Any]  # {path: value}, of those that were given
 
-BUDGETS = ("compression.rank", "compression.keep", "compression.energy")
+TARGETS = ("compression.target_parameters", "compression.target_size")  # of the whole model
+BUDGETS = ("compression.rank", "compression.keep", "compression.energy", *TARGETS)
 BLOCKS = "compression.blocks"
 OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
 OF_TRANSLATION = ("training.languages", "training.beams", "training.label_smoothing")
@@ -60,8 +61,13 @@ def _check_growth(values: Values) -> None:
 
 def _check_compress(values: Values) -> None:
     if all(values.get(path) is None for path in (*BUDGETS, "attention.kind")):
-        budgets = "--rank R, --keep SHARE or --energy SHARE"
+        budgets = "--rank R, --keep SHARE, --energy SHARE or --target-size SIZE"
         raise Usage(f"compress needs one budget: {budgets} (or --attention NAME)")
+    if values.get("attention.kind"):
+        if isinstance(values.get("compression.keep"), tuple):
+            raise Usage("--attention goes with one budget: give one --keep, or convert a result")
+        if target := next((path for path in TARGETS if values.get(path) is not None), None):
+            raise Usage(f"{_flag(target)} does not go with --attention: give --keep instead")
     if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
         raise Usage("--blocks goes with --rank: give the rank of a block term too")
     _check_scored(values)

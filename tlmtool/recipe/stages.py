@@ -93,6 +93,8 @@ def _stage(
     if verb in WRITES:
         layer["output.out"] = ("output.out", str(out / name))
     recipe = built(verb, [layer])
+    if isinstance(recipe.compression.keep, tuple):
+        raise Usage(f"{where} gives several budgets: a stage writes one checkpoint, so give one")
     if recipe.output.dry_run:
         raise Usage(f"{where} is a dry run, which writes nothing for the next stage to read")
     return Stage(name, recipe, out / name)

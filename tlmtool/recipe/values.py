@@ -22,9 +22,12 @@ def convert(kind: Any, rules: dict[str, Any], name: str, raw: Any) -> Any:
     Raises Usage, which calls the value `name`.
     """
     if type(None) in get_args(kind):
-        kind = next(each for each in get_args(kind) if each is not type(None))
         if raw is None:
             return None
+        kind, *several = (each for each in get_args(kind) if each is not type(None))
+        if several and (isinstance(raw, list | tuple) or (isinstance(raw, str) and "," in raw)):
+            found = dict.fromkeys(convert(several[0], rules, name, raw))
+            return tuple(found) if len(found) > 1 else next(iter(found))
     if get_origin(kind) is not tuple:
         return _scalar(kind, rules, name, raw)
     if raw is None and "optional" in rules:

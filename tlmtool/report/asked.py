@@ -17,6 +17,7 @@ def condition(questions: str) -> list[str]:
     return [", ".join(told)] if questions else []
 
 
+BUDGETS = ("rank", "keep", "energy", "target_size", "target_parameters")  # for layers
 SECONDS = {  # the stages of each verb; one that is missing cannot be named by --fail-if
     "compress": "load measure plan fit convert recover save",
     "merge": "load merge save",
@@ -60,12 +61,17 @@ class Asked:
 
     @property
     def budget(self) -> bool:
-        """with `--rank`, `--keep` or `--energy`"""
-        return any(self.values.get(f"compression.{name}") for name in ("rank", "keep", "energy"))
+        """with a budget for layers, such as `--keep`"""
+        return any(self.values.get(f"compression.{name}") for name in BUDGETS)
+
+    @property
+    def several(self) -> bool:
+        """with several shares in `--keep`"""
+        return isinstance(self.values.get("compression.keep"), tuple)
 
     @property
     def shrinks(self) -> bool:
-        """for `compress` with `--rank`, `--keep` or `--energy`"""
+        """for `compress` with a budget for layers"""
         return self.verb == "compress" and self.budget
 
     @property
@@ -75,7 +81,7 @@ class Asked:
 
     @property
     def sized(self) -> bool:
-        """for `overparam`, and for `compress` with `--rank`, `--keep` or `--energy`"""
+        """for `overparam`, and for `compress` with a budget for layers"""
         return self.grows or self.shrinks
 
     @property
@@ -90,12 +96,12 @@ class Asked:
 
     @property
     def ranged(self) -> bool:
-        """with `--dry-run`, and `--keep` or `--energy`"""
+        """with `--dry-run`, and a budget other than `--rank`"""
         return self.predicted and self.budget and not self.values.get("compression.rank")
 
     @property
     def timed(self) -> bool:
-        """with `--rank`, `--keep` or `--energy`, without `--attention`"""
+        """with a budget for layers, without `--attention`"""
         return self.budget and not self.converts
 
     @property

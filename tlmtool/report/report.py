@@ -29,7 +29,10 @@ OPERATORS = {
 
 
 class Report(Document):
-    """The result of one command: its parts, and ways to show and to check them."""
+    """The result of one command: its parts, and ways to show and to check them. `failed`: what kept
+    a part of the command from its end; the rest was done."""
+
+    failed: Exception | None = None
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> "Report":

@@ -46,6 +46,9 @@ class Allocation(Part):
     verbs: ClassVar = {"compress": ""}
 
     loss: str | None = entry("the loss that a greedy allocation lowered, in words", optional=True)
+    target: str | None = entry(
+        "the budget of the whole model, and the `--keep` that it became, in words", optional=True
+    )
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        return [("allocation", self.loss or "")]
+        return [("target", self.target or ""), ("allocation", self.loss or "")]

@@ -54,6 +54,9 @@ class Parameters(Part):
     def views(self, report: Document, full: bool) -> list[View]:
         found = cost("parameters", self.before, self.after)
         note = "" if self.sites_share is None else _SHARE.format(figure(self.sites_share))
+        if self.keep is not None:
+            whole = f"{self.after / self.before:.2f} of the model"
+            note += f"\nkeeps {self.keep:.2f} of the chosen layers, {whole}"
         found += cost("  of the sites", self.sites_before, self.sites_after, note=note)
         rows = [
             [role, str(e.sites), human(e.before), human(e.after), share(e.after, e.before)]

@@ -1,0 +1,233 @@
+"""Several budgets of one model (`--keep 0.9,0.8`): one measuring, a checkpoint for each budget."""
+
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tlmtool.commands.run import Run, place_of
+from tlmtool.compression.sharing import Shared
+from tlmtool.failure import CheckFailed, Usage, check_alone, first_line, noting
+from tlmtool.files.claims import claim
+from tlmtool.files.places import check_place
+from tlmtool.files.writing import write_whole
+from tlmtool.measuring.profiling import release_memory
+from tlmtool.models.finding import cached
+from tlmtool.models.replacing import check_out
+from tlmtool.recipe import building as recipes
+from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.inputs import reads_of
+from tlmtool.report import plots
+from tlmtool.report.card import section
+from tlmtool.report.checks import checked_figure
+from tlmtool.report.layout import Part
+from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
+from tlmtool.report.parts.ending import Ending, Predicted
+from tlmtool.report.parts.forecast import Forecast
+from tlmtool.report.parts.front import Front, Point
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.quality import Quality
+from tlmtool.report.parts.score import Score
+from tlmtool.report.printable import printable
+from tlmtool.report.report import Report
+from tlmtool.report.views import alarms, facts, views, warnings
+
+PICTURE = "front.png"
+OURS = re.compile(  # what the folder of several budgets may hold
+    r"(report\.json|README\.md|recipe\.yaml|front\.png)"
+    r"|keep-[\d.e-]+(\.compressing|\.finished\d*)?|\..+\.(lock|unfinished|replaced)"
+)
+One = Callable[[Recipe, Shared], Report]  # compresses to one budget
+
+
+class Several(Report):
+    """The report of several budgets; `reports` are their own, by budget."""
+
+    def __init__(self, parts: Iterable[Part], reports: dict[str, Report], failed: Exception | None):
+        super().__init__("compress", parts)
+        self.reports, self.failed = reports, failed
+
+    def check(self, expression: str) -> None:
+        """As of any report, for each budget."""
+        if checked_figure(expression).startswith("front."):
+            super().check(expression)
+            return
+        for budget, report in self.reports.items():
+            try:
+                report.check(expression)
+            except CheckFailed as error:
+                raise CheckFailed(f"{budget}: {error}") from None
+
+
+def several(recipe: Recipe, one: One) -> Report:
+    """Compress to each budget in turn. `one` compresses to a single budget, as it does by itself.
+
+    A budget that fails does not keep the others from being done. Raises Usage for an `--out` that
+    is taken, and for what the smallest budget already rules out."""
+    out, keeps = _folder(recipe), recipe.compression.keep
+    assert isinstance(keeps, tuple)
+    points = {f"keep {keep}": _single(recipe, keep, out) for keep in keeps}
+    shared, reports, failed = Shared(), dict[str, Report](), dict[str, Exception]()
+    if not recipe.output.dry_run:  # what the smallest budget rules out is told before any work
+        one(_single(recipe, min(keeps), out, dry_run=True), shared)
+    run = Run(recipe, shared)
+    with noting(lambda: f"{len(reports)} of {len(points)} budgets are done" if reports else ""):
+        for place, (budget, each) in enumerate(points.items(), 1):
+            run.bars.line(f"budget {place} of {len(points)}: {budget}")
+            try:
+                reports[budget] = one(each, shared)
+                shared.measured = recipe.output.dry_run or "spectra" in shared.kept
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # they hold the model
+                failed[budget] = error
+            release_memory()
+    if not reports:
+        raise next(iter(failed.values()))
+    told = {budget: first_line(error) for budget, error in failed.items()}
+    points_of = [_dense(reports), *(_point(name, reports.get(name), told) for name in points)]
+    report = _reported(run, out, reports, points_of, told)
+    found = Several(report.parts, reports, next(iter(failed.values()), None))
+    if not recipe.output.dry_run:
+        _write(found, recipe, out)
+    return found
+
+
+def _single(recipe: Recipe, keep: float, out: Path, dry_run: bool | None = None) -> Recipe:
+    """The recipe of one budget."""
+    dry = recipe.output.dry_run if dry_run is None else dry_run
+    output = replace(recipe.output, out=str(out / f"keep-{keep}"), dry_run=dry)
+    return replace(recipe, compression=replace(recipe.compression, keep=keep), output=output)
+
+
+def _folder(recipe: Recipe) -> Path:
+    """The folder of all budgets, which is claimed. Raises Usage where it is taken."""
+    check_alone("a compression to several budgets")
+    keeps = recipe.compression.keep
+    assert isinstance(keeps, tuple)
+    out = place_of(recipe, f"keep{'-'.join(map(str, keeps))}")
+    if recipe.output.dry_run:
+        return out
+    resume, overwrite = recipe.training.resume, recipe.output.overwrite
+    if resume and overwrite:
+        raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
+    check_place(out, reads_of(recipe, cached))
+    claim(out)
+    check_out(out, True, lambda _: None)  # a file is refused
+    names = [each.name for each in out.iterdir()] if out.is_dir() else []
+    if foreign := next((name for name in names if not OURS.fullmatch(name)), None):
+        raise Usage(f"--out {out} holds {foreign}, which is of no such budgets: give another --out")
+    if names and not (resume or overwrite):
+        raise Usage(
+            f"--out {out} is not empty: --resume keeps the budgets that are done, --overwrite "
+            "replaces them"
+        )
+    return out
+
+
+def _dense(reports: dict[str, Report]) -> Point:
+    """The model before, as any of the reports has it."""
+    report = next(iter(reports.values()))
+    sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
+    flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
+    return Point(
+        budget="dense",
+        share=1.0,
+        parameters=sizes and sizes.before,
+        bytes=files and files.before,
+        flops=flops and flops.before,
+        quality=quality and quality.before,
+        perplexity=quality and quality.perplexity and quality.perplexity.before,
+        score=score and score.before,
+    )
+
+
+def _point(budget: str, report: Report | None, failed: dict[str, str]) -> Point:
+    """One budget, by its own report."""
+    if report is None:
+        return Point(budget=budget, failed=failed[budget])
+    sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
+    flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
+    model, ending, forecast = report.part(Model), report.part(Ending), report.part(Forecast)
+    seconds = sum(ending.seconds.values()) if ending and ending.seconds else None
+    return Point(
+        budget=budget,
+        keep=sizes and sizes.keep,
+        share=sizes and sizes.after / sizes.before,
+        parameters=sizes and sizes.after,
+        bytes=files and files.after,
+        flops=flops and flops.after,
+        quality=quality and quality.after,
+        rise=None if quality is None else quality.after - (quality.before or 0.0),
+        interval=quality and quality.nats and quality.nats.interval,
+        perplexity=quality and quality.perplexity and quality.perplexity.after,
+        score=score and score.after,
+        score_interval=score and score.interval,
+        seconds=forecast.seconds if forecast and report.part(Predicted) else seconds,
+        out=model and model.out,
+    )
+
+
+def _reported(
+    run: Run,
+    out: Path,
+    reports: dict[str, Report],
+    points: list[Point],
+    failed: dict[str, str],
+) -> Report:
+    """The report of all budgets."""
+    first = next(iter(reports.values()))
+    model, quality, score = first.part(Model) or Model(), first.part(Quality), first.part(Score)
+    predicted, picture = first.part(Predicted), None
+    for report in reports.values():
+        ending = report.part(Ending)
+        for stage, seconds in (ending.seconds if ending else {}).items():
+            run.seconds[stage] = run.seconds.get(stage, 0.0) + seconds
+    told = [f"{budget} failed: {why}" for budget, why in failed.items()] + _warnings(reports)
+    if not predicted:
+        if plots.drawable():
+            picture = str(out / PICTURE)
+        else:
+            told.append(f"{PICTURE} is not drawn: it needs pip install 'tlmtool[plots]'")
+    found = Front(
+        points=tuple(points),
+        quality=quality and quality.name,
+        what=quality and quality.what,
+        metric=score and score.metric,
+        better=score and score.better,
+        shared_seconds=None if predicted else sum(run.shared.seconds.values()) or None,
+        picture=picture,
+    )
+    marks = [predicted] if predicted else []
+    return run.report([replace(model, out=None if predicted else str(out)), *marks, found], told)
+
+
+def _warnings(reports: dict[str, Report]) -> list[str]:
+    """The warnings that all budgets have, the alarms of each, and how many more it has."""
+    each = {budget: warnings(report) for budget, report in reports.items()}
+    every = [
+        text for text in next(iter(each.values())) if all(text in own for own in each.values())
+    ]
+    told = list(every)
+    for budget, report in reports.items():
+        loud = [text for text in alarms(report) if text not in every]
+        told += [f"{budget}: {text}" for text in loud]
+        if more := len(set(each[budget]) - {*every, *loud}):
+            told.append(f"{budget}: {more} more warning{'s' if more > 1 else ''} in its report")
+    return told
+
+
+def _write(found: Report, recipe: Recipe, out: Path) -> None:
+    """The report, its tables and its picture beside the folders of the budgets."""
+    front = found.part(Front)
+    assert front is not None
+    if front.picture:
+        plots.front(front, f"{recipe.model}, compressed", Path(front.picture))
+    shown = [f"# {out.name}\n", f"{found.title()}\n"]
+    shown += [f"![size against quality]({PICTURE})\n"] if front.picture else []
+    shown += [section(view) for view in views(found)]
+    shown += [f"* {label}: {text}" for label, text in facts(found)]
+    shown += [f"* warning: {text}" for text in warnings(found)]
+    write_whole(out / "README.md", printable("\n".join(shown) + "\n"))
+    write_whole(out / "recipe.yaml", recipes.dump(recipe))
+    write_whole(out / "report.json", found.to_json() + "\n")
