@@ -115,7 +115,10 @@ def test_what_is_learned_in_recovery_is_not_what_measures(room, tmp_path, capsys
     text = room / "text.txt"
     words = ("--rank", 2, "--recover", 1, "--data", text, "--out", tmp_path / "out")
     found, split = told(capsys, "compress", room / "dense", *words), joined_split(text)
-    assert found["recovery"]["sentences"] == len(lines_of(split.rest))
+    window = 64  # its positions
+    tokens = len(joined_ids(word_tokenizer(), split.rest))
+    assert found["recovery"]["window"] == window
+    assert found["recovery"]["windows"] == min(8, tokens // window)
     assert found["calibration"]["held_out"] == split.where
     assert found["quality"]["before"] == pytest.approx(measured(room / "dense", split.held))
 

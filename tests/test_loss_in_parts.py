@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from tlmtool.measuring import logits
 from tlmtool.measuring.logits import within
 from tlmtool.training.distilling import Distilled, relative
+from tlmtool.training.imitation import Imitation
 from tlmtool.training.objectives import Language, Objective
 
 CAPPED = ("gemma2", "cohere", "granite", "gpt_neox")  # capped, scaled, divided; not tied
@@ -162,5 +163,38 @@ def test_distillation_is_that_of_all_logits_at_once(family, rows, few):
     pair = one.log_softmax(-1), two.detach().softmax(-1)
     each = 4 * kl_div(*pair, reduction="none").sum(-1)
     whole = whole + ((each * mask).sum(1) / mask.sum(1)).sum()
+    assert float(loss.detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
+    same(parts, gradients(model, whole), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [V, V + 6])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (1.0, 0.3), (0.0, 2.0)])
+@pytest.mark.parametrize("family", ["llama", "gpt2", *WHOLE])
+def test_imitation_is_that_of_all_logits_at_once(family, weights, rows, few):
+    """The divergence of every token of a window, and the hidden states of all layers."""
+    model, teacher = model_of(family), model_of(family)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    if rows > V and family not in WHOLE:
+        teacher.resize_token_embeddings(rows)
+    windows = torch.randint(3, 70, (6, N), generator=torch.Generator().manual_seed(0)).tolist()
+    made = Imitation(model, teacher, windows, weights=weights)
+    part = made.part([1, 3, 4], 0)
+    assert part.tolist() == [windows[k] for k in (1, 3, 4)] and made.count(part) == 3 * N
+    loss = made.loss(model, model, part)
+    parts = gradients(model, loss)
+    assert not few or max(few) <= FEW + 2
+    found, true = (m(part, output_hidden_states=True, use_cache=False) for m in (model, teacher))
+    pair = (each["logits"] for each in (found, true))
+    one, two = (each[..., : model.config.vocab_size].log_softmax(-1) for each in pair)
+    whole = 0.0
+    if weights[0]:
+        whole = weights[0] * kl_div(one, two.detach(), reduction="sum", log_target=True)
+    if weights[1]:
+        states = [*zip(found["hidden_states"], true["hidden_states"], strict=True)][1:]
+        ones = torch.ones(3, N, 1)
+        error = sum(relative(a, b.detach(), ones) for a, b in states) / len(states)
+        whole = whole + weights[1] * N * error
     assert float(loss.detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
     same(parts, gradients(model, whole), rel=1e-5)

@@ -181,6 +181,8 @@ def _epilog(verb: str) -> str:
         wide = max(map(len, found)) + 2
         names = (f"  [bold]{name:<{wide}}[/]{line}" for name, line in found.items())
         parts.append("\n".join(("Decompositions (--method):", *names)))
-    hidden = (each for each in settings(verb).values() if not each.flag and "." in each.path)
-    parts += [f"Only in a recipe file: {each.path}, {each.help}." for each in hidden]
+    hidden = [each for each in settings(verb).values() if not each.flag and "." in each.path]
+    if hidden:
+        keys = (f"  [bold]{each.path}[/]: {each.help}" for each in hidden)
+        parts.append("\n".join(("Keys without a flag, for --set and recipe files:", *keys)))
     return "\n\n".join((*parts, KEYS))

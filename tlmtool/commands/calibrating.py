@@ -43,9 +43,9 @@ def resolved(recipe: Recipe, model: Any) -> Recipe:
 
 
 def material_of(recipe: Recipe, model: Any, tokenizer: Any, taught: Lesson | None) -> Material:
-    """What `--calibration` names; without it, the texts of `--data` that are not scored, or else
-    the text of the package. A causal language model reads it joined, in windows; other models read
-    it text by text."""
+    """What `--calibration` names; without it `--recover-data`, or the texts of `--data` that are
+    not scored, or else the text of the package. A causal language model reads it joined, in
+    windows; other models read it text by text."""
     own = taught if recipe.calibration.text is None and taught and taught.sentences else None
     if objective_of(model) == "clm":
         return _joined(recipe, model, tokenizer, own)
@@ -69,8 +69,9 @@ def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> M
     wanted, shipped = recipe.calibration, joined_split(None)
     if wanted.text == "none":
         return Material([], shipped.held, replace(_unweighed(), held_out=shipped.where))
-    found = shipped if wanted.text is None else joined_split(wanted.text)
-    if own:
+    given = wanted.text or recipe.recovery.text
+    found = joined_split(given) if given else shipped
+    if own and not given:
         found = joined_lesson(own, recipe.recovery.data)
     length = min(wanted.max_length, context_of(model) or wanted.max_length)
     cut = windows(tokenizer, found.rest, length, wanted.tokens)

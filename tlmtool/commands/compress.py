@@ -9,6 +9,7 @@ from tlmtool.commands.comparing import Comparison
 from tlmtool.commands.converting import converted, longest_of
 from tlmtool.commands.costs import Costs
 from tlmtool.commands.forecasting import foreseen, foretold
+from tlmtool.commands.learning import windows_of
 from tlmtool.commands.provenance import provenance
 from tlmtool.commands.resuming import ended_compression, inputs_of, journal_of
 from tlmtool.commands.run import Run, out_folder, place_of
@@ -180,16 +181,17 @@ def _recovery(
     model: Any,
     tokenizer: Any,
     taught: Lesson | None,
+    windows: Learned | None,
     score: BeforeAfter | None,
     before: Comparison | None,
 ) -> Any:
     """The training of `--recover`, which copies the model while it is dense; None without it."""
-    if run.recipe.recovery.steps is None or taught is None:
+    if run.recipe.recovery.steps is None:
         return None
     from tlmtool.training.recovery import Recovery
 
     quality = before and before.quality
-    return Recovery(run.recipe, model, tokenizer, run.bars, taught, score, quality)
+    return Recovery(run.recipe, model, tokenizer, run.bars, taught, windows, score, quality)
 
 
 def _chosen(outcome: Outcome) -> list[str]:

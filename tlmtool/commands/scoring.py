@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from tlmtool.commands.learning import check_recovery
 from tlmtool.commands.run import Run
 from tlmtool.data.labels import classes_in, outputs_in
 from tlmtool.data.lessons import Lesson, lesson, texts_of
@@ -28,6 +29,7 @@ def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any, causal: bool) -> L
     model has no tokenizer, and Usage for texts that would be neither trained on nor scored.
     """
     given = recipe.recovery
+    check_recovery(recipe, causal)
     if given.data is None:
         return None
     if tokenizer is None:

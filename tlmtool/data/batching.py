@@ -150,6 +150,15 @@ def joined_ids(tokenizer: Any, text: str, limit: int | None = None) -> list[int]
     return joined_ids(tokenizer, text)[:limit]  # its tokens are unusually long
 
 
+def ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The token ids of each text, without any that the tokenizer adds."""
+    with _tokenizing(tokenizer):
+        found = tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+    return list(found["input_ids"])
+
+
 def begin_token(tokenizer: Any) -> list[int]:
     """The begin token that the tokenizer puts before a text, or an empty list."""
     with _tokenizing(tokenizer):

@@ -16,6 +16,7 @@ from tlmtool.data.text import place
 from tlmtool.failure import Failure, NotLoadable
 from tlmtool.tasks.table import PAIR, SIMILARITY, Task
 
+BATCH = 32  # texts of a step of --recover; more learn more in a step, which takes longer
 Scored = Example | tuple[str, str, float]
 
 

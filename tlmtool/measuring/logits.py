@@ -11,6 +11,7 @@ from tlmtool.measuring.inputs import rows_of
 
 LOGITS = 2**25  # logits held at once, 128 MiB in float32; more means larger batches
 LEARNED = 2**23  # the same in training, where up to ten tensors are as large; fewer take longer
+LEARNED_THERE = 2**26  # the same on a GPU, which waits for the start of each operation on few
 
 Forward = Callable[..., Any]
 Part = slice  # of the tokens that a loss is a sum over
@@ -28,7 +29,9 @@ class Body:
 
     def __init__(self, model: nn.Module, inputs: dict[str, Any], run: Forward | None = None):
         self.run, self.inputs = run or model.forward, inputs
-        self.most = (LEARNED if torch.is_grad_enabled() else LOGITS) // rows_of(model)
+        cuda = next(model.parameters()).device.type == "cuda"
+        learned = LEARNED_THERE if cuda else LEARNED
+        self.most = (learned if torch.is_grad_enabled() else LOGITS) // rows_of(model)
         self.kept, self.inner = dict[nn.Module, Any](), False
         encoder, *others = _modules(model)
         with ExitStack() as stack:
@@ -70,13 +73,14 @@ class Body:
                 stack.enter_context(replaced(module, lambda *_, found=output, **__: found))
             return logits_in(self.run(**self.inputs))[0].float()
 
-    def loss(self, places: Tensor, loss_of: Callable[[Tensor, Part], Tensor]) -> Tensor:
-        """The sum of `loss_of(logits, part)` over the tokens at these places (B, N), some at a
-        time: `logits` (M, V) are those of the tokens `part` in the order of the places.
+    def loss(self, places: Tensor | None, loss_of: Callable[[Tensor, Part], Tensor]) -> Tensor:
+        """The sum of `loss_of(logits, part)` over the tokens at these places (B, N), or all, some
+        at a time: `logits` (M, V) are those of the tokens `part` in the order of the places.
 
         Gradients are as of all logits at once, up to rounding. They are computed at once, so that
         no logits are kept for the backward pass. It runs once, and has no derivative itself."""
-        found: Tensor = _Parts.apply(self, loss_of, self.last[places], *self.read)
+        chosen = self.last.flatten(0, 1) if places is None else self.last[places]
+        found: Tensor = _Parts.apply(self, loss_of, chosen, *self.read)
         return found
 
     def parts(self, tokens: int) -> Iterator[Part]:

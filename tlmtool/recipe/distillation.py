@@ -17,15 +17,23 @@ class Distillation:
         "MODEL",
         reads="model",
     )
-    temperature: float = setting(
-        2.0, "finetune", "Softmax temperature at which outputs are compared", "T", gt=0
+    temperature: float | None = setting(
+        None,
+        "finetune",
+        "Softmax temperature at which outputs are compared",
+        "T",
+        gt=0,
+        otherwise="2, or 1 for a causal language model",
     )
 
 
 @dataclass(frozen=True)
 class Recovery:
     """What a compressed model is trained on and scored by: the rows of `data` score it before and
-    after, and with `steps` the dense model is distilled into it."""
+    after, and with `steps` the dense model is distilled into it.
+
+    A causal language model learns on windows of joined text, by the divergence of its outputs from
+    those of the dense model; the other settings of how it learns are for such a model alone."""
 
     data: str | None = setting(
         None,
@@ -48,7 +56,7 @@ class Recovery:
     steps: int | None = setting(
         None,
         "compress",
-        "After compressing, train for this many steps on --data to imitate the original model",
+        "After compressing, train for this many steps to imitate the original model",
         "STEPS",
         "recover",
         ge=1,
@@ -60,7 +68,7 @@ class Recovery:
         "RATE",
         "recover-lr",
         gt=0,
-        otherwise="5e-4 for factors, 1e-3 for all",
+        otherwise="5e-4 for factors, 1e-3 for all; for a causal language model 3e-4 and 1e-4",
     )
     train: str | None = setting(
         None,
@@ -71,4 +79,62 @@ class Recovery:
         choices=("all", "factors"),
         otherwise="factors, or all where attention is replaced",
     )
-    batch: int = setting(32, "compress", "Texts per step", "N", "recover-batch", ge=1)
+    batch: int | None = setting(
+        None,
+        "compress",
+        "Texts per step, or windows for a causal language model",
+        "N",
+        "recover-batch",
+        ge=1,
+        otherwise="32 texts, 8 windows",
+    )
+    text: str | None = setting(
+        None,
+        "compress",
+        "Text that a causal language model is trained on: a file or a data set",
+        "SOURCE",
+        "recover-data",
+        reads="data",
+        otherwise="that of --data, otherwise that of --calibration; never what is scored",
+    )
+    window: int | None = setting(
+        None,
+        "compress",
+        "Tokens of a window that a causal language model is trained on",
+        "N",
+        "recover-window",
+        ge=2,
+        otherwise="256, or its context where that is shorter",
+    )
+    schedule: str = setting(
+        "linear",
+        "compress",
+        "Learning rate after warm-up: linear, cosine or constant",
+        "NAME",
+        "recover-schedule",
+        choices=("linear", "cosine", "constant"),
+    )
+    warmup: float = setting(
+        0.1, "compress", "steps of warm-up; below 1 a share of all steps", flag=None, ge=0
+    )
+    layers: tuple[str, ...] = setting(
+        (),
+        "compress",
+        "patterns of module names, such as 'layers.2?.*'; only these are trained",
+        flag=None,
+        otherwise="all that train names",
+    )
+    divergence: float = setting(
+        1.0,
+        "compress",
+        "weight of the divergence of the outputs, for a causal language model",
+        flag=None,
+        ge=0,
+    )
+    hidden: float = setting(
+        0.0,
+        "compress",
+        "weight of the error of the hidden states, for a causal language model",
+        flag=None,
+        ge=0,
+    )

@@ -79,11 +79,12 @@ def _check_scored(values: Values) -> None:
         lone = [path for path in _wished(values, "recovery.") if path not in SCORED]
         if lone:
             raise Usage(f"{_flag(lone[0])} goes with --recover STEPS: give that too")
-    if values.get("recovery.data") is None:
-        if values.get("recovery.steps") is not None:
-            raise Usage("--recover needs --data PATH, the texts or tables that it trains on")
-        if lone := _wished(values, "recovery.task", *COLUMNS):
-            raise Usage(f"{_flag(lone[0])} goes with --data PATH: give that too")
+    weights = [values.get(f"recovery.{name}") for name in ("divergence", "hidden")]
+    if weights[0] == 0 and not weights[1]:
+        raise Usage("recovery.divergence and recovery.hidden are both 0: nothing is learned")
+    lone = _wished(values, "recovery.task", *COLUMNS)
+    if values.get("recovery.data") is None and lone:
+        raise Usage(f"{_flag(lone[0])} goes with --data PATH: give that too")
 
 
 def _check_evaluate(values: Values) -> None:

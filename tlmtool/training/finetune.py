@@ -34,6 +34,7 @@ from tlmtool.training.job import Job
 from tlmtool.training.loop import Trainer
 from tlmtool.training.order import length_of
 from tlmtool.training.outcome import Outcome
+from tlmtool.training.resuming import back_to
 from tlmtool.training.strategy import decomposition_of
 
 LR, LR_DISTIL = 5e-5, 5e-4  # the default rates, without a teacher and with one
@@ -165,7 +166,7 @@ def train(
         job.model.__dict__.pop(name, None)
     accelerator.free_memory()
     if recipe.training.keep_best and outcome.best:
-        trainer.back_to(outcome.best.pop("weights"))
+        back_to(trainer, outcome.best.pop("weights"))
     return outcome
 
 

@@ -1,15 +1,13 @@
 """The training loop: plain, or over-parameterizing matrices on the way (static, dynamic)."""
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
 
 from tlmtool.data.state import Store
 from tlmtool.failure import Failure
@@ -23,9 +21,10 @@ from tlmtool.training.objectives import Objective
 from tlmtool.training.optimizing import Optimizer, trainable
 from tlmtool.training.order import batches_of, length_of, parts_of, steps_of
 from tlmtool.training.outcome import Outcome
-from tlmtool.training.resuming import clones, restore, save
+from tlmtool.training.resuming import copied, restore, save
 from tlmtool.training.strategy import Selector
 
+LATE = 16  # steps whose losses a GPU is asked for at once; with fewer it waits more often
 LOOKS = 8  # batches whose gradients rank the matrices of a checkpoint that already has its head
 Tick = Callable[[int, int, str], None]  # (step, of how many, loss and rate in words)
 
@@ -68,6 +67,7 @@ class Trainer:
         static = strategy.name == "static"
         self.halfway = (0 if tuned else self.total // 2) if static else None
         self.step, self.outcome = 0, Outcome()
+        self.late = LATE if accelerator.device.type == "cuda" and not store else 1
         self.waiting = waiting  # expansions that the next step takes up
         self.weights = self._weights()
         kind = strategy.importance or ("zero-out" if static else "taylor")
@@ -99,7 +99,7 @@ class Trainer:
 
     # ---- a step
 
-    def backward(self, epoch: int, places: list[int]) -> tuple[float, int]:
+    def backward(self, epoch: int, places: list[int]) -> tuple[Tensor, int]:
         """Computes the gradient of the mean loss over the whole batch, on every process. Returns
         that loss, and the number of examples or predicted tokens that it is a mean of."""
         cut = parts_of(places, self.least, self.objective.lengths, self.most)
@@ -115,13 +115,25 @@ class Trainer:
                     each = self.objective.loss(self.wrapped, self.live, part) / max(1, size)
                 self.accelerator.backward(each * self.world)  # wrapping averages over processes
             loss += each.detach()
-        return float(self.accelerator.reduce(loss, "sum")), size
+        return self.accelerator.reduce(loss, "sum"), size
 
-    def learn(self, epoch: int, places: list[int]) -> tuple[float, int]:
+    def read(self) -> None:
+        """Read the losses of the last steps. Raises Failure for one that is not finite."""
+        if wrong := self.outcome.read():
+            kept = self.store and self.store.own
+            where = f"; the last good state is in {self.store.folder}" if kept else ""
+            raise Failure(
+                f"the loss is {wrong[1]} at step {wrong[0]} of {self.total}{where}: "
+                "try a lower --lr, or clipping"
+            )
+
+    def learn(self, epoch: int, places: list[int]) -> None:
         """One step of the optimizer, after whatever the strategy does before it."""
         loss, size = self.backward(epoch, places)
-        if not math.isfinite(loss):
-            raise Failure(self._not_finite(loss))
+        self.outcome.unread.append(loss)
+        self.outcome.sizes.append(size)
+        if (self.step + 1) % self.late == 0:
+            self.read()
         if self.store and self.accelerator.is_main_process:
             self.store.keep()  # the state before this step has a finite loss
         dynamic = self.strategy.name == "dynamic"
@@ -138,7 +150,6 @@ class Trainer:
             self.waiting = []
             self.check()
         self.optimizer.step()
-        return loss, size
 
     def check(self) -> None:
         """Raises AssertionError unless the optimizer holds each parameter to be trained once."""
@@ -188,13 +199,16 @@ class Trainer:
                 break
             if self.step == self.halfway and not self.outcome.selections:
                 self.second_half()
-            loss, size = self.learn(epoch, places)
+            self.learn(epoch, places)
             self.step += 1
-            self.outcome.losses.append(loss)
-            self.outcome.sizes.append(size)
-            self.accelerator.log({"loss": loss, "lr": self.optimizer.lr}, self.step)
+            if self.step == self.total:
+                self.read()
+            losses, rate = self.outcome.losses, self.optimizer.lr
+            if self.late == 1:
+                self.accelerator.log({"loss": losses[-1], "lr": rate}, self.step)
             if self.tick:
-                self.tick(self.step, self.total, f"loss {loss:.4f}, rate {self.optimizer.lr:.1e}")
+                told = f"loss {losses[-1]:.4f}, " if losses else ""
+                self.tick(self.step, self.total, f"{told}rate {rate:.1e}")
             ends = self.choosing and self.step == self.total
             over = (ends or self.step % self.evaluate_every == 0) and self.evaluate()
             if over or self.step == self.total:
@@ -207,6 +221,7 @@ class Trainer:
 
     def evaluate(self) -> bool:
         """Score the model as it is. Returns whether patience has run out."""
+        self.read()
         sharding.gather(self.model, self.live)
         found = [self.objective.measure(self.model)]
         self.live.train(self.objective.dropout)
@@ -222,29 +237,7 @@ class Trainer:
         if not best or sign * score > sign * best["score"]:
             self.outcome.best = {"score": score, "step": self.step}
             if self.training.keep_best:
-                self.outcome.best |= {"weights": self._copied()}
+                self.outcome.best |= {"weights": copied(self)}
         patience = self.training.patience
         waited = sum(h["step"] > self.outcome.best["step"] for h in self.outcome.history)
         return patience is not None and waited >= patience
-
-    def back_to(self, kept: dict[str, Any]) -> None:
-        """Bring back the model and the cores of an earlier step."""
-        self.model.load_state_dict(kept["model"])
-        there = kept["cores"]
-        expansions = [e for e in self.outcome.expansions if e.site in there]
-        for each in expansions:
-            for name, core in each.cores.items():
-                core.data.copy_(there[each.site][name])
-        self.outcome.expansions = expansions
-
-    def _copied(self) -> dict[str, Any]:
-        cores = {each.site: clones(each.cores) for each in self.optimizer.expansions}
-        return {"model": clones(self.model.state_dict()), "cores": cores}
-
-    def _not_finite(self, loss: float) -> str:
-        kept = self.store and self.store.own
-        where = f"; the last good state is in {self.store.folder}" if kept else ""
-        return (
-            f"the loss is {loss} at step {self.step + 1} of {self.total}{where}: "
-            "try a lower --lr, or clipping"
-        )

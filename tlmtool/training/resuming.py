@@ -18,6 +18,8 @@ from tlmtool.training.optimizing import Optimizer
 from tlmtool.training.outcome import Outcome
 from tlmtool.training.sharding import gather, scatter
 
+LIVE = ("expansions", "unread")  # of an outcome, which are kept otherwise or not at all
+
 
 class Resumable(Protocol):
     """What a training shows of itself, so that it can be saved and restored.
@@ -89,6 +91,23 @@ def clones(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+def copied(training: Resumable) -> dict[str, Any]:
+    """The weights and the cores of a training as they are, for `back_to`."""
+    cores = {each.site: clones(each.cores) for each in training.optimizer.expansions}
+    return {"model": clones(training.model.state_dict()), "cores": cores}
+
+
+def back_to(training: Resumable, kept: dict[str, Any]) -> None:
+    """Bring back the weights and the cores of an earlier step."""
+    training.model.load_state_dict(kept["model"])
+    there = kept["cores"]
+    expansions = [e for e in training.outcome.expansions if e.site in there]
+    for each in expansions:
+        for name, core in each.cores.items():
+            core.data.copy_(there[each.site][name])
+    training.outcome.expansions = expansions
+
+
 def save(training: Resumable) -> None:
     """Everything that the rest of the training depends on, written by the first process."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -103,7 +122,7 @@ def save(training: Resumable) -> None:
         | {"rate": training.optimizer.group_of(e)[1]["ratio"]}
         for e in training.optimizer.expansions
     ]
-    outcome = {k: v for k, v in vars(training.outcome).items() if k != "expansions"}
+    outcome = {k: v for k, v in vars(training.outcome).items() if k not in LIVE}
     training.store.save(
         {
             "step": training.step,

@@ -19,6 +19,14 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """The loss that is trained on, up to a step."""
+
+    step: int = entry("the step")
+    loss: float = entry("mean training loss since the entry before")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovery(Part):
     """The training of `--recover`, in which the compressed model learns from the dense one."""
 
@@ -39,7 +47,18 @@ class Recovery(Part):
     steps: int = entry("steps of the training")
     trained: str = entry("what was trained: `factors` or `all` weights")
     lr: float = entry("learning rate")
-    sentences: int = entry("number of sentences that it was trained on")
+    sentences: int | None = entry(
+        "number of sentences that it was trained on; absent for windows", optional=True
+    )
+    windows: int | None = entry(
+        "number of windows of text that a causal language model was trained on", optional=True
+    )
+    window: int | None = entry("tokens of a window", "tokens", optional=True)
+    tokens: int | None = entry("tokens of all steps together", "tokens", optional=True)
+    seconds: float = entry("the training took", "s")
+    course: tuple[Point, ...] = entry(
+        "the training loss on the way; of windows it is the mean divergence of a token, in nats"
+    )
     scored_on: str = entry("what the scores were measured on")
     data: str = entry("where the sentences come from")
 
@@ -50,16 +69,23 @@ class Recovery(Part):
         kinds = ("dense", "compressed", "recovered")
         what = "all weights" if self.trained == "all" else "factors only"
         beside, name = (self.perplexity, "perplexity") if self.perplexity else (self.loss, "loss")
+        read = f"{self.sentences:,} sentences" if self.sentences else ""
+        if self.windows and self.tokens:
+            read = f"{self.tokens:,} tokens, in {self.windows:,} windows of {self.window:,},"
         rows = [[kind, figure(getattr(self, kind), 4)] for kind in kinds]
         if beside:
             places = 2 if self.perplexity else 4
             cells = (figure(getattr(beside, kind), places) or "over 1e300" for kind in kinds)
             rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
         note = (
-            f"{self.steps:,} steps of distilling the dense model on {self.sentences:,} "
-            f"sentences of {self.data}, {what}; {self.metric} of "
+            f"{self.steps:,} steps of distilling the dense model on {read} of {self.data}, {what}, "
+            f"rate {self.lr:g}, in {self.seconds:,.0f} s; {self.metric} of "
             f"{self.scored_on}, {self.better} is better"
         )
-        note += f"; {name} on the held-out text of the quality" if beside else ""
+        if beside and self.metric != "loss":
+            note += f"; {name} on the held-out text of the quality"
         header = ["", self.metric, *([name] if beside else [])]
-        return [View("recovery", header, rows, note)]
+        steps = [[f"step {each.step:,}", figure(each.loss, 4)] for each in self.course]
+        what = "divergence from the dense model, nats a token" if self.windows else "loss"
+        course = View("recovery, on the way", ["", what], steps, "mean since the row before")
+        return [View("recovery", header, rows, note), course]
