@@ -8,7 +8,7 @@ from tlmtool.data import reading
 from tlmtool.data.batching import cut
 from tlmtool.data.language import SHIPPED, held_out, joined_split
 from tlmtool.data.lessons import Lesson, joined_lesson
-from tlmtool.data.windows import Windows, windows
+from tlmtool.data.windows import Learned, Windows, windows
 from tlmtool.measuring.inputs import oddities
 from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
@@ -24,12 +24,13 @@ ENOUGH = 16_384  # tokens; a language model that is calibrated on fewer loses vi
 @dataclass
 class Material:
     """The text that calibrates a model, as texts or as windows of tokens, and text held out of it.
-    `part` says so in the report."""
+    `part` says so in the report. `learned`: windows that a recovery trains on."""
 
     texts: list[str] | Windows = field(default_factory=list)
     held: list[str] | str = field(default_factory=list)
     part: Calibration = field(default_factory=Calibration)
     warnings: list[str] = field(default_factory=list)
+    learned: Learned | None = None
 
 
 def resolved(recipe: Recipe, model: Any) -> Recipe:

@@ -69,6 +69,7 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
         if tokenizer:
             material = once("text", lambda: material_of(recipe, empty, tokenizer, taught))
         sites = checked(recipe, empty, tokenizer, bool(material.texts), bool(_budget(recipe)))
+        material.learned = windows_of(run, empty, tokenizer, taught, material)
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if sites and not recipe.attention.kind:
             run.forecast = foretold(run, empty, costs, sites, tokenizer, material, taught)
@@ -83,7 +84,7 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
             if score:
                 with run.stage("measure"):
                     score.measured = once("score", lambda: score.first(model))
-            recovery = _recovery(run, model, tokenizer, taught, score, before)
+            recovery = _recovery(run, model, tokenizer, taught, material, score, before)
             learnt = recovery.sentences if recovery else []
             warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
@@ -181,7 +182,7 @@ def _recovery(
     model: Any,
     tokenizer: Any,
     taught: Lesson | None,
-    windows: Learned | None,
+    material: Material,
     score: BeforeAfter | None,
     before: Comparison | None,
 ) -> Any:
@@ -190,8 +191,8 @@ def _recovery(
         return None
     from tlmtool.training.recovery import Recovery
 
-    quality = before and before.quality
-    return Recovery(run.recipe, model, tokenizer, run.bars, taught, windows, score, quality)
+    quality, given = before and before.quality, (taught, material.learned)
+    return Recovery(run.recipe, model, tokenizer, run.bars, *given, score, quality)
 
 
 def _chosen(outcome: Outcome) -> list[str]:

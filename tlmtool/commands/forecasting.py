@@ -20,7 +20,7 @@ from tlmtool.compression.ranges import Open
 from tlmtool.data.batching import encode, joined_ids
 from tlmtool.data.language import HELD_TOKENS
 from tlmtool.data.lessons import BATCH, Lesson, texts_of
-from tlmtool.data.windows import AT_A_STEP, Learned
+from tlmtool.data.windows import AT_A_STEP
 from tlmtool.measuring.costing import Body, Text, probed_of
 from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.losses import MASKED, objective_of
@@ -54,11 +54,10 @@ def foretold(
     tokenizer: Any,
     material: Material,
     taught: Lesson | None,
-    windows: Learned | None,
 ) -> Forecast:
     """The forecast of a run, after a probe of this machine that takes about two seconds."""
     recipe, wanted = run.recipe, run.recipe.compression
-    texts = _texts(recipe, empty, tokenizer, material, taught, windows)
+    texts = _texts(recipe, empty, tokenizer, material, taught)
     device = checkpoint.device_of(recipe.device)
     probed = replace(probed_of(empty, sites.roles, texts.calibration, TOKENS), device=device)
     share = wanted.share or 1.0
@@ -88,12 +87,7 @@ def _room(limit: Limit | None, weights: int, cuda: bool) -> Room:
 
 
 def _texts(
-    recipe: Recipe,
-    model: Any,
-    tokenizer: Any,
-    material: Material,
-    taught: Lesson | None,
-    windows: Learned | None,
+    recipe: Recipe, model: Any, tokenizer: Any, material: Material, taught: Lesson | None
 ) -> Texts:
     """How long the texts are that the run reads."""
     if tokenizer is None:
@@ -115,8 +109,10 @@ def _texts(
     found = replace(found, held=read, samples=objective == "clm", predicted=predicted)
     if taught and taught.scored:
         found = replace(found, scored=_counted(tokenizer, texts_of(taught.scored), longest))
-    if windows and recipe.recovery.steps:
-        learned = windows.length * (recipe.recovery.batch or AT_A_STEP) * recipe.recovery.steps
+    if material.learned and recipe.recovery.steps:
+        learned = (
+            material.learned.length * (recipe.recovery.batch or AT_A_STEP) * recipe.recovery.steps
+        )
         found = replace(found, learned=Text(learned, recipe.recovery.steps))
     elif taught and recipe.recovery.steps:
         each = _counted(tokenizer, taught.sentences[:SOME], longest).tokens

@@ -9,6 +9,7 @@ from tlmtool.data.lessons import Lesson, joined_lesson, texts_of
 from tlmtool.data.reading import joined
 from tlmtool.data.windows import AT_A_STEP, LEARNED, Learned, to_learn, without
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import context_of
 from tlmtool.recipe.building import Recipe
@@ -37,12 +38,12 @@ def windows_of(
     run: Run, model: Any, tokenizer: Any, taught: Lesson | None, material: Material
 ) -> Learned | None:
     """The windows that `--recover` trains a causal language model on, for as many tokens as its
-    steps read; None without it.
+    steps read; None without it, and for another model.
 
     The text is that of `--recover-data`, or of `--data`, or of `--calibration`, or the one that
     comes with tlm, without what is held out of it and without the rows that are scored."""
     recipe = run.recipe
-    if recipe.recovery.steps is None:
+    if recipe.recovery.steps is None or objective_of(model) != "clm":
         return None
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which --recover needs")
