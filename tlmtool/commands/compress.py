@@ -65,11 +65,8 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
         costs, tokenizer = Costs(empty, longest_of(recipe)), tokenizer_of(recipe, folder)
         causal = objective_of(empty) == "clm"
         taught = once("lesson", lambda: lesson_of(recipe, folder, tokenizer, causal))
-        material = Material()
-        if tokenizer:
-            material = once("text", lambda: material_of(recipe, empty, tokenizer, taught))
+        material = _material(run, empty, tokenizer, taught)
         sites = checked(recipe, empty, tokenizer, bool(material.texts), bool(_budget(recipe)))
-        material.learned = windows_of(run, empty, tokenizer, taught, material)
         score = scoring_of(run, taught, empty, tokenizer, recipe.calibration.max_length)
         if sites and not recipe.attention.kind:
             run.forecast = foretold(run, empty, costs, sites, tokenizer, material, taught)
@@ -111,6 +108,15 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
         report = run.save(model, folder, out, parts, warnings, memory.bytes)
         journal.remove()
         return report
+
+
+def _material(run: Run, empty: Any, tokenizer: Any, taught: Lesson | None) -> Material:
+    """The text of a run: what calibrates, what measures, and what a recovery trains on."""
+    found, wanted = Material(), (run.recipe, empty, tokenizer, taught)
+    if tokenizer:
+        found = run.shared.once("text", lambda: material_of(*wanted))
+    found.learned = windows_of(run, empty, tokenizer, taught, found)
+    return found
 
 
 def _begun(run: Run, journal: Journal, sites: Candidates | None) -> Journal:
