@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from tlmtool.commands.calibrating import material_of, resolved
 from tlmtool.compression.calibration import prepared
@@ -31,12 +29,12 @@ from tlmtool.models import checkpoint
 from tlmtool.models.factorized import dense_weight
 from tlmtool.models.folder import Folder
 from tlmtool.models.modeling import adopt
+from tlmtool.models.rounding import group_of, rounded
 from tlmtool.models.saving import save
 from tlmtool.models.surgery import Plan, factorize
 from tlmtool.recipe.building import build
 
-GROUP = 64  # weights along the input that share a scale; fewer are more exact and take more bytes
-SCALE = torch.float16  # of the scale of a group
+WIDE = 8  # the bits whose usual groups, of 64 weights, are taken for 4 bits too: tlm takes 32 there
 
 
 def uniform(model: Any, roles: dict[str, str], keep: float) -> Plan:
@@ -58,19 +56,6 @@ def whiten(model: Any, roles: dict[str, str], plan: Plan, batches: list[Batch]) 
                 factorize(model, {site: plan[site]}, {site: moments.second})
 
 
-def rounded(weight: Tensor, bits: int) -> Tensor:
-    """W (O, I) at the nearest of 2^bits - 1 levels around 0, with a scale for each group of I.
-
-    The largest weight of a group is the last level.
-    """
-    last, width = 2 ** (bits - 1) - 1, weight.shape[1]
-    groups = pad(weight.float(), (0, -width % GROUP)).unflatten(1, (-1, GROUP))
-    scale = groups.abs().amax(-1, keepdim=True) / last
-    scale = scale.to(SCALE).float().clamp_min(torch.finfo(SCALE).tiny)
-    near = (groups / scale).round().clamp(-last, last) * scale
-    return near.flatten(1)[:, :width].to(weight.dtype)
-
-
 @torch.no_grad()
 def round_all(model: Any, roles: dict[str, str], bits: int, embeddings: bool) -> dict[str, int]:
     """Round every site, and with `embeddings` the table of tokens; how many numbers that were."""
@@ -79,9 +64,10 @@ def round_all(model: Any, roles: dict[str, str], bits: int, embeddings: bool) ->
     found = {"bits": bits, "rounded": 0, "scales": 0}
     for module in modules:
         weight = dense_weight(module)
-        weight.copy_(rounded(weight, bits))  # in place, so that a tied head follows its table
+        group = group_of(weight.shape[1], WIDE) or weight.shape[1]
+        weight.copy_(rounded(weight, bits, group))  # in place, so that a tied head follows
         found["rounded"] += weight.numel()
-        found["scales"] += weight.shape[0] * -(-weight.shape[1] // GROUP)
+        found["scales"] += weight.numel() // group
     return found
 
 

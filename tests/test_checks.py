@@ -12,9 +12,9 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.sources import from_mapping
 from tlmtool.recipe.verbs import VERBS
 from tlmtool.report import checks
-from tlmtool.report.asked import SECONDS
 from tlmtool.report.layout import leaves
 from tlmtool.report.report import Report
+from tlmtool.report.timed import SECONDS
 
 SMALL = "--steps 2 --every 1 --N 1 --n 1 --growth 2"
 SCORE = "score.n score.before score.after score.difference score.level score.interval.0 "

@@ -11,6 +11,8 @@ from tlmtool.commands.costs import Costs
 from tlmtool.commands.forecasting import foreseen, foretold
 from tlmtool.commands.learning import windows_of
 from tlmtool.commands.provenance import provenance
+from tlmtool.commands.quantizing import check as check_bits
+from tlmtool.commands.quantizing import int8_beside, quantized
 from tlmtool.commands.resuming import ended_compression, inputs_of, journal_of
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
@@ -29,6 +31,7 @@ from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
+from tlmtool.models.packing import Packed
 from tlmtool.models.streaming import keep_in_memory
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
@@ -58,6 +61,7 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
     out = out_folder(recipe, suffix)
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe, shared) as run:
+        check_bits(run)
         once = run.shared.once
         empty = run.empty(folder)
         recipe = run.recipe = translated(resolved(run.recipe, empty), empty)
@@ -81,6 +85,7 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
             if score:
                 with run.stage("measure"):
                     score.measured = once("score", lambda: score.first(model))
+            rival = once("int8", lambda: int8_beside(run, model, before))
             recovery = _recovery(run, model, tokenizer, taught, material, score, before)
             learnt = recovery.sentences if recovery else []
             warnings = shortened(recipe, model, tokenizer, material, learnt)
@@ -94,18 +99,14 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
                 keep_in_memory(model)
                 with run.stage("recover"):
                     parts.append(recovery.recover(model))
+            packed = quantized(run, model, parts, warnings)
             after = costs.and_after(model, _chosen(outcome) or None)
             warnings += outcome.warnings + material.warnings
-            measured = list[Part]()
-            if before:
-                before.run = run
-                warnings = before.told(model, measured, warnings, recovery and recovery.after)
-            if score:
-                measured.append(_scored(run, score, model, trained=recovery is not None))
-                warnings += [each for each in score.warnings if each not in run.warnings]
-            parts = [source, *after, *measured, *_notes(outcome, material.part, run.target), *parts]
+            measured, warnings = _again(run, model, before, score, recovery, packed, warnings)
+            notes = _notes(outcome, material.part, run.target)
+            parts = [source, *after, *measured, *rival, *notes, *parts]
             parts.append(Inputs(inputs=inputs))
-        report = run.save(model, folder, out, parts, warnings, memory.bytes)
+        report = run.save(model, folder, out, parts, warnings, memory.bytes, packed)
         journal.remove()
         return report
 
@@ -117,6 +118,27 @@ def _material(run: Run, empty: Any, tokenizer: Any, taught: Lesson | None) -> Ma
         found = run.shared.once("text", lambda: material_of(*wanted))
     found.learned = windows_of(run, empty, tokenizer, taught, found)
     return found
+
+
+def _again(
+    run: Run,
+    model: Any,
+    before: Comparison | None,
+    score: BeforeAfter | None,
+    recovery: Any,
+    packed: Packed | None,
+    warnings: list[str],
+) -> tuple[list[Part], list[str]]:
+    """(the quality and the score before and now, the warnings with theirs). A recovery has measured
+    what it trained, which holds unless that was rounded since."""
+    measured, known = list[Part](), recovery is not None and packed is None
+    if before:
+        before.run = run
+        warnings = before.told(model, measured, warnings, recovery.after if known else None)
+    if score:
+        measured.append(_scored(run, score, model, trained=known))
+        warnings += [each for each in score.warnings if each not in run.warnings]
+    return measured, warnings
 
 
 def _begun(run: Run, journal: Journal, sites: Candidates | None) -> Journal:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from tlmtool.commands.adding import add, target_of
-from tlmtool.commands.run import Run
+from tlmtool.commands.run import Run, sizes
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.evaluation import evaluate as evaluate_model
 from tlmtool.measuring.examples import examples_of
 from tlmtool.measuring.inputs import oddities
@@ -63,6 +64,9 @@ def evaluate(recipe: Recipe) -> Report:
                 progress=run.bars.of("evaluating"),
                 **others,
             )
+        found["models"][0] |= sizes(folder, count_parameters(model))
+        for key in beside.keys() & {"baseline"}:
+            found[key] |= sizes(beside[key], count_parameters(others[key]))
         source = TASKS[wanted.task].source or wanted.data or "the text that comes with tlm"
         told = found.pop("warnings")
         for each in (model, *others.values()):

@@ -38,7 +38,10 @@ class Limit:
         return self.bytes // ACTIVATIONS
 
     def streams(self, folder: Folder, dtype: str) -> bool:
-        """Whether the weights of a folder, in this dtype, stay in their files; says so."""
+        """Whether the weights of a folder, in this dtype, stay in their files; says so. Those of a
+        quantized checkpoint are in no file as floats."""
+        if folder.quantized:
+            return False
         taken = _bytes(folder, dtype)
         if taken * HALF <= self.bytes:
             return False
@@ -66,4 +69,4 @@ def _bytes(folder: Folder, dtype: str) -> int:
     """The bytes of the weights of a folder in a dtype."""
     used = next(iter(dtypes_of(folder.tensors)), torch.float32)
     used = used if dtype == "auto" else getattr(torch, dtype)
-    return used.itemsize * sum(torch.Size(each.shape).numel() for each in folder.tensors.values())
+    return used.itemsize * sum(each.numbers for each in folder.tensors.values())

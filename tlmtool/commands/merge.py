@@ -24,6 +24,7 @@ from tlmtool.report.report import Report
 def merge(recipe: Recipe) -> Report:
     """Multiply the factors out, check that the model computes the same, write a plain checkpoint.
 
+    A quantized checkpoint is read as floats, and floats are written: with or without factors.
     The model is merged and compared in float32, each product in float64. Then it is rounded to the
     dtype of the stored factors, or to `--dtype`, and the report says what the rounding changed.
     """
@@ -31,7 +32,7 @@ def merge(recipe: Recipe) -> Report:
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe) as run, PeakMemory(checkpoint.device_of(recipe.device)) as memory:
         empty = run.empty(folder)
-        if not any(factorized(empty)):
+        if not any(factorized(empty)) and not folder.quantized:
             kernels = any(converted(empty))
             why = "and its attention cannot be merged" if kernels else "so it is plain already"
             raise Usage(f"{recipe.model} holds no factors, {why}: there is nothing to merge")

@@ -1,7 +1,7 @@
 """The verb profile: Recipe -> Report."""
 
 from tlmtool.commands.kernels import measured
-from tlmtool.commands.run import Run
+from tlmtool.commands.run import Run, sizes
 from tlmtool.measuring.counting import check_length
 from tlmtool.measuring.profiling import profile as profile_models
 from tlmtool.models.folder import Folder
@@ -37,5 +37,7 @@ def profile(recipe: Recipe) -> Report:
             run.bars("profiling", 0, 1)
             lengths = list(wanted.seq_len)
             found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
+        for entry, folder in zip(found["models"], folders, strict=True):
+            entry |= sizes(folder, entry["parameters"])
         note = Note(note=found.pop("note"))
         return run.report([Model(id=recipe.model), built(Profile, found), note])

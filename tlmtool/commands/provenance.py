@@ -23,7 +23,7 @@ def provenance(
         sums = {f.name: sha256(f) for f in files if f.exists()}
         drawn = {"id": f"a new {folder.name}", "new": True, "type": model.config.model_type}
         return Model(**drawn, **common, sha256=sums)
-    base = front.get("base_model") if config.get("tlm") else None
+    base = front.get("base_model") if config.get("tlm") or folder.quantized else None
     here = Path(recipe.model).expanduser().is_dir()
     named = folder.path.resolve().name if here else ALIASES.get(recipe.model, recipe.model)
     named = MINILM if recipe.model == "minilm" else named

@@ -23,6 +23,8 @@ from tlmtool.measuring.profiling import peak_rss
 from tlmtool.models import checkpoint
 from tlmtool.models.finding import cached
 from tlmtool.models.folder import Folder
+from tlmtool.models.packing import Packed
+from tlmtool.models.quantized import refusal
 from tlmtool.models.replacing import check_out
 from tlmtool.models.saving import save
 from tlmtool.models.streaming import streamed
@@ -40,6 +42,7 @@ from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
 log = logging.getLogger("tlmtool")
+READERS = ("evaluate", "merge", "profile")  # verbs that read quantized checkpoints of ours
 WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
 
 
@@ -82,6 +85,7 @@ class Run(AbstractContextManager):
     def load(self, folder: Folder, dtype: str | None = None, **more: Any) -> Any:
         """The model of a folder, under the name that the user gave. `more`: a head and changes of
         its config, as `checkpoint.load` takes them."""
+        self._takes(folder)
         settings = {"dtype": dtype or self.recipe.dtype, "warn": self.warn}
         if self.limit is not None and self.limit.streams(folder, settings["dtype"]):
             settings["room"] = self.limit.weights
@@ -94,7 +98,14 @@ class Run(AbstractContextManager):
 
     def empty(self, folder: Folder) -> Any:
         """The model of a folder without its weights, in the dtype of the recipe."""
+        self._takes(folder)
         return checkpoint.empty(folder, self.recipe.dtype, self.warn)
+
+    def _takes(self, folder: Folder) -> None:
+        """Raises NotLoadable for a quantized checkpoint, where the verb would change its weights:
+        its error would stay in the result."""
+        if folder.quantized and self.recipe.verb not in READERS:
+            raise refusal(folder.path, folder.quantized, self.recipe.verb)
 
     def warn(self, text: str) -> None:
         """Keep a warning for the report, once."""
@@ -159,8 +170,10 @@ class Run(AbstractContextManager):
         parts: Iterable[Part],
         warnings: Iterable[str] = (),
         peak: int | None = None,
+        packed: Packed | None = None,
     ) -> Report:
-        """Write the checkpoint with its report, card and recipe; returns the report."""
+        """Write the checkpoint with its report, card and recipe; returns the report. `packed`: its
+        weights in few bits, as `pack` has rounded them."""
         made: list[Report] = []
         for text in source.beside[1]:
             self.warn(text)
@@ -188,13 +201,30 @@ class Run(AbstractContextManager):
             overwrite=output.overwrite,
             max_shard_size=output.max_shard_size,
             texts=texts,
+            packed=packed,
         )
         return made[0]
+
+
+def bits_per_weight(size: int | None, parameters: int) -> float | None:
+    """Bits of files of this size in bytes for each parameter; None for a size that is not known."""
+    return None if size is None or not parameters else 8 * size / parameters
+
+
+def sizes(folder: Folder, parameters: int) -> dict[str, Any]:
+    """The size on disk of a model with so many parameters, as reports on one or two models have
+    it."""
+    size = folder.file_bytes
+    return {"file_bytes": size, "bits_per_weight": bits_per_weight(size, parameters)}
 
 
 def _beside(parts: Iterable[Part], size: FileBytes) -> list[Part]:
     """The parts, with the size of the files right after the other sizes."""
     found = list(parts)
+    if counted := next((part for part in found if isinstance(part, Parameters)), None):
+        before = bits_per_weight(size.before, counted.before)
+        after = bits_per_weight(size.after, counted.after)
+        size = replace(size, bits_per_weight_before=before, bits_per_weight_after=after)
     sizes = [i for i, part in enumerate(found) if isinstance(part, Parameters | WeightBytes)]
     found.insert(max(sizes, default=len(found)) + 1, size)
     return found

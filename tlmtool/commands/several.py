@@ -25,7 +25,8 @@ from tlmtool.report.layout import Part
 from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Predicted
 from tlmtool.report.parts.forecast import Forecast
-from tlmtool.report.parts.front import Front, Point
+from tlmtool.report.parts.front import DENSE, INT8, Front, Point
+from tlmtool.report.parts.int8 import Int8
 from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.quality import Quality
 from tlmtool.report.parts.score import Score
@@ -85,7 +86,7 @@ def several(recipe: Recipe, one: One) -> Report:
     if not reports:
         raise next(iter(failed.values()))
     told = {budget: first_line(error) for budget, error in failed.items()}
-    points_of = [_dense(reports), *(_point(name, reports.get(name), told) for name in points)]
+    points_of = [*_dense(reports), *(_point(name, reports.get(name), told) for name in points)]
     report = _reported(run, out, reports, points_of, told)
     found = Several(report.parts, reports, next(iter(failed.values()), None))
     if not recipe.output.dry_run:
@@ -125,13 +126,13 @@ def _folder(recipe: Recipe) -> Path:
     return out
 
 
-def _dense(reports: dict[str, Report]) -> Point:
-    """The model before, as any of the reports has it."""
+def _dense(reports: dict[str, Report]) -> list[Point]:
+    """The model before, by itself and in 8 bits, as any of the reports has it."""
     report = next(iter(reports.values()))
     sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
     flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
-    return Point(
-        budget="dense",
+    dense = Point(
+        budget=DENSE,
         share=1.0,
         parameters=sizes and sizes.before,
         bytes=files and files.before,
@@ -140,6 +141,11 @@ def _dense(reports: dict[str, Report]) -> Point:
         perplexity=quality and quality.perplexity and quality.perplexity.before,
         score=score and score.before,
     )
+    if not (int8 := report.part(Int8)):
+        return [dense]
+    rise = int8.value - (dense.quality or 0.0) if int8.value is not None else None
+    sizes = {"parameters": dense.parameters, "bytes": int8.file_bytes, "flops": dense.flops}
+    return [dense, Point(budget=INT8, share=1.0, quality=int8.value, rise=rise, **sizes)]
 
 
 def _point(budget: str, report: Report | None, failed: dict[str, str]) -> Point:

@@ -13,7 +13,7 @@ from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import read_text
 from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.guarding import CONFIG, modules
-from tlmtool.models.quantized import by_config, refusal
+from tlmtool.models.quantized import by_config, reads, refusal
 
 # The most that a key with this word may say. transformers makes a Python object of each layer and
 # label, so a larger number would take minutes and gigabytes before anything is compared.
@@ -43,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if why := _no_text_model(model_type):
         raise NotLoadable(f"{folder} has model type {model_type!r}, {why}")
     check_counts(kept, str(file))
-    if how := by_config(kept):
+    if (how := by_config(kept)) and not reads(kept):
         raise refusal(folder, how)
     if key := next((key for key in ELSEWHERE if kept.get(key)), None):
         raise NotLoadable(f"{folder} {ELSEWHERE[key]} ({key} in config.json)")

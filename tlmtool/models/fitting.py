@@ -111,7 +111,7 @@ def _check_size(cls: Any, folder: Folder, config: PreTrainedConfig) -> None:
     with torch.device("meta"):
         shell = cls(copy.deepcopy(config))
     size = sum(each.numel() for each in (*shell.parameters(), *shell.buffers()))
-    there = sum(torch.Size(each.shape).numel() for each in folder.tensors.values())
+    there = sum(each.numbers for each in folder.tensors.values())
     if size > 4 * there + SLACK:
         raise NotLoadable(
             f"{folder} holds {there:,} numbers, but its config.json makes a model of {size:,}: one "

@@ -12,7 +12,7 @@ from tlmtool.models.finding import replaced_by_minilm, resolve
 from tlmtool.models.front import front_matter
 from tlmtool.models.gguf import Origin
 from tlmtool.models.guarding import guard
-from tlmtool.models.quantized import by_tensors, refusal
+from tlmtool.models.quantized import by_config, by_tensors, check_installed, refusal
 from tlmtool.models.tokens import check_tokenizer
 from tlmtool.models.unpacking import origin_of
 from tlmtool.models.weights import Stored, headers
@@ -88,8 +88,16 @@ class Folder(os.PathLike[str]):
         """Raises NotLoadable where this is no checkpoint that tlm can work on; with `weights`, also
         for what is wrong with the files of weights."""
         _ = (self.config, self.tensors) if weights else self.config
-        if weights and (how := by_tensors(self.tensors)):
+        if weights and not self.quantized and (how := by_tensors(self.tensors)):
             raise refusal(self.path, how)
+        if self.quantized:
+            check_installed(f"{self.path}, quantized by tlm,")
+
+    @property
+    def quantized(self) -> str:
+        """How the weights are quantized, in words; empty where they are floats. They are unpacked
+        into floats when they are loaded."""
+        return by_config(self.config)
 
     @cached_property
     def config(self) -> dict[str, Any]:

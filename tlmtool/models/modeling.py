@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from tlmtool.models import quantizer  # noqa: F401, for which transformers then knows our bits
 from tlmtool.models.architectures import PREFIX, base_type
 from tlmtool.models.factorized import Factorized
 from tlmtool.models.inheriting import same_names, same_tokenizer

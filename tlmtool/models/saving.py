@@ -14,6 +14,7 @@ from tlmtool.files.writing import whole_folder
 from tlmtool.models.beside import copy_side_files
 from tlmtool.models.fitting import silenced
 from tlmtool.models.folder import Folder, Name
+from tlmtool.models.packing import Packed, write_packed
 from tlmtool.models.replacing import check_out
 from tlmtool.models.streaming import give_back, streamed
 from tlmtool.models.weights import write_tensors
@@ -27,13 +28,15 @@ def save(
     overwrite: bool = False,
     max_shard_size: str = "5GB",
     texts: Callable[[Path], dict[str, str]] | None = None,
+    packed: Packed | None = None,
 ) -> Path:
     """Write a checkpoint's folder; a killed run leaves nothing at `out` that was not whole.
 
     `source` is the folder whose files beside the weights are copied: tokenizer, generation config,
     chat template, files of client libraries. `texts` makes more files of the new folder with its
-    weights: {file name: content}. Raises Usage where `out` is taken or claimed by another run;
-    `overwrite` replaces a checkpoint there, and nothing else.
+    weights: {file name: content}. `packed`: the weights in few bits, as `pack` has rounded them.
+    Raises Usage where `out` is taken or claimed by another run; `overwrite` replaces a checkpoint
+    there, and nothing else.
     """
     out, folder = path_of(out), None if source is None else Folder.of(source)
     check_place(out, [] if folder is None else [("source", folder.path)])
@@ -44,6 +47,8 @@ def save(
                 copy_side_files(folder.path, folder.beside[0], new)
             with silenced(), _one_at_a_time(model):
                 model.save_pretrained(new, max_shard_size=max_shard_size)
+            if packed is not None:
+                write_packed(new, packed)
             for name, content in (texts(new) if texts else {}).items():
                 (new / name).write_text(content, encoding="utf-8")
     return out

@@ -32,16 +32,24 @@ WRITTEN = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+PACKED, FOUR_BITS = ".weight_packed", 8  # of 4 bits, 8 weights lie in an int32; of 8 bits, 4
 ALIGNED = 64  # bytes; torch gives a new tensor an address of this kind, and last bits depend on it
 # Files that transformers writes for a mesh of devices, each with a part of every tensor.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its shape, and its dtype as safetensors calls it."""
+    """A tensor in a file: its shape, and its dtype as safetensors calls it. `packed`: how many
+    weights lie in each of its numbers."""
 
     shape: tuple[int, ...]
     dtype: str
+    packed: int = 1
+
+    @property
+    def numbers(self) -> int:
+        """How many weights it holds, at most."""
+        return self.packed * torch.Size(self.shape).numel()
 
 
 def headers(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
@@ -75,7 +83,8 @@ def _header(folder: Path, file: Path) -> dict[str, Stored]:
         with safe_open(regular(file), framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118, no dict
                 part = opened.get_slice(key)
-                found[key] = Stored(tuple(part.get_shape()), part.get_dtype())
+                packed = FOUR_BITS if key.endswith(PACKED) else 1
+                found[key] = Stored(tuple(part.get_shape()), part.get_dtype(), packed)
     except NotLoadable:
         raise
     except (SafetensorError, OSError) as error:

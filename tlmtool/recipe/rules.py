@@ -46,6 +46,13 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         _check_compress(values)
     if verb == "evaluate":
         _check_evaluate(values)
+    if values.get("quantization.bits") and values.get("compression.target_size"):
+        raise Usage("--target-size counts floats: with --bits give --keep or --target-parameters")
+    if values.get("quantization.bits") is None:
+        if verb == "quantize":
+            raise Usage("quantize needs --bits 8 or --bits 4")
+        if _wished(values, "quantization."):
+            raise Usage("--embedding-bits goes with --bits: give that too")
     tasks = (values.get("evaluation.task"), values.get("training.task"))
     if TRANSLATION not in tasks and (lone := _wished(values, *OF_TRANSLATION)):
         raise Usage(f"{_flag(lone[0])} goes with --task translation")

@@ -18,6 +18,7 @@ from tlmtool.recipe.language import Language
 from tlmtool.recipe.output import SIZE, Output
 from tlmtool.recipe.overparam import Growth, Strategy
 from tlmtool.recipe.profiling import Profiling
+from tlmtool.recipe.quantization import Quantization
 from tlmtool.recipe.setting import Setting, section, setting, settings_of
 from tlmtool.recipe.study import Study
 from tlmtool.recipe.training import Training
@@ -43,6 +44,7 @@ class Recipe:
         reads="model",
     )
     compression: Compression = section(Compression, "Compression")
+    quantization: Quantization = section(Quantization, "Bits of the stored weights")
     overparam: Growth = section(Growth, "Over-parameterization")
     evaluation: Evaluation = section(Evaluation, "Evaluation")
     profiling: Profiling = section(Profiling, "Profile")

@@ -88,6 +88,7 @@ def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
             raise Usage(f"{name} is too large: at most 2**63 - 1 is possible")
         if not choices or value in choices:
             return value
+    choices = [*map(str, choices)]
     near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""
     raise Usage(f"{name} must be {_rule(kind, rules, choices)}, got {show(raw)}{hint}")

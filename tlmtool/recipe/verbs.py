@@ -23,6 +23,11 @@ VERBS = {
         "tlm compress minilm --rank 8 --out out/m8",
         "out/<model>-<budget>",
     ),
+    "quantize": Verb(
+        "Store the weights of a model in 8 or 4 bits: the files become 2 to 8 times smaller.",
+        "tlm quantize minilm --bits 8 --out out/int8",
+        "out/<model>-<B>bit",
+    ),
     "evaluate": Verb(
         "Score a model, alone or against a second one.",
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
@@ -33,8 +38,8 @@ VERBS = {
         "tlm profile minilm --against out/m8 --seq-len 128,512",
     ),
     "merge": Verb(
-        "Multiply the factors of a compressed model out again: the result is a plain checkpoint "
-        "that loads without tlm.",
+        "Multiply the factors of a compressed model out again, and turn stored bits into floats: "
+        "the result is a plain checkpoint that loads without tlm.",
         "tlm merge out/m8 --out out/m8-dense",
         "out/<model>-dense",
     ),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tlmtool.report.timed import SECONDS
 from tlmtool.tasks.table import TASKS, Task
 
 
@@ -18,14 +19,6 @@ def condition(questions: str) -> list[str]:
 
 
 BUDGETS = ("rank", "keep", "energy", "target_size", "target_parameters")  # for layers
-SECONDS = {  # the stages of each verb; one that is missing cannot be named by --fail-if
-    "compress": "load measure plan fit convert recover save",
-    "merge": "load merge save",
-    "overparam": "load expand save",
-    "finetune": "load train evaluate study save",
-    "profile": "load profile plot",
-    "evaluate": "load evaluate",
-}
 
 
 @dataclass(frozen=True)
@@ -118,6 +111,11 @@ class Asked:
     def recovers(self) -> bool:
         """with `--recover`"""
         return bool(self.values.get("recovery.steps"))
+
+    @property
+    def rounds(self) -> bool:
+        """with `--bits`"""
+        return self.values.get("quantization.bits") is not None
 
     @property
     def scored(self) -> bool:

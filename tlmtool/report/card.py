@@ -10,6 +10,7 @@ from tlmtool.report.parts.attention import Attention
 from tlmtool.report.parts.costs import Parameters
 from tlmtool.report.parts.ending import Ending
 from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.quantization import Quantization
 from tlmtool.report.parts.sites import Sites
 from tlmtool.report.parts.training import Training
 from tlmtool.report.printable import printable
@@ -40,7 +41,9 @@ def card(report: Document, model_id: str) -> str:
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
     if loud := [f"> **WARNING: {each}.**" for each in alarms(report)]:
         parts.append("\n>\n".join(loud) + "\n")
-    parts.append(_loading(model_id, model.class_ or "", report.verb == "merge"))
+    bits = report.part(Quantization)
+    plain = bits.plain if bits else report.verb == "merge"
+    parts.append(_loading(model_id, model.class_ or "", plain, bits is not None))
     parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
     made += [f"* warning: {each}" for each in warnings(report) if each not in alarms(report)]
@@ -65,6 +68,8 @@ def _introduction(report: Document) -> str:
     if report.verb == "merge":
         return f"{name} with its factors multiplied out, a plain checkpoint again.{sizes}\n"
     done = []
+    if bits := report.part(Quantization):
+        done.append(f"with its weights in {bits.bits} bits")
     if (sites := report.part(Sites)) and sites.sites:
         methods = ", ".join(_methods(report))
         done.append(f"with {len(sites.sites)} of its linear layers held as factors ({methods})")
@@ -114,9 +119,11 @@ def _markdown(view: View) -> str:
     )
 
 
-def _loading(model_id: str, kind: str, plain: bool) -> str:
+def _loading(model_id: str, kind: str, plain: bool, packed: bool) -> str:
     auto = next((a for end, a in AUTO_CLASSES.items() if kind.endswith(end)), "AutoModel")
     register = "" if plain else "import tlmtool  # makes transformers know the type\n"
+    needs = "compressed-tensors" if plain else "'tlmtool[bits]'"
+    register = (f"# needs: pip install {needs}\n" if packed else "") + register
     return (
         f"```python\n{register}from transformers import {auto}, AutoTokenizer\n\n"
         f'model = {auto}.from_pretrained("{model_id}")\n'

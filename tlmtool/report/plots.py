@@ -13,7 +13,7 @@ from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
 from tlmtool.report.figures import words
 from tlmtool.report.parts.complexity import QUANTITIES, Complexity, power
-from tlmtool.report.parts.front import Front, Point
+from tlmtool.report.parts.front import INT8, WHOLE, Front, Point
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MARKERS = "os^Dvp"
@@ -100,7 +100,7 @@ def _against_size(axes: Any, points: list[Point], key: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     dense = getattr(points[0], key)
-    joined = sorted((p.bytes, getattr(p, key)) for p in points)
+    joined = sorted((p.bytes, getattr(p, key)) for p in points if p.budget != INT8)
     axes.plot(*zip(*joined, strict=True), color=COLOURS[0], linewidth=1.2, alpha=0.6)
     for point in points:
         value = getattr(point, key)
@@ -108,7 +108,7 @@ def _against_size(axes: Any, points: list[Point], key: str) -> None:
         above = None
         if ends is not None:
             above = [[max(0.0, value - dense - ends[0])], [max(0.0, ends[1] - value + dense)]]
-        colour = COLOURS[1] if point is points[0] else COLOURS[0]
+        colour = COLOURS[point.budget in WHOLE]
         axes.errorbar(point.bytes, value, yerr=above, fmt="o", color=colour, capsize=3)
         axes.annotate(
             point.budget,

@@ -8,8 +8,8 @@ from tlmtool.report.figures import View, figure, human, share
 from tlmtool.report.layout import Document, Part, entry
 
 HEADER = ["", "before", "after", "after / before"]
-MADE = {"compress": "counted", "merge": "", "overparam": ""}
-WRITTEN = {"compress": "written", "merge": "", "overparam": "written"}
+MADE = {"compress": "counted", "quantize": "", "merge": "", "overparam": ""}
+WRITTEN = {"compress": "written", "quantize": "", "merge": "", "overparam": "written"}
 WRITTEN |= {"finetune": "written single"}
 _SHARE = "sites: the layers that were chosen, {} of the model's parameters before"
 
@@ -107,6 +107,17 @@ class FileBytes(Part):
 
     before: int | None = entry("of the checkpoint that was read; null for a new model", "bytes")
     after: int = entry("of the checkpoint that was written", "bytes")
+    bits_per_weight_before: float | None = entry(
+        "bits of those files for each parameter of the model before", "bits", optional=True
+    )
+    bits_per_weight_after: float | None = entry(
+        "bits of those files for each parameter of the model after", "bits", optional=True
+    )
 
     def views(self, report: Document, full: bool) -> list[View]:
-        return cost("bytes on disk", self.before, self.after, "B")
+        before, after = self.bits_per_weight_before, self.bits_per_weight_after
+        bits = [figure(before, 2), figure(after, 2), share(after, before)]
+        rows = cost("bytes on disk", self.before, self.after, "B")
+        if after is not None:
+            rows.append(View("cost", HEADER, [["bits per weight", *bits]], joins="cost"))
+        return rows

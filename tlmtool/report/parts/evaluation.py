@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tlmtool.report.asked import Asked
-from tlmtool.report.figures import View, figure, words
+from tlmtool.report.figures import View, figure, human, words
 from tlmtool.report.layout import Document, Part, entry
 from tlmtool.report.pieces import Score
 from tlmtool.tasks.metrics import digits
@@ -17,6 +17,8 @@ class Scored(Score):
 
     id: str = entry("the model")
     n: int = entry("number of examples, or of windows")
+    file_bytes: int | None = entry("size of the files of weights", "bytes", optional=True)
+    bits_per_weight: float | None = entry("bits of those for each parameter", "bits", optional=True)
     tokens: int | None = entry("number of tokens of the loss", when="modelled")
     bounds: tuple[float | None, float | None] | None = entry(
         "95 % interval of the perplexity, by resampled windows; null for one window",
@@ -24,6 +26,11 @@ class Scored(Score):
     )
     blocks: int | None = entry("number of blocks of text", when="packed")
     pooled: str | None = entry("how hidden states become one vector", optional=True)
+
+    def size_in_words(self) -> str:
+        """'out/int8 23.5 MB, 8.29 bits per weight'."""
+        size, bits = human(self.file_bytes, "B"), figure(self.bits_per_weight, 2)
+        return f"{self.id} {size}, {bits} bits per weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +109,9 @@ class Evaluation(Part):
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
         told = [] if self.window is None else [("windows", self._windows())]
+        several = [*self.models, *([self.baseline] if self.baseline else [])]
+        sizes = [each.size_in_words() for each in several if each.file_bytes is not None]
+        told.append(("on disk", "; ".join(sizes)))
         if self.baseline is not None:
             told.append(("difference", self.baseline.difference_in_words()))
             if self.baseline.ratio is not None:

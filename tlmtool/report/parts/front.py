@@ -7,6 +7,8 @@ from tlmtool.report.figures import View, figure, human, words
 from tlmtool.report.layout import Document, Part, entry
 from tlmtool.tasks.metrics import digits
 
+DENSE, INT8 = WHOLE = ("dense", "dense, int8")  # points of the model before, which are no budget
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -85,7 +87,7 @@ class Front(Part):
         return "\n".join(filter(None, told))
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        count = len(self.points) - 1
+        count = sum(each.budget not in WHOLE for each in self.points)
         once = self.shared_seconds
         shared = f"{once:.1f} s of measuring, once for {count} budgets" if once else ""
         return [("shared", shared), ("picture", self.picture or "")]

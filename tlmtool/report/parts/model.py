@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 from tlmtool.report.figures import View
 from tlmtool.report.layout import Document, Part, entry
 
-EVERY = dict.fromkeys(("compress", "merge", "overparam", "finetune", "profile", "evaluate"), "")
+EVERY = dict.fromkeys(
+    ("compress", "quantize", "merge", "overparam", "finetune", "profile", "evaluate"), ""
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tlmtool.report.figures import View, human, share
+from tlmtool.report.figures import View, figure, human, share
 from tlmtool.report.layout import Document, Part, entry
 from tlmtool.report.pieces import Latency
 
@@ -34,6 +34,8 @@ class Profiled:
     parameters: int = entry("parameters of the model", "parameters")
     by_role: dict[str, int] = entry("parameters of each role", "parameters")
     weight_bytes: int = entry("memory that the weights take", "bytes")
+    file_bytes: int | None = entry("size of the files of weights", "bytes", optional=True)
+    bits_per_weight: float | None = entry("bits of those for each parameter", "bits", optional=True)
     runs: tuple[Pass, ...] = entry("a forward pass at each length", count="lengths")
 
 
@@ -65,6 +67,8 @@ def _figures(model: Profiled) -> list[tuple[str, float | None, str]]:
     found: list[tuple[str, float | None, str]] = [
         ("parameters", model.parameters, human(model.parameters)),
         *((f"  {role}", count, human(count)) for role, count in model.by_role.items()),
+        ("bytes on disk", model.file_bytes, human(model.file_bytes, "B")),
+        ("bits per weight", model.bits_per_weight, figure(model.bits_per_weight, 2)),
         ("bytes in memory", model.weight_bytes, human(model.weight_bytes, "B")),
     ]
     for run in model.runs:

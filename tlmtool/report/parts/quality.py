@@ -49,7 +49,11 @@ class Quality(Part):
     language-model head, the feature error."""
 
     key: ClassVar[str] = "quality"
-    verbs: ClassVar = {"compress": "written", "finetune": "written single causal"}
+    verbs: ClassVar = {
+        "compress": "written",
+        "quantize": "",
+        "finetune": "written single causal",
+    }
 
     name: str = entry("`loss` or `feature_error`")
     what: str = entry("what was measured, in words")

@@ -1,0 +1,60 @@
+"""A weight at 8 or 4 bits: each group of its numbers at the nearest of a few levels."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GROUPS = {8: 64, 4: 32}  # {bits: numbers of a row that share a scale}; fewer are more exact and
+# take more bytes: a scale has 16 bits
+LEAST = 16  # a row of fewer numbers is not rounded: its scales would take too large a share
+MOST = 128  # numbers that share a scale where no group of about the usual size divides a row
+SMALLEST = 2.0**-24  # of float16, and the smallest scale: a group of zeros needs one too
+
+
+class Levels(NamedTuple):
+    """A rounded weight (O, I): whole numbers (O, I) in int8, and a scale for each group of a row
+    (O, I / group)."""
+
+    whole: Tensor
+    scale: Tensor
+
+    def numbers(self, dtype: torch.dtype) -> Tensor:
+        """The weight (O, I) as floats: each whole number times its scale."""
+        groups = self.whole.unflatten(1, (self.scale.shape[1], -1)).to(self.scale.dtype)
+        return (groups * self.scale.unsqueeze(-1)).flatten(1).to(dtype)
+
+
+def group_of(width: int, bits: int) -> int | None:
+    """How many of the numbers in a row of this width share a scale; None for a row that is too
+    narrow, or that no such group divides. It is the divisor that is nearest to the usual size."""
+    if width < LEAST:
+        return None
+    usual = GROUPS[bits]
+    sizes = [n for n in range(LEAST, min(width, MOST) + 1) if width % n == 0]
+    return min(sizes, key=lambda n: (abs(n - usual), n)) if sizes else None
+
+
+def levels(weight: Tensor, bits: int, group: int) -> Levels:
+    """A weight (O, I), rounded to the nearest of 2^bits - 1 levels around 0.
+
+    The largest number of a group is the last level. Scales are bfloat16 for a weight in bfloat16,
+    else float16.
+    """
+    last = 2 ** (bits - 1) - 1
+    kept = torch.bfloat16 if weight.dtype == torch.bfloat16 else torch.float16
+    groups = weight.detach().float().unflatten(1, (-1, group))
+    scale = (groups.abs().amax(-1) / last).clamp_min(SMALLEST).to(kept)
+    whole = (groups / scale.float().unsqueeze(-1)).round().clamp(-last, last)
+    return Levels(whole.flatten(1).to(torch.int8), scale)
+
+
+def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
+    """A weight (O, I) at the nearest of its levels, in its own dtype."""
+    return levels(weight, bits, group).numbers(weight.dtype)
+
+
+def packed_bytes(weight: Tensor, bits: int, group: int) -> int:
+    """Bytes in a file of a weight (O, I): whole numbers packed by the row, scales, the shape."""
+    rows, width = weight.shape
+    return rows * (4 * -(-width * bits // 32) + 2 * (width // group)) + 16
