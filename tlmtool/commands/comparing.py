@@ -3,12 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
+from tlmtool.commands.calibrating import TEXT, Material
 from tlmtool.commands.run import Run
+from tlmtool.measuring.before_after import BeforeAfter
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.rises import alarms, doubts
 from tlmtool.measuring.samples import Samples
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.quality import Quality as Measured
+from tlmtool.report.parts.score import Score
 
 
 class Comparison:
@@ -55,3 +58,46 @@ class Comparison:
         measured, uncertain = self.after(model, known)
         parts.append(measured)
         return [*(measured.alarms or ()), *warnings, *uncertain]
+
+
+def measured_before(run: Run, model: Any, tokenizer: Any, material: Material) -> Comparison | None:
+    """The quality of the dense model, on the text that is held out; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    length = run.recipe.calibration.max_length or TEXT
+    return Comparison(run, model, tokenizer, material.held, length)
+
+
+def first_score(run: Run, score: BeforeAfter, model: Any) -> list[Any]:
+    """The score of the dense model."""
+    with run.stage("measure"):
+        return score.first(model)
+
+
+def compared(
+    run: Run,
+    model: Any,
+    before: Comparison | None,
+    score: BeforeAfter | None,
+    trained: Any,
+    warnings: list[str],
+) -> tuple[list[Part], list[str]]:
+    """(the parts of a report on the quality and the score after, all warnings). `trained`: the
+    recovery that has measured the model as it is now; None where it was not, or was rounded since.
+    """
+    measured = list[Part]()
+    if before:
+        before.run = run  # it may be of an earlier compression
+        warnings = before.told(model, measured, warnings, trained and trained.after)
+    if score:
+        measured.append(_scored(run, score, model, trained=trained is not None))
+        warnings += [each for each in score.warnings if each not in run.warnings]
+    return measured, warnings
+
+
+def _scored(run: Run, score: BeforeAfter, model: Any, trained: bool) -> Score:
+    """The score before and after; a recovery has scored what it trained."""
+    with run.stage("measure"):
+        if not trained:
+            score(model)
+        return score.compared()

@@ -5,7 +5,7 @@ from typing import Any
 
 from tlmtool.commands.calibrating import TEXT, Material, material_of, resolved, shortened
 from tlmtool.commands.checking import checked, tokenizer_of
-from tlmtool.commands.comparing import Comparison
+from tlmtool.commands.comparing import Comparison, compared, first_score, measured_before
 from tlmtool.commands.converting import converted, longest_of
 from tlmtool.commands.costs import Costs
 from tlmtool.commands.forecasting import foreseen, foretold
@@ -16,6 +16,7 @@ from tlmtool.commands.quantizing import int8_beside, quantized
 from tlmtool.commands.resuming import ended_compression, inputs_of, journal_of
 from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
+from tlmtool.commands.searching import searched
 from tlmtool.commands.several import several
 from tlmtool.commands.targets import told_of, translated
 from tlmtool.compression.candidates import Candidates
@@ -31,14 +32,12 @@ from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
-from tlmtool.models.packing import Packed
 from tlmtool.models.streaming import keep_in_memory
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.calibration import Allocation, Calibration
 from tlmtool.report.parts.ending import Inputs
-from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.sites import LeftDense, Site, Sites
 from tlmtool.report.report import Report
 
@@ -50,15 +49,23 @@ def compress(recipe: Recipe) -> Report:
     each, and a report of them all."""
     if isinstance(recipe.compression.keep, tuple):
         return several(recipe, _compress)
+    if recipe.compression.max_loss_increase is not None and not recipe.attention.kind:
+        return searched(recipe, _compress)
     return _compress(recipe)
 
 
-def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
-    """The same for one budget. `shared`: what other budgets of the same model have measured."""
+def _compress(
+    recipe: Recipe,
+    shared: Shared | None = None,
+    trial: bool = False,
+    parts: tuple[Part, ...] = (),
+) -> Report:
+    """The same for one budget. `shared`: what other budgets of the same model have measured. A
+    `trial` is not written. `parts` are added to the report."""
     asked, suffix = recipe, "-".join(filter(None, (recipe.attention.kind, _budget(recipe))))
-    if found := ended_compression(recipe, place_of(recipe, suffix)):
+    if not trial and (found := ended_compression(recipe, place_of(recipe, suffix))):
         return found
-    out = out_folder(recipe, suffix)
+    out = place_of(recipe, suffix) if trial else out_folder(recipe, suffix)
     folder = Folder.of(recipe.model, recipe.revision)
     with Run(recipe, shared) as run:
         check_bits(run)
@@ -77,36 +84,34 @@ def _compress(recipe: Recipe, shared: Shared | None = None) -> Report:
         if recipe.output.dry_run:
             return foreseen(run, folder, empty, costs, material)
         inputs = inputs_of(recipe, folder)
-        journal = _begun(run, journal_of(run, asked, out, folder, inputs), sites)
+        journal = None if trial else journal_of(run, asked, out, folder, inputs)
+        _begin(run, journal, sites)
         with PeakMemory(checkpoint.device_of(recipe.device)) as memory:
             model = run.load(folder)
-            source, parts = provenance(recipe, folder, model, out), list[Part]()
-            before = once("quality", lambda: _measured(run, model, tokenizer, material))
+            source, more = provenance(recipe, folder, model, out), [*parts]
+            before = once("quality", lambda: measured_before(run, model, tokenizer, material))
             if score:
-                with run.stage("measure"):
-                    score.measured = once("score", lambda: score.first(model))
+                score.measured = once("score", lambda: first_score(run, score, model))
             rival = once("int8", lambda: int8_beside(run, model, before))
             recovery = _recovery(run, model, tokenizer, taught, material, score, before)
             learnt = recovery.sentences if recovery else []
             warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
             if recipe.attention.kind:
-                quality = before and before.quality
-                model, layers = converted(run, model, tokenizer, material.texts, quality, warnings)
-                parts.append(layers)
+                model, layers = converted(run, model, tokenizer, material.texts, before, warnings)
+                more.append(layers)
             outcome = _compressed(run, model, tokenizer, material.texts, journal)
-            if recovery:
-                keep_in_memory(model)
-                with run.stage("recover"):
-                    parts.append(recovery.recover(model))
-            packed = quantized(run, model, parts, warnings)
+            more += _recovered(run, model, recovery)
+            packed = quantized(run, model, more, warnings)
             after = costs.and_after(model, _chosen(outcome) or None)
             warnings += outcome.warnings + material.warnings
-            measured, warnings = _again(run, model, before, score, recovery, packed, warnings)
+            trained = None if packed else recovery
+            measured, warnings = compared(run, model, before, score, trained, warnings)
             notes = _notes(outcome, material.part, run.target)
-            parts = [source, *after, *measured, *rival, *notes, *parts]
-            parts.append(Inputs(inputs=inputs))
-        report = run.save(model, folder, out, parts, warnings, memory.bytes, packed)
+            more = [source, *after, *measured, *rival, *notes, *more, Inputs(inputs=inputs)]
+        if journal is None:
+            return run.report(more, warnings, memory.bytes)
+        report = run.save(model, folder, out, more, warnings, memory.bytes, packed)
         journal.remove()
         return report
 
@@ -120,33 +125,12 @@ def _material(run: Run, empty: Any, tokenizer: Any, taught: Lesson | None) -> Ma
     return found
 
 
-def _again(
-    run: Run,
-    model: Any,
-    before: Comparison | None,
-    score: BeforeAfter | None,
-    recovery: Any,
-    packed: Packed | None,
-    warnings: list[str],
-) -> tuple[list[Part], list[str]]:
-    """(the quality and the score before and now, the warnings with theirs). A recovery has measured
-    what it trained, which holds unless that was rounded since."""
-    measured, known = list[Part](), recovery is not None and packed is None
-    if before:
-        before.run = run
-        warnings = before.told(model, measured, warnings, recovery.after if known else None)
-    if score:
-        measured.append(_scored(run, score, model, trained=known))
-        warnings += [each for each in score.warnings if each not in run.warnings]
-    return measured, warnings
-
-
-def _begun(run: Run, journal: Journal, sites: Candidates | None) -> Journal:
-    """The journal, after telling what the rest of the run will take."""
+def _begin(run: Run, journal: Journal | None, sites: Candidates | None) -> None:
+    """Tell what the rest of the run will take."""
     if run.forecast and sites:
-        kept = 0.0 if journal.plan is None else len(journal.done) / len(sites.roles)
-        run.expect(run.forecast.going_on(kept, planned=journal.plan is not None))
-    return journal
+        planned = journal is not None and journal.plan is not None
+        done = len(journal.done) / len(sites.roles) if journal and planned else 0.0
+        run.expect(run.forecast.going_on(done, planned))
 
 
 def _budget(recipe: Recipe) -> str:
@@ -197,12 +181,13 @@ def _compressed(
     return outcome
 
 
-def _scored(run: Run, score: BeforeAfter, model: Any, trained: bool) -> Score:
-    """The score before and after; a recovery has scored what it trained."""
-    with run.stage("measure"):
-        if not trained:
-            score(model)
-        return score.compared()
+def _recovered(run: Run, model: Any, recovery: Any) -> list[Part]:
+    """Train the compressed model, if that was asked for; the part of a report on it."""
+    if recovery is None:
+        return []
+    keep_in_memory(model)
+    with run.stage("recover"):
+        return [recovery.recover(model)]
 
 
 def _recovery(
@@ -235,10 +220,3 @@ def _notes(outcome: Outcome, calibration: Calibration, target: str | None) -> li
         Allocation(loss=outcome.loss, target=target),
         Sites(sites=tuple(built(Site, e) for e in outcome.sites), left_dense=tuple(left)),
     ]
-
-
-def _measured(run: Run, model: Any, tokenizer: Any, material: Material) -> Comparison | None:
-    if tokenizer is None:
-        return None
-    length = run.recipe.calibration.max_length or TEXT
-    return Comparison(run, model, tokenizer, material.held, length)

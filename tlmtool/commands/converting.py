@@ -33,15 +33,17 @@ def converted(
     model: Any,
     tokenizer: Any,
     texts: list[str] | Windows,
-    quality: Quality | None,
+    before: Any,
     warnings: list[str],
 ) -> tuple[Any, Converted]:
-    """(the model with its attention converted, the part `attention` of a report).
+    """(the model with its attention converted, the part `attention` of a report). `before`: the
+    `Comparison` that has measured the model.
 
     Where layers are chosen by loss, the model is a copy. What could not be done as it was asked
     for is added to the warnings."""
-    recipe, wanted = run.recipe, run.recipe.attention
+    recipe, budget = run.recipe, run.recipe.compression.max_loss_increase
     kernel, paths = _asked(recipe, model, warnings)
+    quality = before and before.quality
     if tokenizer is None:
         raise NotLoadable(f"{recipe.model} has no tokenizer, which converting its attention needs")
     batches: list[Batch] = []
@@ -51,10 +53,10 @@ def converted(
         warnings.append("without calibration text nothing is fitted: kernels are as they start")
     found: dict[str, Any] = {}
     try:
-        if wanted.max_loss_increase is not None:
+        if budget is not None:
             with run.stage("choose layers"):
                 bar = run.bars.of("choosing layers")
-                budget, measure = wanted.max_loss_increase, _increase(quality)
+                measure = _increase(quality)
                 model, found["layers"], found["alone"] = affordable(
                     model, paths, kernel, batches, measure, budget, bar
                 )
@@ -65,7 +67,7 @@ def converted(
     except Usage:
         raise
     except ValueError as error:
-        raise refused(error, wanted) from None
+        raise refused(error, recipe.attention) from None
     adopt(model)
     with run.stage("measure"):
         found["quality"] = quality.compared(model).after
@@ -74,19 +76,19 @@ def converted(
 
 def predicted(recipe: Recipe, empty: Any, warnings: list[str]) -> list[Part]:
     """Convert a model on the meta device; the parts of a report that say so."""
-    wanted = recipe.attention
+    budget = recipe.compression.max_loss_increase
     kernel, paths = _asked(recipe, empty, warnings)
     try:
         attend(empty, dict.fromkeys(paths, kernel))
     except ValueError as error:
-        raise refused(error, wanted) from None
+        raise refused(error, recipe.attention) from None
     known = {"attention": kernel.to_dict(), "output_error": None}
     layers = [{"site": path, **known} for path in paths]
     found = built(Converted, {"layers": layers})
-    if wanted.max_loss_increase is None:
+    if budget is None:
         return [Predicted(predicted=True), found]
     warnings.append(
-        f"--max-loss-increase {wanted.max_loss_increase:g} may convert fewer than these "
+        f"--max-loss-increase {budget:g} may convert fewer than these "
         f"{len(paths)} layers: only the run itself measures how many"
     )
     condition = f"if all {len(paths)} layers take it"
@@ -108,12 +110,11 @@ def _asked(recipe: Recipe, model: Any, warnings: list[str]) -> tuple[Attention, 
 
 
 def _increase(quality: Quality) -> Any:
-    """A function of a model: the share by which its loss has grown. A model without a loss has its
-    feature error instead."""
+    """A function of a model: how far its loss has risen, in nats. A model without a loss has its
+    feature error instead, which is 0 before."""
 
     def measure(model: Any) -> float:
         found = quality.compared(model)
-        before, after = found.before, found.after
-        return (after - before) / before if before else after
+        return found.after - (found.before or 0.0)
 
     return measure

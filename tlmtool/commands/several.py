@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from tlmtool.commands.fronts import front_of
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.sharing import Shared
 from tlmtool.failure import CheckFailed, Usage, check_alone, first_line, noting
@@ -22,14 +23,9 @@ from tlmtool.report import plots
 from tlmtool.report.card import section
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.layout import Part
-from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Predicted
-from tlmtool.report.parts.forecast import Forecast
-from tlmtool.report.parts.front import DENSE, INT8, Front, Point
-from tlmtool.report.parts.int8 import Int8
+from tlmtool.report.parts.front import Front
 from tlmtool.report.parts.model import Model
-from tlmtool.report.parts.quality import Quality
-from tlmtool.report.parts.score import Score
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
 from tlmtool.report.views import alarms, facts, views, warnings
@@ -86,8 +82,7 @@ def several(recipe: Recipe, one: One) -> Report:
     if not reports:
         raise next(iter(failed.values()))
     told = {budget: first_line(error) for budget, error in failed.items()}
-    points_of = [*_dense(reports), *(_point(name, reports.get(name), told) for name in points)]
-    report = _reported(run, out, reports, points_of, told)
+    report = _reported(run, out, reports, points, told)
     found = Several(report.parts, reports, next(iter(failed.values()), None))
     if not recipe.output.dry_run:
         _write(found, recipe, out)
@@ -126,65 +121,16 @@ def _folder(recipe: Recipe) -> Path:
     return out
 
 
-def _dense(reports: dict[str, Report]) -> list[Point]:
-    """The model before, by itself and in 8 bits, as any of the reports has it."""
-    report = next(iter(reports.values()))
-    sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
-    flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
-    dense = Point(
-        budget=DENSE,
-        share=1.0,
-        parameters=sizes and sizes.before,
-        bytes=files and files.before,
-        flops=flops and flops.before,
-        quality=quality and quality.before,
-        perplexity=quality and quality.perplexity and quality.perplexity.before,
-        score=score and score.before,
-    )
-    if not (int8 := report.part(Int8)):
-        return [dense]
-    rise = int8.value - (dense.quality or 0.0) if int8.value is not None else None
-    sizes = {"parameters": dense.parameters, "bytes": int8.file_bytes, "flops": dense.flops}
-    return [dense, Point(budget=INT8, share=1.0, quality=int8.value, rise=rise, **sizes)]
-
-
-def _point(budget: str, report: Report | None, failed: dict[str, str]) -> Point:
-    """One budget, by its own report."""
-    if report is None:
-        return Point(budget=budget, failed=failed[budget])
-    sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
-    flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
-    model, ending, forecast = report.part(Model), report.part(Ending), report.part(Forecast)
-    seconds = sum(ending.seconds.values()) if ending and ending.seconds else None
-    return Point(
-        budget=budget,
-        keep=sizes and sizes.keep,
-        share=sizes and sizes.after / sizes.before,
-        parameters=sizes and sizes.after,
-        bytes=files and files.after,
-        flops=flops and flops.after,
-        quality=quality and quality.after,
-        rise=None if quality is None else quality.after - (quality.before or 0.0),
-        interval=quality and quality.nats and quality.nats.interval,
-        perplexity=quality and quality.perplexity and quality.perplexity.after,
-        score=score and score.after,
-        score_interval=score and score.interval,
-        seconds=forecast.seconds if forecast and report.part(Predicted) else seconds,
-        out=model and model.out,
-    )
-
-
 def _reported(
     run: Run,
     out: Path,
     reports: dict[str, Report],
-    points: list[Point],
+    budgets: Iterable[str],
     failed: dict[str, str],
 ) -> Report:
     """The report of all budgets."""
     first = next(iter(reports.values()))
-    model, quality, score = first.part(Model) or Model(), first.part(Quality), first.part(Score)
-    predicted, picture = first.part(Predicted), None
+    model, predicted, picture = first.part(Model) or Model(), first.part(Predicted), None
     for report in reports.values():
         ending = report.part(Ending)
         for stage, seconds in (ending.seconds if ending else {}).items():
@@ -195,15 +141,8 @@ def _reported(
             picture = str(out / PICTURE)
         else:
             told.append(f"{PICTURE} is not drawn: it needs pip install 'tlmtool[plots]'")
-    found = Front(
-        points=tuple(points),
-        quality=quality and quality.name,
-        what=quality and quality.what,
-        metric=score and score.metric,
-        better=score and score.better,
-        shared_seconds=None if predicted else sum(run.shared.seconds.values()) or None,
-        picture=picture,
-    )
+    once = None if predicted else sum(run.shared.seconds.values())
+    found = front_of(budgets, reports, failed, shared_seconds=once or None, picture=picture)
     marks = [predicted] if predicted else []
     return run.report([replace(model, out=None if predicted else str(out)), *marks, found], told)
 

@@ -13,8 +13,8 @@ from tlmtool.models.attending import attention_sites, why_not
 from tlmtool.recipe.attention import Attending, flag
 from tlmtool.recipe.setting import settings_of
 
-Measure = Callable[[Any], float]  # model -> by what share its loss has grown
-PLACING = ("kind", "layers", "max_loss_increase")  # keys that are not choices of a kernel
+Measure = Callable[[Any], float]  # model -> how far its loss has risen
+PLACING = ("kind", "layers")  # keys that are not choices of a kernel
 
 
 def kernel_of(wanted: Attending) -> Attention:
@@ -131,7 +131,7 @@ def affordable(
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """(a converted copy, a record of each converted module, what each module costs alone).
 
-    Modules are converted from the least sensitive on, while the measured growth of the loss stays
+    Modules are converted from the least sensitive on, while the measured rise of the loss stays
     within `budget`. Kernels start from random tensors, so the copy is the very model that was
     measured. Raises Usage if not even one module stays within the budget.
     """
@@ -156,6 +156,6 @@ def affordable(
     if best is None:
         raise Usage(
             f"no layer stays within --max-loss-increase {budget:g}: the least sensitive, "
-            f"{alone[0]['site']}, costs {alone[0]['increase']:.4f}"
+            f"{alone[0]['site']}, raises the loss by {alone[0]['increase']:.4f}"
         )
     return best, records, alone

@@ -129,14 +129,6 @@ class Attending:
         pattern=r"^((encoder|decoder)|((encoder|decoder):)?\d+(-\d+)?(,\d+(-\d+)?)*)$",
         what="layers such as 3-5 or 0,2,4, of both sides or as encoder:0-1",
     )
-    max_loss_increase: float | None = setting(
-        None,
-        "compress",
-        "Replace layer by layer, the least sensitive first, while the loss grows by at most this "
-        "share",
-        "SHARE",
-        gt=0,
-    )
 
 
 def flag(key: str) -> str:

@@ -84,6 +84,15 @@ class Compression:
         pattern=SIZE,
         what="a size such as 100MB or 1.5GB",
     )
+    max_loss_increase: float | None = setting(
+        None,
+        "compress",
+        "Budget: how far the loss on held-out text may rise, in nats; without a language-model "
+        "head, how large the feature error may be. tlm looks for the smallest --keep within it. "
+        "With --attention, it replaces layers within it, the least sensitive first",
+        "RISE",
+        gt=0,
+    )
     sites: tuple[str, ...] = setting(
         ("attention",),
         "compress",

@@ -18,6 +18,7 @@ from tlmtool.tasks.table import LANGUAGE, PERPLEXITY, TRAINED, TRANSLATION
 Values = Mapping[str, Any]  # {path: value}, of those that were given
 
 TARGETS = ("compression.target_parameters", "compression.target_size")  # of the whole model
+BOUND = "compression.max_loss_increase"
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy", *TARGETS)
 BLOCKS = "compression.blocks"
 OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
@@ -67,10 +68,19 @@ def _check_growth(values: Values) -> None:
 
 
 def _check_compress(values: Values) -> None:
-    if all(values.get(path) is None for path in (*BUDGETS, "attention.kind")):
+    given = [path for path in BUDGETS if values.get(path) is not None]
+    bound, kernel = values.get(BOUND) is not None, values.get("attention.kind") is not None
+    if not (given or bound or kernel):
         budgets = "--rank R, --keep SHARE, --energy SHARE or --target-size SIZE"
         raise Usage(f"compress needs one budget: {budgets} (or --attention NAME)")
-    if values.get("attention.kind"):
+    if bound and given and not kernel:
+        raise Usage(f"--max-loss-increase looks for the budget: leave out {_flag(given[0])}")
+    if bound and not kernel and values.get("output.dry_run"):
+        raise Usage(
+            "--dry-run cannot tell which budget --max-loss-increase finds: give several to see "
+            "their sizes, such as --keep 0.9,0.7,0.5"
+        )
+    if kernel:
         if isinstance(values.get("compression.keep"), tuple):
             raise Usage("--attention goes with one budget: give one --keep, or convert a result")
         if target := next((path for path in TARGETS if values.get(path) is not None), None):

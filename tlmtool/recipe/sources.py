@@ -20,7 +20,10 @@ from tlmtool.recipe.verbs import FORMER_FLAGS
 LARGEST_FILE = 2**20  # bytes of a recipe; a larger file is refused before it is parsed
 FREE = "config."  # keys of config.json, which the family of the new model checks,
 FROM = "fresh.from_config"  # so they are read where this is
-FORMER = {"strategy.form": "strategy.method"}  # keys of recipes that tlm 0.2 wrote
+FORMER = {  # keys of recipes that tlm 0.2 wrote
+    "strategy.form": "strategy.method",
+    "attention.max_loss_increase": "compression.max_loss_increase",
+}
 
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
 

@@ -55,12 +55,14 @@ class Asked:
     @property
     def budget(self) -> bool:
         """with a budget for layers, such as `--keep`"""
-        return any(self.values.get(f"compression.{name}") for name in BUDGETS)
+        given = any(self.values.get(f"compression.{name}") for name in BUDGETS)
+        return given or self.tried
 
     @property
-    def several(self) -> bool:
-        """with several shares in `--keep`"""
-        return isinstance(self.values.get("compression.keep"), tuple)
+    def tried(self) -> bool:
+        """with several shares in `--keep`, or with `--max-loss-increase` and no `--attention`"""
+        bound = self.values.get("compression.max_loss_increase") and not self.converts
+        return bool(bound) or isinstance(self.values.get("compression.keep"), tuple)
 
     @property
     def shrinks(self) -> bool:

@@ -34,9 +34,13 @@ class Alone:
     """What the conversion of one layer costs."""
 
     site: str = entry("path of its attention module")
-    increase: float = entry("growth of the loss when only this layer is converted", "share")
+    increase: float = entry(
+        "rise of the loss when only this layer is converted", "nats, or a share"
+    )
     together: float | None = entry(
-        "growth of the loss with the less sensitive layers converted too", "share", optional=True
+        "rise of the loss with the less sensitive layers converted too",
+        "nats, or a share",
+        optional=True,
     )
 
 
@@ -76,7 +80,7 @@ class Attention(Part):
         for each in self.alone or ():
             together = "" if each.together is None else f"{each.together:+.4f}"
             rows.append([each.site, f"{each.increase:+.4f}", together])
-        note = "growth of the loss (of a model without one: feature error), least sensitive first"
+        note = "rise of the loss in nats, or of the feature error; the least sensitive first"
         return View("sensitivity", ["", "alone", "with those above"], rows, note)
 
     def _stages(self, report: Document) -> View:

@@ -35,6 +35,7 @@ class Point:
     seconds: float | None = entry("time of its own stages", "s", optional=True)
     out: str | None = entry("its folder", optional=True)
     failed: str | None = entry("why there is no such model", optional=True)
+    taken: bool | None = entry("true for the budget that `--max-loss-increase` took", optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Front(Part):
     """Several budgets of one model, by size and quality."""
 
     key: ClassVar[str] = "front"
-    verbs: ClassVar = {"compress": "several"}
+    verbs: ClassVar = {"compress": "tried"}
 
     points: tuple[Point, ...] = entry("the dense model, then each budget")
     quality: str | None = entry("`loss` or `feature_error`", optional=True)
@@ -54,6 +55,9 @@ class Front(Part):
         "the sensitivity and the spectra of its layers",
         "s",
         optional=True,
+    )
+    bound: float | None = entry(
+        "the rise that `--max-loss-increase` allows", "nats, or a share", optional=True
     )
     picture: str | None = entry("the file that shows it", optional=True)
 
@@ -69,7 +73,7 @@ class Front(Part):
         if each.failed:
             return [each.budget, "failed", *[""] * 7]
         return [
-            each.budget,
+            f"{each.budget}, taken" if each.taken else each.budget,
             figure(each.share),
             human(each.parameters),
             human(each.bytes, "B"),
@@ -84,6 +88,13 @@ class Front(Part):
         told = [f"{words(self.quality or '')}: {self.what}" if self.what else ""]
         told += ["bytes in memory, as if every layer kept the same share" if predicted else ""]
         told += [f"{self.metric}: {self.better} is better" if self.metric else ""]
+        taken = next((each for each in self.points if each.taken), None)
+        if self.bound is not None and taken is not None:
+            told.append(f"taken: the smallest budget tried whose rise is at most {self.bound:g}")
+            if taken.interval:
+                low, high = taken.interval
+                told[-1] += f"; its 95 % interval is {low:+.3f} to {high:+.3f}"
+            told.append("the held-out text is small: on other text the rise may be above the bound")
         return "\n".join(filter(None, told))
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
