@@ -21,7 +21,11 @@ KEEPS = ("0.8", "0.5", "0.3")
 
 
 def front(out) -> list[dict]:
-    return json.loads((out / "report.json").read_text())["front"]["points"]
+    """The dense model and the budgets. Between them is the dense model in 8 bits."""
+    points = json.loads((out / "report.json").read_text())["front"]["points"]
+    int8 = points.pop(1)
+    assert int8["budget"] == "dense, int8" and int8["bytes"] < points[0]["bytes"]
+    return points
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_check_holds_for_each_budget(models, texts, tmp_path, capfd):
     assert run([*words, "--fail-if", "parameters.keep<0.6"]) == 3
     assert "keep 0.5: check failed: parameters.keep is" in sentence(capfd)
     assert run([*words, "--resume", "--fail-if", "parameters.keep<0.1"]) == 0
-    assert run([*words, "--resume", "--fail-if", "front.points.1.share<1"]) == 3
+    assert run([*words, "--resume", "--fail-if", "front.points.2.share<1"]) == 3
 
 
 @pytest.mark.parametrize(
