@@ -78,7 +78,7 @@ def parts(device: str, quick: bool, scratch: Path, smollm2: Path | None) -> list
         Part("tests marked gpu", tests + (some if quick else ["tests"]), 130, counts),
         timed("kernels", 60, "attention", "encoder,causal", kernels, *low),
         timed("over-parameterized steps", 70, "overparam", rows, steps),
-        timed("decode", 40, "decode", "model,methods", "b.TURNS = 3"),
+        timed("decode", 90, "decode", "model,methods", "b.TURNS = 3"),
         compress("compress smollm2", 120, *small),
         compress("compress a shape of 1 B", 240, *large),
     ]
