@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import compressions
 import pytest
@@ -48,6 +49,9 @@ def test_quantize_measures_what_it_writes(capsys, models, small):
     quality, files, held = report["quality"], report["file_bytes"], report["quantization"]
     assert held["plain"] and held["bits"] == held["embedding_bits"] == 8
     assert held["rounded"] + held["left"] == report["parameters"]["after"]
+    with (small / "model.safetensors").open("rb") as opened:
+        header = 8 + int.from_bytes(opened.read(8), "little")
+    assert held["stored_bytes"] == files["after"] - header
     assert files["after"] == (small / "model.safetensors").stat().st_size < files["before"]
     assert files["bits_per_weight_after"] == 8 * files["after"] / report["parameters"]["after"]
     assert quality["after"] == pytest.approx(loss_of(small, {"model": "m", "keep": 0.5}), rel=1e-6)
@@ -72,6 +76,10 @@ def test_a_quantized_folder_is_profiled_evaluated_and_merged(
     words = ("--task", "perplexity", "--data", texts, "--window", 16)
     found = told(capsys, "evaluate", small, *words, "--baseline", models["llama"])
     assert found["models"][0]["file_bytes"] == size
+    copy = shutil.copytree(small, tmp_path / "copy")
+    told(capsys, "evaluate", copy, *words, "--out", copy)
+    kept = json.loads((copy / "report.json").read_text())
+    assert kept["evaluations"] and kept["quantization"]["bits"] == 8
     assert abs(found["baseline"]["difference"]) < 0.05
     merged = told(capsys, "merge", small, "--out", tmp_path / "floats")
     assert merged["file_bytes"]["before"] == size < merged["file_bytes"]["after"]

@@ -10,6 +10,7 @@ from tlmtool.report.parts.front import DENSE, INT8, Front, Point
 from tlmtool.report.parts.int8 import Int8
 from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.quality import Quality
+from tlmtool.report.parts.quantization import Quantization
 from tlmtool.report.parts.score import Score
 from tlmtool.report.report import Report
 
@@ -61,6 +62,7 @@ def _point(budget: str, report: Report | None, failed: Mapping[str, str]) -> Poi
         return Point(budget=budget, failed=failed[budget])
     sizes, files = report.part(Parameters), report.part(FileBytes) or report.part(WeightBytes)
     flops, quality, score = report.part(Flops), report.part(Quality), report.part(Score)
+    bits = None if report.part(FileBytes) else report.part(Quantization)
     model, ending, forecast = report.part(Model), report.part(Ending), report.part(Forecast)
     seconds = sum(ending.seconds.values()) if ending and ending.seconds else None
     return Point(
@@ -68,7 +70,7 @@ def _point(budget: str, report: Report | None, failed: Mapping[str, str]) -> Poi
         keep=sizes and sizes.keep,
         share=sizes and sizes.after / sizes.before,
         parameters=sizes and sizes.after,
-        bytes=files and files.after,
+        bytes=bits.stored_bytes if bits else files and files.after,
         flops=flops and flops.after,
         quality=quality and quality.after,
         rise=None if quality is None else quality.after - (quality.before or 0.0),

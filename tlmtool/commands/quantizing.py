@@ -79,6 +79,7 @@ def _part(model: Any, chosen: Chosen) -> Quantization:
         embedding_bits=chosen.embedding,
         rounded=rounded,
         left=count_parameters(model) - rounded,
+        stored_bytes=stored_bytes(model, chosen),
         plain=chosen.plain,
     )
 

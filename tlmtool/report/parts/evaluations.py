@@ -49,7 +49,7 @@ class Evaluations(Part):
     """The evaluations that `tlm evaluate --out` has added, one for each task and its data."""
 
     verbs: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("compress", "merge", "overparam", "finetune"), "later"
+        ("compress", "quantize", "merge", "overparam", "finetune"), "later"
     )
 
     evaluations: tuple[Added, ...] = entry("the evaluations, in the order in which they were made")

@@ -18,6 +18,7 @@ class Quantization(Part):
     embedding_bits: int = entry("bits of embeddings and of their head; 16: left as floats", "bits")
     rounded: int = entry("weights that were rounded", "parameters")
     left: int = entry("other numbers, which are stored as floats", "parameters")
+    stored_bytes: int = entry("size of all tensors in the files, counted", "bytes")
     plain: bool = entry("whether transformers loads the checkpoint without tlm")
 
     def views(self, report: Document, full: bool) -> list[View]:
