@@ -191,7 +191,7 @@ def smaller(**asked: Any) -> None:
 def declare() -> None:
     for name, causal in WAYS:
         checks[f"kernel {name}{', causal' * causal}"] = lambda n=name, c=causal: kernel(n, c)
-    for name in NAMES:
+    for name in (name for name in NAMES if named(name).alone):
         checks[f"linear {name}"] = lambda n=name: linear(n)
     for family, method in RELOADED.items():
         checks[f"re-load {family}, {method}"] = again(family, method)

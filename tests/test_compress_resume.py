@@ -148,6 +148,6 @@ def test_nothing_is_drawn_from_a_generator_that_others_use(method):
     texts = {"tokenizer": word_tokenizer(), "texts": sentences(8)} if weighed else {}
     model = pico("bert")
     before = torch.get_rng_state(), numpy.random.get_state()[1].copy(), random.getstate()
-    compress(model, sites="attention", keep=0.6, method=method, **texts)
+    compress(model, sites="ffn", keep=0.6, method=method, **texts)
     assert torch.equal(before[0], torch.get_rng_state()) and random.getstate() == before[2]
     assert (before[1] == numpy.random.get_state()[1]).all()

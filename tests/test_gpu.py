@@ -19,6 +19,7 @@ from tlmtool.models.surgery import factorize, plan_of, sites
 from tlmtool.training.loop import Trainer
 
 pytestmark = pytest.mark.gpu
+ALONE = [name for name in NAMES if named(name).alone]
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def dense(folder: Path) -> dict[str, Tensor]:
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("method", ALONE)
 def test_compress_gives_the_factors_of_the_cpu(room, method, tmp_path):
     words = ["compress", room / "model", "--rank", 3, "--method", method, "--calibration", "none"]
     folders = both(tmp_path, *words)
@@ -98,7 +99,7 @@ def test_text_weighs_errors_as_on_the_cpu(room, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("method", ALONE)
 def test_what_is_saved_re_loads_exactly(method, dtype, tmp_path):
     model = pico("gpt2", "lm").to(DEVICE, dtype)
     chosen = [site for site, role in sites(model).items() if role != "embedding"]

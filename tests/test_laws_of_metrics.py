@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_laws import EVERY, EXACT, covariance, error, few, highest, sizes, weight
+from test_laws import ALONE, EVERY, EXACT, covariance, error, few, highest, sizes, weight
 from torch import Tensor
 
-from tlmtool.decompositions import NAMES, named
+from tlmtool.decompositions import named
 
-WEIGHED = [name for name in NAMES if named(name).takes_metric]
+WEIGHED = [name for name in ALONE if named(name).takes_metric]
 
 
 def test_full_rank_survives_a_singular_metric():
@@ -52,7 +52,7 @@ def test_a_diagonal_metric_is_that_full_one(name):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WEIGHED])
+@pytest.mark.parametrize("name", [name for name in ALONE if name not in WEIGHED])
 def test_what_takes_no_metric_refuses_one(name):
     for metric in (covariance(24), covariance(24).diagonal()):
         with pytest.raises(ValueError, match=rf"{name} cannot weigh its error by a metric"):

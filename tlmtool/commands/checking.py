@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from tlmtool.commands.converting import predicted
+from tlmtool.commands.finishing import plain_of
 from tlmtool.compression.candidates import Candidates
 from tlmtool.compression.compress import check as check_model
 from tlmtool.failure import NotLoadable, Usage
@@ -43,7 +44,9 @@ def checked(
     if recipe.attention.kind:
         empty = copy.deepcopy(empty)
         predicted(recipe, empty, [])
-    return check_model(empty, recipe.compression, weighed) if budgeted else None
+    sites = check_model(empty, recipe.compression, weighed) if budgeted else None
+    plain_of(recipe, empty, sites)
+    return sites
 
 
 def tokenizer_of(recipe: Recipe, folder: Folder) -> Any:

@@ -8,6 +8,7 @@ from tlmtool.commands.checking import checked, tokenizer_of
 from tlmtool.commands.comparing import Comparison, compared, first_score, measured_before
 from tlmtool.commands.converting import converted, longest_of
 from tlmtool.commands.costs import Costs
+from tlmtool.commands.finishing import finished
 from tlmtool.commands.forecasting import foreseen, foretold
 from tlmtool.commands.learning import windows_of
 from tlmtool.commands.provenance import provenance
@@ -32,7 +33,6 @@ from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
-from tlmtool.models.streaming import keep_in_memory
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
 from tlmtool.report.layout import Part
@@ -101,7 +101,7 @@ def _compress(
                 model, layers = converted(run, model, tokenizer, material.texts, before, warnings)
                 more.append(layers)
             outcome = _compressed(run, model, tokenizer, material.texts, journal)
-            more += _recovered(run, model, recovery)
+            more += finished(run, model, recovery, empty, sites)
             packed = quantized(run, model, more, warnings)
             after = costs.and_after(model, _chosen(outcome) or None)
             warnings += outcome.warnings + material.warnings
@@ -179,15 +179,6 @@ def _compressed(
             f"{recipe.model} has no tokenizer: no text weighs the error, and no loss is measured"
         )
     return outcome
-
-
-def _recovered(run: Run, model: Any, recovery: Any) -> list[Part]:
-    """Train the compressed model, if that was asked for; the part of a report on it."""
-    if recovery is None:
-        return []
-    keep_in_memory(model)
-    with run.stage("recover"):
-        return [recovery.recover(model)]
 
 
 def _recovery(

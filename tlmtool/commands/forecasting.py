@@ -14,8 +14,8 @@ from tlmtool.commands.run import Run
 from tlmtool.compression import calibration, planning
 from tlmtool.compression.candidates import Candidates, left_out
 from tlmtool.compression.compress import TOKENS, check
+from tlmtool.compression.drafting import Draft
 from tlmtool.compression.forecasting import Forecast, Room, Texts, forecast
-from tlmtool.compression.planning import Draft
 from tlmtool.compression.ranges import Open
 from tlmtool.data.batching import encode, joined_ids
 from tlmtool.data.language import HELD_TOKENS

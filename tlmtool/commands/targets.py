@@ -6,7 +6,8 @@ from math import prod
 from typing import Any
 
 from tlmtool.compression.candidates import Candidates, select
-from tlmtool.compression.planning import Draft, methods
+from tlmtool.compression.drafting import Draft
+from tlmtool.compression.planning import methods
 from tlmtool.failure import Usage
 from tlmtool.files.numbers import size as bytes_of
 from tlmtool.measuring.counting import count_parameters
@@ -79,7 +80,8 @@ def least(recipe: Recipe, model: Any, sites: tuple[str, ...]) -> Least:
         smallest, draft = copy.deepcopy(model), Draft()
         for site in chosen.roles:
             o, i = chosen.shape(site)
-            draft.take(chosen, site, None if o * i <= o + i else chosen.make(site, name, 1))
+            smaller = o * i > o + i and chosen.takes(site, name)
+            draft.take(chosen, site, chosen.make(site, name, 1) if smaller else None)
         factorize(smallest, draft.plan)
         held = count_parameters(smallest) - other
         size = file_bytes(smallest, bytes_of(recipe.output.max_shard_size))

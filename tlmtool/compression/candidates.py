@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from tlmtool.decompositions import NAMES, Decomposition, named
 from tlmtool.failure import Usage
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
-from tlmtool.models.roles import GROUPS, roles_of
+from tlmtool.models.neurons import Mlp, mlps_of, separable
+from tlmtool.models.roles import FFN, GROUPS, roles_of
 from tlmtool.models.streaming import give_back
 from tlmtool.models.surgery import head_count, modes, sites
 
@@ -95,6 +97,27 @@ class Candidates:
         """W (O, I) in float64; the transpose (E, V) of an embedding."""
         return weight_of(self.model, site)
 
+    @cached_property
+    def mlps(self) -> dict[str, Mlp]:
+        """{down: its MLP} of those that can be made narrower, with all of their linears chosen."""
+        whole = [mlp for mlp in mlps_of(self.model).values() if {*mlp.sites} <= {*self.roles}]
+        return separable(self.model, whole)
+
+    @cached_property
+    def mlp_of(self) -> dict[str, Mlp]:
+        """{site: the MLP of `mlps` that it belongs to}."""
+        return {site: mlp for mlp in self.mlps.values() for site in mlp.sites}
+
+    def takes(self, site: str, method: str) -> bool:
+        """Whether a method can take a site; if it cuts whole MLPs, only one of `mlps`."""
+        return method not in NAMES or named(method).alone or site in self.mlp_of
+
+    def no_mlp(self, site: str) -> str:
+        """Why a site belongs to none of `mlps`."""
+        if self.roles[site] not in FFN:
+            return "it is not part of an MLP"
+        return "its MLP is not named whole, or cannot lose a single neuron"
+
     def make(
         self, site: str, method: str, rank: int | None, blocks: int | None = None
     ) -> Decomposition:
@@ -102,6 +125,10 @@ class Candidates:
         if method not in NAMES:
             raise Usage(f"unknown method {method!r}; known: auto, {', '.join(NAMES)}")
         cls = named(TABLE if self.roles[site] == "embedding" else method)
+        if not cls.alone:
+            if (mlp := self.mlp_of.get(site)) is None:
+                raise Usage(f"{method} cannot take {site}: {self.no_mlp(site)}")
+            return mlp.cut(self.model, rank or mlp.width)[site]
         fields: dict[str, Any] = {"rank": rank}
         if cls.takes_heads:
             fields["modes"] = modes(self.model, site, self.roles[site])

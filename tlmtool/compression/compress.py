@@ -9,9 +9,9 @@ import torch
 
 from tlmtool.compression import allocation, calibration, planning
 from tlmtool.compression.candidates import Candidates, left_out, select
+from tlmtool.compression.drafting import Draft
 from tlmtool.compression.fitting import fit
 from tlmtool.compression.journal import Journal
-from tlmtool.compression.planning import Draft
 from tlmtool.compression.sharing import Shared
 from tlmtool.compression.statistics import Progress, Statistics
 from tlmtool.data.batching import Batch

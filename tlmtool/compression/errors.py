@@ -1,9 +1,39 @@
 """The errors of a factorized site, beside those of a plain and of a weighted SVD of its size."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import root, times, weigh
+
+
+def record(
+    site: str,
+    role: str,
+    taken: Decomposition,
+    target: Tensor,
+    reached: Tensor,
+    metric: Tensor | None,
+) -> dict[str, Any]:
+    """The figures of one site: the relative errors of what was `reached` against the `target`.
+
+    Beside them stand the errors of an SVD of the target with as many parameters, plain and
+    weighted.
+    """
+    o, i = target.shape if role != "embedding" else reversed(target.shape)
+    size = taken.parameters(o, i)
+    rank = max(1, min(size // (o + i), o, i))
+    return {
+        "site": site,
+        "role": role,
+        "shape": [o, i],
+        "decomposition": taken.to_dict(),
+        "parameters": size,
+        "keep": size / (o * i),
+        **errors(target, reached, rank, metric),
+    }
 
 
 def errors(

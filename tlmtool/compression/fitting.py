@@ -8,15 +8,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlmtool.compression.candidates import weight_of
-from tlmtool.compression.errors import errors
+from tlmtool.compression.drafting import Draft
+from tlmtool.compression.errors import record
 from tlmtool.compression.journal import Journal
 from tlmtool.compression.lockstep import Fit, Lockstep
-from tlmtool.compression.planning import Draft
+from tlmtool.compression.narrowing import narrow, narrowed
 from tlmtool.compression.restoring import put_back, tensors_of
 from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import Decomposition
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.factorized import set_weight
+from tlmtool.models.neurons import Mlp
 from tlmtool.models.roles import WRITES_RESIDUAL
 from tlmtool.models.streaming import settle
 from tlmtool.models.surgery import factorize, plan_of
@@ -49,15 +51,26 @@ def fit(
     for site in statistics.tables:
         if site in draft.plan and site not in done:
             finish([site], [_embed(statistics, site, draft.plan[site])])
-    found = _in_lockstep(statistics, done) if sequential else _once(statistics, done)
+    mlps = narrowed(statistics.dense, draft.plan)
+    downs = {first: down for down, mlp in mlps.items() for first in mlp.firsts}
+    found = _in_lockstep(statistics, done, mlps) if sequential else _once(statistics, done)
+    sites, several = list[str](), list[dict[str, Any] | None]()
+    metrics = dict[str, Tensor | None]()  # of the firsts of an MLP whose down is not done yet
     for group, moments in found:
-        sites, several = list(group), []
+        sites += group
+        metrics |= {site: statistics.metric(site, moments) for site in group if site in downs}
         while group:
             site = group.pop(0)
-            several.append(_swap(statistics, site, draft.plan.get(site), moments, not group))
+            if site in mlps:
+                several += narrow(statistics, mlps[site], draft.plan, moments, RIDGE, metrics)
+                continue
+            wanted = None if site in downs else draft.plan.get(site)
+            several.append(_swap(statistics, site, wanted, moments, not group))
         del moments  # so that they are gone when the next are measured
         release_memory()
-        finish(sites, several)
+        if {downs[site] for site in sites if site in downs} <= {*sites}:  # no MLP is half done
+            finish(sites, several)
+            sites, several = [], []
     order = {site: k for k, site in enumerate(statistics.roles)}
     return sorted(records, key=lambda r: order[r["site"]])
 
@@ -71,9 +84,12 @@ def _once(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[str], F
         yield list(group), moments and Fit(moments.count, moments.mean, moments.second)
 
 
-def _in_lockstep(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[str], Fit | None]]:
+def _in_lockstep(
+    statistics: Statistics, done: set[str], mlps: dict[str, Mlp]
+) -> Iterator[tuple[list[str], Fit | None]]:
     """(group of sites, moments of its inputs in the model as compressed so far) of those left, in
-    order. Blocks that are done are only run, for what they give to the next."""
+    order. Blocks that are done are only run, for what they give to the next. `mlps`: {down: an MLP
+    that is narrower once its down is done}."""
     model, dense = statistics.model, statistics.dense
     pair = Lockstep(dense, model, statistics.batches)
     left = [place for place in statistics.places if not done.issuperset(place.group)]
@@ -90,6 +106,9 @@ def _in_lockstep(statistics: Statistics, done: set[str]) -> Iterator[tuple[list[
             moments: Fit | None = pair.measure(group, residual, place.once)
             release_memory()  # which the activations took
             yield group, moments
+            pair.forget(
+                [first for site in place.group if site in mlps for first in mlps[site].firsts]
+            )
             pair.same, moments, count = False, None, count + 1
     yield from (([site], None) for site in statistics.blind if site not in done)
 
@@ -133,7 +152,7 @@ def _swap(
     now.requires_grad_(trainable)
     if wanted is None:
         return None
-    return _record(site, statistics.roles[site], wanted, target, reached, metric)
+    return record(site, statistics.roles[site], wanted, target, reached, metric)
 
 
 def _embed(statistics: Statistics, site: str, wanted: Decomposition) -> dict[str, Any]:
@@ -143,31 +162,4 @@ def _embed(statistics: Statistics, site: str, wanted: Decomposition) -> dict[str
     trainable = model.base_model.get_submodule(site).weight.requires_grad
     factorize(model, {site: wanted}, {site: metric}, {site: statistics.output_metric(site)})
     model.base_model.get_submodule(site).requires_grad_(trainable)
-    return _record(site, statistics.roles[site], wanted, weight, weight_of(model, site), metric)
-
-
-def _record(
-    site: str,
-    role: str,
-    taken: Decomposition,
-    target: Tensor,
-    reached: Tensor,
-    metric: Tensor | None,
-) -> dict[str, Any]:
-    """The figures of one site: the relative errors of what was `reached` against the `target`.
-
-    Beside them stand the errors of an SVD of the target with as many parameters, plain and
-    weighted.
-    """
-    o, i = target.shape if role != "embedding" else reversed(target.shape)
-    size = taken.parameters(o, i)
-    rank = max(1, min(size // (o + i), o, i))
-    return {
-        "site": site,
-        "role": role,
-        "shape": [o, i],
-        "decomposition": taken.to_dict(),
-        "parameters": size,
-        "keep": size / (o * i),
-        **errors(target, reached, rank, metric),
-    }
+    return record(site, statistics.roles[site], wanted, weight, weight_of(model, site), metric)

@@ -109,6 +109,12 @@ class Lockstep:
         walk.outputs[stack] = outputs
         walk.at[stack] = index + 1
 
+    def forget(self, sites: list[str]) -> None:
+        """Drop the outputs that are kept of modules that hold these sites, which have changed."""
+        inner = self.pair[1].inner
+        for path in [p for p in inner if any(f"{s}.".startswith(f"{p}.") for s in sites)]:
+            del inner[path]
+
     def measure(self, sites: list[str], residual: bool, once: bool = True) -> Fit:
         """The moments of a group of sites that read one input, as the models are now.
 

@@ -1,7 +1,6 @@
 """A rank or a budget to a plan: which decomposition each site gets."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -11,49 +10,16 @@ import torch
 from tlmtool.compression import allocation
 from tlmtool.compression.allocation import Spectrum
 from tlmtool.compression.candidates import TABLE, Candidates
+from tlmtool.compression.drafting import Draft, cut
 from tlmtool.compression.rivals import Rivals
 from tlmtool.compression.statistics import Statistics
-from tlmtool.compression.weighing import Weighed, spectrum_of
+from tlmtool.compression.weighing import Weighed, compares, every_weighed, spectrum_of
+from tlmtool.compression.widths import Widths, better, share_of, widths, widths_of
 from tlmtool.decompositions import NAMES, Decomposition, candidates, named
 from tlmtool.failure import Usage
-from tlmtool.models.roles import OTHER
+from tlmtool.recipe.rules import NARROW
 
 BY_RANK = "btd"  # the method of --rank, if none is given; by a budget it is auto
-FEW = 0.10  # a site that keeps less of its parameters is warned of: raise it for more warnings
-
-
-@dataclass
-class Draft:
-    """A plan in the making: what each site becomes, what stays dense and why, and warnings."""
-
-    plan: dict[str, Decomposition] = field(default_factory=dict)
-    left_dense: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def take(self, sites: Candidates, site: str, found: Decomposition | None) -> None:
-        """Note a site's decomposition, or that it stays dense since that would not be smaller."""
-        o, i = sites.shape(site)
-        try:
-            size = sites.size(site, found) if found else o * i
-        except Usage as error:  # a gate or a router may be tiny beside the others
-            if sites.roles[site] != OTHER:
-                raise
-            self.left_dense[site] = str(error).removesuffix(f" ({site})")
-            return
-        if size >= o * i:
-            self.left_dense[site] = (
-                f"{found.name} at rank {found.rank} would hold {size:,} parameters, "
-                f"W holds {o * i:,}"
-                if found
-                else f"no factors of a matrix ({o}, {i}) are smaller than it"
-                if o * i <= o + i
-                else "its share of the budget is the dense weight"
-            )
-            return
-        assert found is not None
-        self.plan[site] = found
-        if size < FEW * o * i:
-            self.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
 
 
 def check(
@@ -71,6 +37,11 @@ def check(
     """
     if rank is not None:
         check_draft(by_rank(sites, rank, method, overrides), weighed)
+        return
+    if method == NARROW:
+        if keep is None:
+            raise Usage(f"method {NARROW} takes a rank or keep: a width has no singular values")
+        share_of(sites, keep)
         return
     names, least, dense = methods(method, weighed), 0, 0
     for site in sites.roles:
@@ -121,8 +92,24 @@ def by_rank(
                 wanted |= {key: value for key, value in given.items() if value is not None}
         if wanted["method"] == "auto":
             raise Usage("--method auto needs a budget: give --keep or --energy instead of --rank")
+        if not sites.takes(site, wanted["method"]):
+            draft.left_dense[site] = sites.no_mlp(site)
+            continue
         draft.take(sites, site, sites.make(site, **wanted))
+    check_whole(sites, draft)
     return draft
+
+
+def check_whole(sites: Candidates, draft: Draft) -> None:
+    """Raises Usage for an MLP of which only a part, or parts of different widths, would be cut."""
+    for down, mlp in sites.mlps.items() if NARROW in {d.name for d in draft.plan.values()} else ():
+        found = {site: draft.plan.get(site) for site in mlp.sites}
+        named = [taken for taken in found.values() if taken and taken.name == NARROW]
+        if named and found != mlp.cut(sites.model, named[0].rank or mlp.width):
+            raise Usage(
+                f"--method {NARROW} cuts all layers of an MLP to one width: give "
+                f"{' and '.join(mlp.firsts)} the method and rank of {down}"
+            )
 
 
 def by_budget(
@@ -134,22 +121,36 @@ def by_budget(
     allocate: str,
 ) -> Draft:
     """The spectra of all sites, then the parameters of each, then its decomposition."""
-    found = statistics.shared.once("spectra", lambda: _spectra(sites, statistics))
-    spectra, apart = (dict(each) for each in found)
+    if method == NARROW and keep is not None:
+        return by_width(sites, statistics, keep, allocate)
+    compared = method == "auto" and keep is not None and statistics.sensitive
+    found = statistics.shared.once("spectra", lambda: _spectra(sites, statistics, compared))
+    spectra, apart = (dict(each) for each in found[:2])
+    curves, narrower = found[2], list[str]()
     if energy is not None:
         spectra |= apart
         budgets = allocation.by_energy(spectra, energy)
     else:
+        narrower = better(spectra, curves, sites.mlps, keep, allocate)
+        for down in narrower:
+            for site in sites.mlps[down].sites:
+                del spectra[site]
+            spectra[down] = curves[down]
         budgets = getattr(allocation, allocate)(spectra, keep) if spectra else {}
         budgets |= allocation.uniform(apart, keep)
         spectra |= apart
     draft, rivals, spare = Draft(), Rivals(), 0
+    for down in narrower:
+        draft.cut(sites, down, budgets[down] // curves[down].unit)
+        spare += budgets[down] % curves[down].unit
+    cut = {site for down in narrower for site in sites.mlps[down].sites}
     shapes = {site: torch.empty(sites.shape(site), device="meta") for site in spectra}
     left: Iterable[Weighed] = (Weighed(site, w) for site, w in shapes.items())  # sizes are enough
     if method == "auto":
-        left = _weighed(sites, statistics, "choosing decompositions")
+        left = every_weighed(sites, statistics, "choosing decompositions")
     for each in left:
-        site = each.site
+        if (site := each.site) in cut:
+            continue
         taken = best(sites, each, method, budgets[site] + spare, spectra[site], rivals)
         draft.take(sites, site, taken)
         if keep is not None:  # what ranks leave of a site's budget goes to the next site
@@ -160,35 +161,33 @@ def by_budget(
     return draft
 
 
-def _spectra(sites: Candidates, statistics: Statistics) -> list[dict[str, Spectrum]]:
-    """{site: its spectrum} of the sites whose losses are of one kind, and of the others."""
-    spectra, apart = dict[str, Spectrum](), dict[str, Spectrum]()
-    for each in _weighed(sites, statistics, "planning"):
-        (spectra if _compares(each, statistics) else apart)[each.site] = spectrum_of(each)
+def _spectra(sites: Candidates, statistics: Statistics, compared: bool) -> list[dict[str, Any]]:
+    """{site: its spectrum} of the sites whose losses are of one kind, and of the others; and {down:
+    what its MLP loses at each width} of the MLPs that may be `compared`."""
+    spectra, apart, curves = dict[str, Spectrum](), dict[str, Spectrum](), dict[str, Widths]()
+    for each in every_weighed(sites, statistics, "planning"):
+        if compared and each.site in sites.mlps and compares(each, statistics):
+            curves[each.site] = widths_of(sites, sites.mlps[each.site], each)
+        (spectra if compares(each, statistics) else apart)[each.site] = spectrum_of(each)
         del each  # before the next one is made: its metric may be the largest tensor there is
-    return [spectra, apart]
+    return [spectra, apart, curves]
 
 
-def _compares(each: Weighed, statistics: Statistics) -> bool:
-    """Whether the loss of a site is of the same kind as that of most others."""
-    seen = each.output_metric is not None or not statistics.sensitive
-    return not statistics.batches or (each.metric is not None and seen)
+def by_width(sites: Candidates, statistics: Statistics, keep: float, allocate: str) -> Draft:
+    """The width of each MLP; sites that are in none stay dense, and their part counts."""
+    share = share_of(sites, keep)
+    curves = statistics.shared.once("widths", lambda: _curves(sites, statistics))
+    return cut(sites, widths(curves, share, allocate))
 
 
-def _weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[Weighed]:
-    """Every site: embeddings first, then linears in the order in which the model runs them."""
-    for site in statistics.tables:
-        metric = statistics.embedding_metric(site)
-        yield Weighed(site, sites.weight(site), metric, statistics.output_metric(site))
-    for group, moments in statistics.planning(what):
-        for site in group:
-            yield Weighed(  # nothing of it is kept here while the next one is made
-                site,
-                sites.weight(site),
-                statistics.metric(site, moments),
-                statistics.output_metric(site),
-                moments,
-            )
+def _curves(sites: Candidates, statistics: Statistics) -> dict[str, Widths]:
+    """{down: what its MLP loses at each width}."""
+    found = dict[str, Widths]()
+    for each in every_weighed(sites, statistics, "planning"):
+        if each.site in sites.mlps:
+            found[each.site] = widths_of(sites, sites.mlps[each.site], each)
+        del each
+    return found
 
 
 def best(

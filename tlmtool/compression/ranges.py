@@ -1,12 +1,16 @@
 """What a budget leaves open before any spectrum is computed: the ranks that each site may get."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from tlmtool.compression.candidates import TABLE, Candidates
-from tlmtool.compression.planning import Draft, methods
+from tlmtool.compression.drafting import Draft, cut
+from tlmtool.compression.planning import methods
+from tlmtool.compression.widths import even, share_of, unit_of
 from tlmtool.decompositions import Decomposition
 from tlmtool.recipe.compression import Compression
+from tlmtool.recipe.rules import NARROW
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,21 @@ class Open:
         self.sites, self.wanted = sites, wanted
         self.methods = methods(wanted.method, weighed)
         self.sizes = {site: prod(sites.shape(site)) for site in sites.roles}
+        self.narrow = NARROW in self.methods and wanted.share is not None
         self.least = {site: self._least(site) for site in sites.roles}
 
     def method(self, site: str) -> str:
         """The decomposition that stands for all that `auto` may choose from."""
+        if self.narrow:
+            return NARROW
         if self.sites.roles[site] == "embedding" or TABLE in self.methods:
             return TABLE
         return self.methods[0]
 
     def _least(self, site: str) -> int:
         """The parameters of rank 1; those of W where no factors are smaller."""
+        if self.narrow and site not in self.sites.mlp_of:
+            return self.sizes[site]
         names = (TABLE,) if self.sites.roles[site] == "embedding" else self.methods
         sizes = (self.sites.size(site, self.sites.make(site, name, 1)) for name in names)
         return min([*sizes, self.sizes[site]])
@@ -53,7 +62,33 @@ class Open:
         """What each site may get."""
         return [self._range(site) for site in self.sites.roles]
 
+    def _width(self, site: str) -> Range:
+        """What a site may get where MLPs get narrower and all else stays dense."""
+        mlp, role, shape = (
+            self.sites.mlp_of.get(site),
+            self.sites.roles[site],
+            self.sites.shape(site),
+        )
+        size = self.sizes[site]
+        if mlp is None:
+            return Range(site, role, shape, NARROW, (1, None), (size, size))
+        units = {each.down: unit_of(self.sites, each) for each in self.sites.mlps.values()}
+        dense = sum(held for each, held in self.sizes.items() if each not in self.sites.mlp_of)
+        others = sum(units.values()) - units[mlp.down]
+        low, high = 1, min(mlp.width, (self.budget - dense - others) // units[mlp.down])
+        if self.wanted.allocate == "uniform":
+            low = high = self.even_widths[mlp.down]
+        each = size // mlp.width
+        return Range(site, role, shape, NARROW, (low, high), (low * each, high * each))
+
+    @cached_property
+    def even_widths(self) -> dict[str, int]:
+        """{down: the width of each MLP} if all keep the same share."""
+        return even(self.sites, share_of(self.sites, self.wanted.share or 1.0))
+
     def _range(self, site: str) -> Range:
+        if self.narrow:
+            return self._width(site)
         size, method = self.sizes[site], self.method(site)
         low, high = self.least[site], size
         if self.wanted.share is not None:
@@ -86,6 +121,8 @@ class Open:
 
     def even(self) -> Draft:
         """The plan of a `keep` if every site keeps the same share."""
+        if self.narrow:
+            return cut(self.sites, self.even_widths)
         draft = Draft()
         for site in self.sites.roles:
             draft.take(self.sites, site, self._even(site))
@@ -101,6 +138,8 @@ class Open:
 
     def smallest(self) -> Draft:
         """The plan if every site gets rank 1."""
+        if self.narrow:
+            return cut(self.sites, dict.fromkeys(self.sites.mlps, 1))
         draft = Draft()
         for site in self.sites.roles:
             o, i = self.sites.shape(site)

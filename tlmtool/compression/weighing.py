@@ -1,11 +1,14 @@
 """A site with what weighs its errors: what it loses at each rank, and with given factors."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
 
 from tlmtool.compression.allocation import Spectrum
 from tlmtool.compression.calibration import Moments
+from tlmtool.compression.candidates import Candidates
+from tlmtool.compression.statistics import Statistics
 from tlmtool.decompositions import Decomposition
 from tlmtool.decompositions.base import times
 from tlmtool.decompositions.svd import spectrum
@@ -35,13 +38,39 @@ def spectrum_of(each: Weighed) -> Spectrum:
     It is relative to the energy of its output, so that sites compare. With an output metric it is
     the predicted squared change of the last hidden state instead.
     """
+    unit = energy_of(each)
+    values = spectrum(each.weight, each.metric, each.output_metric) / unit
+    return Spectrum(values.cpu(), *each.weight.shape, unit)
+
+
+def energy_of(each: Weighed) -> float:
+    """The energy of the output of a site, which its losses are relative to; 1 where an output
+    metric makes the losses of all sites comparable."""
     weight = each.weight
     if each.output_metric is not None:
-        unit = 1.0
-    elif each.moments is not None:
-        unit = float(each.moments.energy(weight))
-    else:
-        unit = float((times(weight, each.metric) * weight).sum())
-    unit = max(unit, 1e-300)
-    values = spectrum(weight, each.metric, each.output_metric) / unit
-    return Spectrum(values.cpu(), *weight.shape, unit)
+        return 1.0
+    if each.moments is not None:
+        return max(float(each.moments.energy(weight)), 1e-300)
+    return max(float((times(weight, each.metric) * weight).sum()), 1e-300)
+
+
+def compares(each: Weighed, statistics: Statistics) -> bool:
+    """Whether the loss of a site is of the same kind as that of most others."""
+    seen = each.output_metric is not None or not statistics.sensitive
+    return not statistics.batches or (each.metric is not None and seen)
+
+
+def every_weighed(sites: Candidates, statistics: Statistics, what: str) -> Iterator[Weighed]:
+    """Every site: embeddings first, then linears in the order in which the model runs them."""
+    for site in statistics.tables:
+        metric = statistics.embedding_metric(site)
+        yield Weighed(site, sites.weight(site), metric, statistics.output_metric(site))
+    for group, moments in statistics.planning(what):
+        for site in group:
+            yield Weighed(  # nothing of it is kept here while the next one is made
+                site,
+                sites.weight(site),
+                statistics.metric(site, moments),
+                statistics.output_metric(site),
+                moments,
+            )

@@ -27,6 +27,7 @@ class Decomposition:
     takes_heads          it has a field `modes`, filled with (H, D) for an attention projection
     automatic            `--method auto` considers it
     exact                at full rank it reproduces W
+    alone                it can take the place of a single linear; otherwise a whole MLP is cut
     slack                how far, as a share of |W|, an iterative algorithm may end above the lowest
                          error; the tests allow that much
     chain                names of factors that are linear maps, first applied first: each is held as
@@ -43,6 +44,7 @@ class Decomposition:
     takes_heads: ClassVar[bool] = False
     automatic: ClassVar[bool] = False
     exact: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
     slack: ClassVar[float] = 0.0
     chain: ClassVar[tuple[str, ...]] = ()
 
@@ -116,6 +118,14 @@ class Decomposition:
         if tokens * k * (o + i) <= tokens * o * i + o * k * i:
             return x @ right.mT @ left.mT
         return x @ (left @ right).mT
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """What the module that holds the factors has of a bias (O,), or of W, row by row."""
+        return rows
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """The inverse of `cut`; rows that are not held are zero."""
+        return rows
 
     def rough(self) -> "Decomposition":
         """The same sizes, with factors that are found faster and are a few percent worse.

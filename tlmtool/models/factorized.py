@@ -30,7 +30,9 @@ class Factorized(nn.Module):
         if decomposition.chain:
             links = {name: self._link(name, factors[name]) for name in decomposition.chain}
             if bias is not None:
-                links[decomposition.chain[-1]].register_parameter("bias", bias)
+                own = nn.Parameter(decomposition.cut(bias.detach()).clone(), bias.requires_grad)
+                own = bias if own.shape == bias.shape else own
+                links[decomposition.chain[-1]].register_parameter("bias", own)
             self.weight = Chain(OrderedDict(links))
         else:
             self.weight = Store({k: nn.Parameter(f) for k, f in factors.items()})
@@ -80,6 +82,13 @@ class Factorized(nn.Module):
     def bias_parameter(self) -> nn.Parameter | None:
         """The bias, wherever it is held."""
         return bias_of(self.links[-1]) if self.decomposition.chain else self.bias
+
+    def dense_bias(self) -> nn.Parameter | None:
+        """The bias (O,) of the dense module."""
+        bias = self.bias_parameter()
+        if bias is None or bias.shape == (self.out_features,):
+            return bias
+        return nn.Parameter(self.decomposition.pad(bias.detach()), bias.requires_grad)
 
     def set_bias(self, bias: nn.Parameter | None) -> None:
         """Replace the bias, wherever it is held."""

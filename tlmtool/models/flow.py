@@ -62,7 +62,7 @@ def flow_of(base: nn.Module, linears: Mapping[str, nn.Module]) -> Flow | None:
         ghost = shadow(base, device)
         try:
             with torch.no_grad(), torch.device(device):
-                return _watched(ghost, list(linears), _inputs(ghost, device, mask))
+                return _watched(ghost, list(linears), short_texts(ghost, device, mask))
         except Exception:  # a model's own code raises errors of many kinds
             continue
     return None
@@ -75,7 +75,7 @@ def _watched(ghost: Any, linears: list[str], inputs: dict[str, Any]) -> Flow:
     return watch.flow
 
 
-def _inputs(ghost: Any, device: str, mask: bool) -> dict[str, Any]:
+def short_texts(ghost: Any, device: str, mask: bool) -> dict[str, Any]:
     """Two texts of a few tokens, for a decoder that reads an encoder with the states of that."""
     known = signature(ghost.forward).parameters
     ids = torch.ones((2, TOKENS), dtype=torch.long, device=device)

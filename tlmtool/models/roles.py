@@ -7,6 +7,7 @@ key and value apart. A linear in no such block is `other`.
 
 import copy
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -47,10 +48,13 @@ ENDS = {
 
 
 class Roles(NamedTuple):
-    """`of`: {site: role} in the model's order. `kept_dense`: {linear that can be no site: why}."""
+    """`of`: {site: role} in the model's order. `kept_dense`: {linear that can be no site: why}.
+    `mlps`: {down: the linears that feed it, and nothing else}, of each MLP that the pass reached.
+    """
 
     of: dict[str, str]
     kept_dense: dict[str, str]
+    mlps: dict[str, list[str]]
 
 
 def roles_of(model: Any) -> Roles:
@@ -65,12 +69,12 @@ def roles_of(model: Any) -> Roles:
     now = (*linears, table)
     held = vars(base).get(KEPT)
     if held is None or held[0] != now:
-        roles, taken = _read(base, linears)
+        roles, taken, mlps = _read(base, linears)
         if table:
             roles[table] = "embedding"
         order = {path: k for k, (path, _) in enumerate(base.named_modules())}
         roles = dict(sorted(roles.items(), key=lambda item: order[item[0]]))
-        held = vars(base)[KEPT] = (now, Roles(roles, kept_dense | tied | taken))
+        held = vars(base)[KEPT] = (now, Roles(roles, kept_dense | tied | taken, mlps))
     return held[1]
 
 
@@ -160,11 +164,14 @@ def _outputs(base: Any, table: str | None) -> set[str]:
     return {path for path, m in linears if m is head or (held is not None and first_of(m) is held)}
 
 
-def _read(base: nn.Module, linears: dict[str, nn.Module]) -> tuple[dict[str, str], dict[str, str]]:
-    """({linear: role}, {linear that its model does not call: why it is no site})."""
+def _read(
+    base: nn.Module, linears: dict[str, nn.Module]
+) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
+    """({linear: role}, {linear that its model does not call: why it is no site}, {down: what feeds
+    it})."""
     flow = flow_of(base, linears)
     if flow is None:
-        return {path: _by_name(path) for path in linears}, {}
+        return {path: _by_name(path) for path in linears}, {}, {}
     why = "the model reads its weight itself and does not call it"
     taken = {path: why for path in linears if path in flow.taken}
     roles = dict.fromkeys((path for path in linears if path not in taken), OTHER)
@@ -172,7 +179,10 @@ def _read(base: nn.Module, linears: dict[str, nn.Module]) -> tuple[dict[str, str
     for end in [path for path in in_layers if path in flow.feeds]:
         feeds = {s: how for s, how in flow.feeds[end].items() if s in in_layers}
         roles |= _block(end, feeds, linears, flow)
-    return _unseen(roles, flow), taken
+    downs = {end: [*flow.feeds[end]] for end in in_layers if roles[end] == "down"}
+    fed = Counter(site for feeds in flow.feeds.values() for site in feeds)
+    mlps = {end: firsts for end, firsts in downs.items() if all(fed[s] == 1 for s in firsts)}
+    return _unseen(roles, flow), taken, mlps
 
 
 def _block(

@@ -124,7 +124,7 @@ def hold(
     if isinstance(dense, TABLES):
         _factorize_tied(model, below(model, site), decomposition, factors)
     else:
-        _replace(model.base_model, dense, FactorizedLinear(decomposition, dense, factors))
+        replace_module(model.base_model, dense, FactorizedLinear(decomposition, dense, factors))
 
 
 def let_go(model: PreTrainedModel, site: str) -> nn.Module:
@@ -135,12 +135,12 @@ def let_go(model: PreTrainedModel, site: str) -> nn.Module:
     set_weight(dense.to(weight.dtype), weight)
     rescale(dense)
     weight_of(dense).requires_grad_(first_of(module).requires_grad)
-    dense.register_parameter("bias", module.bias_parameter())
-    _replace(model.base_model, module, dense.train(module.training))
+    dense.register_parameter("bias", module.dense_bias())
+    replace_module(model.base_model, module, dense.train(module.training))
     return dense
 
 
-def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a module in the place of another, everywhere: some families share layers."""
     for path in [p for p, m in root.named_modules(remove_duplicate=False) if m is old]:
         root.set_submodule(path, new)
@@ -170,9 +170,9 @@ def merge(model: PreTrainedModel) -> None:
             tables[id(first)].requires_grad_(first.requires_grad)
         dense.weight = tables[id(first)]
         rescale(dense)
-        if (bias := module.bias_parameter()) is not None:
+        if (bias := module.dense_bias()) is not None:
             dense.bias = bias
-        _replace(model, module, dense.train(module.training))
+        replace_module(model, module, dense.train(module.training))
     restore(model)
 
 

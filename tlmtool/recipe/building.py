@@ -12,7 +12,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.files.notation import written
-from tlmtool.recipe.rules import BLOCKS, BUDGETS, check
+from tlmtool.recipe.rules import BLOCKS, BUDGETS, PLAIN, check
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import schema_in
 from tlmtool.recipe.sources import FREE, Layer, from_file, from_flags, from_sets
@@ -67,6 +67,8 @@ def built(verb: str, layers: list[Layer]) -> Recipe:
     if verb == "finetune" and all(values.get(path) is None for path in TOLD):
         values |= DEMO
     check(verb, values, free)
+    if values.get("compression.plain"):
+        values |= PLAIN
     sections = {
         entry.name: schema(**_within(values, f"{entry.name}."))
         for entry in fields(Recipe)

@@ -131,6 +131,12 @@ class Compression:
         "HOW",
         choices=ALLOCATIONS,
     )
+    plain: bool = setting(
+        False,
+        "compress",
+        "Write a checkpoint that needs no tlm to load: every MLP gets the same smaller width "
+        "(--method narrow)",
+    )
     fit: str = setting(
         "sequential",
         "compress",

@@ -21,6 +21,9 @@ TARGETS = ("compression.target_parameters", "compression.target_size")  # of the
 BOUND = "compression.max_loss_increase"
 BUDGETS = ("compression.rank", "compression.keep", "compression.energy", *TARGETS)
 BLOCKS = "compression.blocks"
+ALLOCATE, UNIFORM = "compression.allocate", "uniform"
+NARROW = "narrow"  # the method that makes MLPs narrower
+PLAIN = {"compression.method": NARROW, ALLOCATE: UNIFORM}  # what --plain stands for
 OF_PERPLEXITY = ("evaluation.window", "evaluation.stride", "evaluation.tokens")
 OF_TRANSLATION = ("training.languages", "training.beams", "training.label_smoothing")
 SCORED = ("recovery.data", "recovery.task")  # what scores a compressed model, also untrained
@@ -87,7 +90,26 @@ def _check_compress(values: Values) -> None:
             raise Usage(f"{_flag(target)} does not go with --attention: give --keep instead")
     if values.get(BLOCKS) is not None and values.get("compression.rank") is None:
         raise Usage("--blocks goes with --rank: give the rank of a block term too")
+    _check_narrow(values)
     _check_scored(values)
+
+
+def _check_narrow(values: Values) -> None:
+    """What holds of narrower MLPs, and of a plain checkpoint, whose MLPs are all narrower."""
+    energy = values.get("compression.energy") is not None
+    if values.get("compression.method") == NARROW and energy:
+        raise Usage("--method narrow takes --rank or --keep: a width has no singular values")
+    if not values.get("compression.plain"):
+        return
+    if values.get("attention.kind"):
+        raise Usage("--plain writes a checkpoint that needs no tlm: leave out --attention")
+    if (method := values.get("compression.method") or NARROW) != NARROW:
+        raise Usage(f"--plain goes with --method narrow: factors of {method} need tlm to load")
+    if energy or values.get("compression.overrides"):
+        given = "--energy" if energy else "compression.overrides"
+        raise Usage(f"--plain gives all MLPs one width: give --rank or --keep, and no {given}")
+    if (values.get(ALLOCATE) or UNIFORM) != UNIFORM:
+        raise Usage("--plain gives all MLPs one width: leave out --allocate greedy")
 
 
 def _check_scored(values: Values) -> None:

@@ -1,6 +1,7 @@
 """The model card (README.md) of a checkpoint that a command has written."""
 
 from importlib import import_module
+from typing import Any
 
 from tlmtool.files.notation import written
 from tlmtool.report.figures import TEXT_COLUMNS, View, human
@@ -16,6 +17,7 @@ from tlmtool.report.parts.training import Training
 from tlmtool.report.printable import printable
 from tlmtool.report.views import alarms, facts, views, warnings
 
+NARROW = "narrow"  # the decomposition that leaves out neurons
 AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
     "ForMaskedLM": "AutoModelForMaskedLM",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -41,8 +43,8 @@ def card(report: Document, model_id: str) -> str:
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
     if loud := [f"> **WARNING: {each}.**" for each in alarms(report)]:
         parts.append("\n>\n".join(loud) + "\n")
-    bits = report.part(Quantization)
-    plain = bits.plain if bits else report.verb == "merge"
+    bits, asked = report.part(Quantization), ending.recipe if ending else {}
+    plain = bits.plain if bits else _plain(report.verb, asked)
     parts.append(_loading(model_id, model.class_ or "", plain, bits is not None))
     parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
@@ -54,6 +56,11 @@ def card(report: Document, model_id: str) -> str:
     if ending and ending.recipe:
         parts.append(f"## Recipe\n\n```yaml\n{written(ending.recipe).strip()}\n```\n")
     return printable("\n".join(parts))
+
+
+def _plain(verb: str, asked: dict[str, Any]) -> bool:
+    """Whether a checkpoint that is not quantized loads without tlm."""
+    return verb == "merge" or bool(asked.get("compression", {}).get("plain"))
 
 
 def _introduction(report: Document) -> str:
@@ -71,8 +78,13 @@ def _introduction(report: Document) -> str:
     if bits := report.part(Quantization):
         done.append(f"with its weights in {bits.bits} bits")
     if (sites := report.part(Sites)) and sites.sites:
-        methods = ", ".join(_methods(report))
-        done.append(f"with {len(sites.sites)} of its linear layers held as factors ({methods})")
+        thin = [each for each in sites.sites if each.decomposition["name"] == NARROW]
+        methods = ", ".join(name for name in _methods(report) if name != NARROW)
+        if methods:
+            held = len(sites.sites) - len(thin)
+            done.append(f"with {held} of its linear layers held as factors ({methods})")
+        if thin:
+            done.append(f"with fewer inner neurons in {len(thin)} linear layers of its MLPs")
     if attention := report.part(Attention):
         kinds = sorted({each.attention["name"] for each in attention.layers})
         done.append(f"with {' and '.join(kinds)} attention in {len(attention.layers)} layers")

@@ -88,6 +88,8 @@ def described(decomposition: Mapping[str, Any]) -> str:
         ends = (f"[{side[0]},1^{len(side) - 2},{side[-1]}]" for side in modes)
         if all(each == 1 for side in modes for each in side[1:-1]):
             parts.append(" x ".join(ends))
+    if parts == ["narrow"]:
+        return f"narrow {decomposition.get('rank')} of {decomposition.get('width')}"
     for key in ("rank", "blocks"):
         if key in decomposition:
             value = decomposition[key]

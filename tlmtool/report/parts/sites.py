@@ -22,6 +22,11 @@ ERRORS_NOTE = (
     "parameters; best: of an SVD weighted by the text"
 )
 
+NARROW_NOTE = (
+    "; narrow: the first layers of an MLP lose the rows of the neurons that go, and the last one "
+    "is fitted to make up for them"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -74,7 +79,7 @@ def _sites(sites: tuple[Site, ...], full: bool) -> View:
         for each in sites:
             errors = [figure(getattr(each, name)) for name in ERRORS]
             rows.append([each.site, described(each.decomposition), figure(each.keep), *errors])
-        return View("factorized sites", header, rows, ERRORS_NOTE)
+        return View("factorized sites", header, rows, _note(sites))
     by_role: dict[str, list[Site]] = {}
     for each in sites:
         by_role.setdefault(each.role, []).append(each)
@@ -83,8 +88,14 @@ def _sites(sites: tuple[Site, ...], full: bool) -> View:
     for role, group in by_role.items():
         errors = [mean(getattr(each, name) for each in group) for name in ERRORS]
         rows.append([role, str(len(group)), _decompositions(group), _kept(group), *errors])
-    note = f"means over the sites of a role, -v lists each site; {ERRORS_NOTE}"
+    note = f"means over the sites of a role, -v lists each site; {_note(sites)}"
     return View("factorized sites by role", header, rows, note)
+
+
+def _note(sites: tuple[Site, ...]) -> str:
+    """What the errors are, in words."""
+    narrow = any(each.decomposition.get("name") == "narrow" for each in sites)
+    return ERRORS_NOTE + NARROW_NOTE * narrow
 
 
 def _kept(group: Iterable[Site]) -> str:
@@ -101,7 +112,8 @@ def _decompositions(group: list[Site]) -> str:
     if len(names) > 1:
         return ", ".join(f"{name} {count}" for name, count in names.most_common())
     ranks = [r for each in group if isinstance(r := each.decomposition.get("rank"), int)]
-    return next(iter(names)) + (f" rank {min(ranks)}-{max(ranks)}" if ranks else "")
+    word = "width" if "narrow" in names else "rank"
+    return next(iter(names)) + (f" {word} {min(ranks)}-{max(ranks)}" if ranks else "")
 
 
 def _dense(left: tuple[LeftDense, ...], full: bool) -> View:
