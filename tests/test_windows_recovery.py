@@ -13,6 +13,7 @@ from tlmtool.data.windows import LINE, to_learn, without
 from tlmtool.failure import NotLoadable
 from tlmtool.training.imitation import Imitation
 from tlmtool.training.loop import Trainer
+from tlmtool.training.recovery import fast_bfloat16
 
 WINDOW = 16
 
@@ -131,11 +132,17 @@ def test_the_divergence_falls_and_a_seed_repeats(room, tmp_path):
     assert course[-1] < 0.8 * course[0] and found["course"][-1]["step"] == 40
     assert found["tokens"] <= 40 * 8 * WINDOW and found["seconds"] > 0
     again = recovered(room, tmp_path / "b", *words, steps=40)["recovery"]
+    assert found["precision"] == "bfloat16" or not fast_bfloat16(torch.device("cpu"))
     assert again["course"] == found["course"] and again["recovered"] == found["recovered"]
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    other = recovered(room, tmp_path / "c", *words, "--seed", 1, steps=40)["recovery"]
-    assert other["course"] != found["course"]
+    words = (*words, "--set", "recovery.precision=float32")
+    one, two = (
+        recovered(room, tmp_path / f"{seed}", *words, "--seed", seed, steps=40)["recovery"]
+        for seed in (0, 1)
+    )
+    assert one["precision"] == "float32" and one["course"] != two["course"]
+    assert [each["loss"] for each in one["course"]] == pytest.approx(course, rel=0.03)
 
 
 @pytest.mark.parametrize("train", ["factors", "all"])

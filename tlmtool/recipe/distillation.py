@@ -117,6 +117,14 @@ class Recovery:
     warmup: float = setting(
         0.1, "compress", "steps of warm-up; below 1 a share of all steps", flag=None, ge=0
     )
+    precision: str | None = setting(
+        None,
+        "compress",
+        "numbers of the passes, float32 or bfloat16; weights are trained in float32",
+        flag=None,
+        choices=("float32", "bfloat16"),
+        otherwise="bfloat16 for a causal language model on a device that computes in it",
+    )
     layers: tuple[str, ...] = setting(
         (),
         "compress",

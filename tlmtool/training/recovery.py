@@ -37,7 +37,9 @@ def training_of(recipe: Recipe, window: int | None) -> Recipe:
     wanted = recipe.recovery
     train = wanted.train or ("all" if recipe.attention.kind else "factors")
     rates, batch = (RATES_WINDOWS, AT_A_STEP) if window else (RATES, BATCH)
-    fast = fast_bfloat16(checkpoint.device_of(recipe.device))
+    precision = wanted.precision
+    if precision is None and window and fast_bfloat16(checkpoint.device_of(recipe.device)):
+        precision = "bfloat16"
     used = Training(
         lr=wanted.lr or rates[train],
         train=train,
@@ -46,7 +48,7 @@ def training_of(recipe: Recipe, window: int | None) -> Recipe:
         max_length=window or recipe.calibration.max_length,
         schedule=wanted.schedule,
         warmup=wanted.warmup,
-        precision="bf16" if window and fast else "no",
+        precision="bf16" if precision == "bfloat16" else "no",
         evaluate_every=(wanted.steps or 0) + 1 if window else None,  # it is measured at the end
     )
     common = {"seed": recipe.seed, "device": recipe.device}
@@ -169,6 +171,7 @@ class Recovery:
             steps=outcome.steps,
             trained=used.train or "factors",
             lr=used.lr,
+            precision="bfloat16" if used.precision == "bf16" else "float32",
             sentences=None if self.windows else len(self.sentences),
             windows=len(self.windows.rows) if self.windows else None,
             window=self.windows.length if self.windows else None,

@@ -47,6 +47,7 @@ class Recovery(Part):
     steps: int = entry("steps of the training")
     trained: str = entry("what was trained: `factors` or `all` weights")
     lr: float = entry("learning rate")
+    precision: str = entry("numbers of the passes: `float32` or `bfloat16`")
     sentences: int | None = entry(
         "number of sentences that it was trained on; absent for windows", optional=True
     )
@@ -79,8 +80,8 @@ class Recovery(Part):
             rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
         note = (
             f"{self.steps:,} steps of distilling the dense model on {read} of {self.data}, {what}, "
-            f"rate {self.lr:g}, in {self.seconds:,.0f} s; {self.metric} of "
-            f"{self.scored_on}, {self.better} is better"
+            f"rate {self.lr:g}, passes in {self.precision}, in {self.seconds:,.0f} s; "
+            f"{self.metric} of {self.scored_on}, {self.better} is better"
         )
         if beside and self.metric != "loss":
             note += f"; {name} on the held-out text of the quality"
