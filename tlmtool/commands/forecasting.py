@@ -40,7 +40,13 @@ from tlmtool.report.parts.forecast import Range, SiteRange, Span
 from tlmtool.report.parts.sites import LeftDense, Sites
 from tlmtool.report.report import Report
 
-KNOWN = ("measuring before", "measuring inputs", "measuring sensitivity", "planning")
+KNOWN = (
+    "measuring before",
+    "measuring int8",
+    "measuring inputs",
+    "measuring sensitivity",
+    "planning",
+)
 # the stages that were shared with an earlier compression of the same model
 ROWS = 32  # texts in a batch that is measured
 SOME = 512  # texts whose tokens are counted; the others are taken to be as long

@@ -122,6 +122,8 @@ def forecast(
     numbers = body.bytes / 4 / rates.numbers
     stages = [("loading", READ * numbers + IMPORTED / rates.calls)]
     stages += _measured("before", passes, texts, 1.0)
+    if room.weights >= body.bytes:  # a streamed model is not rounded to be measured
+        stages.append(("measuring int8", passes.loss(texts.held, 1.0, texts.predicted)))
     if wanted.rank is None:
         stages += _planned(shapes, passes, texts, sequential, share)
         if method == "auto":
@@ -195,5 +197,6 @@ def _bytes(body: Body, shapes: Matrices, texts: Texts, share: float, room: Room)
     fitted = activations + SQUARES * 8 * shapes.largest + factors
     logits = LOGIT_COPIES * 4 * LOGITS if body.rows else 0
     measured = logits + WIDE * 4 * min(texts.held.tokens, AT_ONCE) * width
+    measured += body.bytes if room.weights >= body.bytes else 0  # rounded to 8 bits beside its own
     teacher = body.bytes if texts.learned.tokens else 0
     return int(room.used + min(room.weights, body.bytes) + teacher + max(fitted, measured))
