@@ -31,7 +31,7 @@ def test_the_smallest_budget_within_the_bound_is_taken(encoder, texts, tmp_path,
     words = arguments(encoder, texts, out, "--max-loss-increase", str(bound))
     assert run(words) == 0
     found = report(out)
-    dense, *tries = found["front"]["points"]
+    dense, _, *tries = found["front"]["points"]
     within = [each for each in tries if each["rise"] <= bound]
     assert len(tries) == 6 and 0 < len(within) < 6 and dense["budget"] == "dense"
     smallest = min(within, key=lambda each: each["bytes"])
