@@ -59,6 +59,7 @@ def test_shares_of_the_whole_model(models, texts, tmp_path, capsys):
         (["--target-size", "1GB"], "leaves nothing to compress: the model takes about 9"),
         (["--target-size", "many"], "--target-size must be a size such as 100MB"),
         (["--target-size", "1MB", "--keep", "0.5"], "exclude each other: give one budget"),
+        (["--target-size", "60KB", "--bits", "8"], "give --keep or --target-parameters with"),
         (["--target-size", "60KB", "--attention", "dimensionwise"], "does not go with --attention"),
         (
             ["--target-parameters", "0.5", "--sites", "attention"],
@@ -80,3 +81,17 @@ def test_the_bytes_of_a_model_are_known_before_it_is_written(family, tmp_path):
     model.save_pretrained(tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size
     assert size <= file_bytes(model, 10**9) < size + 16 * len(model.state_dict()) + 200
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "reads"),
+    [("bert", "tokens", "texts, as --calibration-samples"), ("llama", "samples", "windows, as")],
+)
+def test_what_calibration_does_not_read_is_said(
+    family, more, reads, models, texts, tmp_path, capfd
+):
+    words = arguments(models[family], texts, tmp_path / "out", "--rank", "2", "--dry-run")
+    assert run([*words, f"--calibration-{more}", "8"]) == 0
+    assert f"--calibration-{more} is not read: this model reads {reads}" in capfd.readouterr().out
+    assert run(words) == 0
+    assert "is not read" not in capfd.readouterr().out

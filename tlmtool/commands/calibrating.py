@@ -14,6 +14,7 @@ from tlmtool.measuring.losses import objective_of
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import context_of
 from tlmtool.recipe.building import Recipe
+from tlmtool.recipe.compression import Calibration as Settings
 from tlmtool.report.parts.calibration import Calibration
 
 TEXT, WINDOW = 128, 512  # tokens of a text, and of a window of joined text; longer ones take more
@@ -62,7 +63,8 @@ def material_of(recipe: Recipe, model: Any, tokenizer: Any, taught: Lesson | Non
     source = wanted.text or (own.source if own else SHIPPED)
     other = None if held else SHIPPED  # all of its texts are needed to calibrate
     found = Calibration(source=source, texts=len(used), measured_on=other)
-    return Material(used, held or shipped[1], found)
+    unread = _unread("tokens", wanted.tokens, "texts, as --calibration-samples says")
+    return Material(used, held or shipped[1], found, unread)
 
 
 def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> Material:
@@ -74,11 +76,11 @@ def _joined(recipe: Recipe, model: Any, tokenizer: Any, own: Lesson | None) -> M
     found = joined_split(given) if given else shipped
     if own and not given:
         found = joined_lesson(own, recipe.recovery.data)
-    length = min(wanted.max_length, context_of(model) or wanted.max_length)
+    length = min(wanted.max_length, context_of(model) or wanted.max_length, wanted.tokens)
     cut = windows(tokenizer, found.rest, length, wanted.tokens)
     rows = cut["input_ids"]
     tokens = sum(map(len, rows))
-    warnings = []
+    warnings = _unread("samples", wanted.samples, "windows, as --calibration-tokens says")
     if tokens + length <= min(wanted.tokens, ENOUGH):  # the text has no window more
         warnings.append(
             f"{found.source} gives {tokens:,} tokens to calibrate on, which is little for a "
@@ -105,6 +107,12 @@ def shortened(
     found = cut(tokenizer, texts, limit, "calibration texts")
     found += oddities(model, tokenizer) if tokenizer else []
     return found + (cut(tokenizer, learnt, limit, "texts of --recover") if learnt else [])
+
+
+def _unread(key: str, value: int, reads: str) -> list[str]:
+    """A warning where a setting was given that this kind of model does not read."""
+    usual = getattr(Settings(), key)
+    return [f"--calibration-{key} is not read: this model reads {reads}"] if value != usual else []
 
 
 def _unweighed() -> Calibration:

@@ -164,7 +164,7 @@ def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Mater
     left = (LeftDense(site=site, reason=why) for site, why in draft.left_dense.items())
     parts += [Allocation(target=run.target)] if run.target else []
     parts += [material.part, Sites(sites=(), left_dense=tuple(left)), *more]
-    return run.report(parts, warnings + draft.warnings)
+    return run.report(parts, warnings + draft.told)
 
 
 def _by_rank(wanted: Compression) -> tuple[Any, ...]:

@@ -154,7 +154,7 @@ def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> 
             f"{len(blind)} sites such as {blind[0]} are fitted without text: they are not called, "
             "or what they read has no row for each token"
         )
-    outcome = Outcome({**draft.plan}, left_dense=draft.left_dense, warnings=draft.warnings)
+    outcome = Outcome({**draft.plan}, left_dense=draft.left_dense, warnings=draft.told)
     if wanted.share is not None and wanted.allocate == "greedy":
         outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")
     outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in statistics.batches)

@@ -18,6 +18,18 @@ class Draft:
     plan: dict[str, Decomposition] = field(default_factory=dict)
     left_dense: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    few: dict[str, float] = field(default_factory=dict)  # {site that keeps little: its share}
+
+    @property
+    def told(self) -> list[str]:
+        """The warnings; those of sites that keep little are one."""
+        if not self.few:
+            return self.warnings
+        site = min(self.few, key=lambda each: self.few[each])
+        least = f"{site} keeps {self.few[site]:.3f} of its parameters"
+        if more := len(self.few) - 1:
+            least += f", the least of {more + 1} sites that keep less than {FEW:g}"
+        return [least, *self.warnings]
 
     def take(self, sites: Candidates, site: str, found: Decomposition | None) -> None:
         """Note a site's decomposition, or that it stays dense since that would not be smaller."""
@@ -42,7 +54,7 @@ class Draft:
         assert found is not None
         self.plan[site] = found
         if size < FEW * o * i:
-            self.warnings.append(f"{site} keeps {size / (o * i):.3f} of its parameters")
+            self.few[site] = size / (o * i)
 
     def cut(self, sites: Candidates, down: str, width: int) -> None:
         """Note the width of an MLP."""

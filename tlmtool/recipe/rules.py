@@ -83,6 +83,11 @@ def _check_compress(values: Values) -> None:
             "--dry-run cannot tell which budget --max-loss-increase finds: give several to see "
             "their sizes, such as --keep 0.9,0.7,0.5"
         )
+    if values.get("compression.target_size") is not None and values.get("quantization.bits"):
+        raise Usage(
+            "--target-size counts floats, and packed sizes depend on the ranks: give --keep or "
+            "--target-parameters with --bits"
+        )
     if kernel:
         if isinstance(values.get("compression.keep"), tuple):
             raise Usage("--attention goes with one budget: give one --keep, or convert a result")
