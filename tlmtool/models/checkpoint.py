@@ -170,7 +170,7 @@ def _dtype(
     several = dtypes_of({key: held[key] for key in taken} or held)
     used = next(iter(several), torch.float32) if asked == "auto" else asked
     used = getattr(torch, used) if isinstance(used, str) else used
-    if len(several) > 1:
+    if len(several) > 1 and not folder.quantized:  # which holds a table in float16
         counts = " and ".join(f"{_short(each)} ({n} tensors)" for each, n in several.items())
         other = "; --dtype chooses another" if asked == "auto" else ""
         warn(f"{folder} holds {counts}: all are loaded, and written, in {_short(used)}{other}")

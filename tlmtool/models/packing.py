@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tlmtool.models.quantized import OURS, check_installed
-from tlmtool.models.quantizing import Chosen, round_in_place
+from tlmtool.models.quantizing import HALF, Chosen, round_in_place
 from tlmtool.models.rounding import Levels
 from tlmtool.models.weights import INDEX, WHOLE
 
@@ -49,6 +49,11 @@ def pack(model: PreTrainedModel, chosen: Chosen) -> Packed:
             SHAPE: torch.tensor(found.whole.shape),
         }
         tensors |= dict.fromkeys(chosen.names[name], made)
+    for name in chosen.halves:
+        weight = model.get_parameter(name)
+        half = weight.detach().to(HALF)
+        weight.data = half.to(weight.dtype)
+        tensors |= {alias: {"": half.cpu()} for alias in chosen.names[name]}
     return Packed(tensors, _config(model, chosen))
 
 
@@ -89,11 +94,15 @@ def _replaced(tensors: dict[str, Tensor], packed: Packed) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         parts = packed.tensors.get(name)
-        if parts is None or tuple(parts[SHAPE].tolist()) != tuple(tensor.shape):
+        if parts is None or _shape(parts) != tuple(tensor.shape):
             found[name] = tensor
         else:
             found |= {f"{name}{end}": part.contiguous() for end, part in parts.items()}
     return found
+
+
+def _shape(parts: dict[str, Tensor]) -> tuple[int, ...]:
+    return tuple(parts[SHAPE].tolist() if SHAPE in parts else parts[""].shape)
 
 
 def _config(model: PreTrainedModel, chosen: Chosen) -> dict[str, Any]:

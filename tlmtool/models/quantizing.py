@@ -22,7 +22,8 @@ from tlmtool.models.rounding import (
     rounded,
 )
 
-FLOATS = 16  # bits of an embedding that is left as it is
+FLOATS, HALF = 16, torch.float16  # bits of an embedding that is not rounded, and what a wider one
+# becomes: in float32 it would be larger than all that 4 bits save
 KINDS = (nn.Linear, nn.Embedding, Conv1D, Turned)  # modules whose weight is rounded
 
 
@@ -37,9 +38,9 @@ class Width(NamedTuple):
 class Chosen:
     """The weights of a model that are rounded.
 
-    `widths`: {name of the parameter: how it is stored}; `names`: {that name: every name that the
-    parameter has}; `left`: names of matrices that stay as they are, those of embeddings that are
-    left on purpose excepted. `plain`: whether the checkpoint loads without tlm.
+    `widths`: {name of the parameter: how it is stored}; `names`: {name: every name that the
+    parameter has}; `left`: names of matrices that stay as they are; `halves`: names of embeddings
+    that are stored as float16. `plain`: whether the checkpoint loads without tlm.
     """
 
     bits: int
@@ -48,6 +49,7 @@ class Chosen:
     widths: dict[str, Width] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    halves: list[str] = field(default_factory=list)
 
 
 def is_plain(model: PreTrainedModel) -> bool:
@@ -104,9 +106,11 @@ def _matrices(model: PreTrainedModel, found: Chosen) -> dict[str, tuple[Tensor, 
             found.left.append(name)
             continue
         bits = found.embedding if id(weight) in tables else found.bits
+        found.names[name] = names[id(weight)]
         if bits != FLOATS:
             wanted[name] = (weight, bits)
-            found.names[name] = names[id(weight)]
+        elif weight.itemsize > HALF.itemsize:
+            found.halves.append(name)
     return wanted
 
 
@@ -159,6 +163,11 @@ def stored_bytes(model: PreTrainedModel, chosen: Chosen) -> int:
     packed = {
         alias: (name, packed_bytes(model.get_parameter(name), *chosen.widths[name]))
         for name in chosen.widths
+        for alias in chosen.names[name]
+    }
+    packed |= {
+        alias: (name, model.get_parameter(name).numel() * HALF.itemsize)
+        for name in chosen.halves
         for alias in chosen.names[name]
     }
     return _summed(dict(_saved(model, model.state_dict(keep_vars=True).items())), packed)

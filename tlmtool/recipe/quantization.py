@@ -21,7 +21,7 @@ class Quantization:
         None,
         "compress quantize",
         "The same for tables of tokens and positions and for the head that predicts tokens: 8, 4, "
-        "or 16 to leave them in floats. Other bits than --bits need tlm to load, except 16",
+        "or 16, which are floats. Other bits than --bits need tlm to load, except 16",
         "B",
         choices=(16, 8, 4),
         otherwise={
