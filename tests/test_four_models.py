@@ -112,7 +112,7 @@ def test_bits_of_rounded_weights_and_two_bytes_of_others(rivals, scripts, tmp_pa
     packed = (linears + table.numel()) // 2 + 2 * scales + 2 * rest
     assert rows.sizes(tmp_path, found) == {"parameters": numbers, "weight_bytes": packed}
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    assert head is table and torch.equal(table, rivals.rounded(table, 4))
+    assert head is table and torch.equal(table, rivals.rounded(table, 4, table.shape[1]))
 
 
 @pytest.mark.parametrize("kind", ["svd", "whitened", "round"])
