@@ -183,6 +183,6 @@ def _epilog(verb: str) -> str:
         parts.append("\n".join(("Decompositions (--method):", *names)))
     hidden = [each for each in settings(verb).values() if not each.flag and "." in each.path]
     if hidden:
-        keys = (f"  [bold]{each.path}[/]: {each.help}" for each in hidden)
+        keys = (f"  [bold]{each.path}[/]: {each.help_for(verb)}" for each in hidden)
         parts.append("\n".join(("Keys without a flag, for --set and recipe files:", *keys)))
     return "\n\n".join((*parts, KEYS))
