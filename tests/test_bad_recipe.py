@@ -26,8 +26,8 @@ file = test_recipe.file  # its fixture
         ({"rank": "8", "keep": "0.5"}, "--rank and --keep exclude each other: give one budget"),
         (
             {},
-            "compress needs one budget: --rank R, --keep SHARE, --energy SHARE or --target-size SIZE "
-            "(or --attention NAME)",
+            "compress needs one budget: --rank R, --keep SHARE, --energy SHARE or --target-size "
+            "SIZE (or --attention NAME)",
         ),
         (
             {"keep": ".5", "blocks": "2"},
@@ -36,7 +36,8 @@ file = test_recipe.file  # its fixture
         ({"rank": "8", "sites": ""}, "--sites must be a line of text, got ''"),
         (
             {"rank": "8", "method": "svdd"},
-            "--method must be auto, btd, cp, mpo, narrow, svd or tucker, got 'svdd'; did you mean svd?",
+            "--method must be auto, btd, cp, mpo, narrow, svd or tucker, got 'svdd'; did you mean "
+            "svd?",
         ),
         (
             {"rank": "8", "max_shard_size": "5"},

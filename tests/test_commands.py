@@ -51,7 +51,8 @@ def test_parameters_bytes_and_sites_are_those_of_the_files(made):
         key: (f / "model.safetensors").stat().st_size
         for key, f in (("before", made.dense), ("after", made.out))
     }
-    assert report["file_bytes"] == size
+    bits = {f"bits_per_weight_{key}": 8 * size[key] / p[key] for key in size}
+    assert report["file_bytes"] == size | bits
     assert {s["site"]: s["decomposition"] for s in report["sites"]} == {
         site: json.loads(json.dumps(d.to_dict())) for site, d in plan_of(small).items()
     }
