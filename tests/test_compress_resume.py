@@ -65,7 +65,10 @@ def test_a_killed_run_goes_on_to_the_same(case, models, texts, tmp_path, capfd):
     assert run([*words, *less, "--resume"]) == 0, capfd.readouterr().err
     report = json.loads((out / "report.json").read_text())
     assert bool(report.get("streamed")) == bool(less)
-    assert made(out) == made(whole) and len(made(whole)["report"]["sites"]) > 5
+    found, expected = made(out), made(whole)
+    for each in (found, expected) if less else ():
+        each["report"].pop("int8")  # which a model that is streamed is not measured in
+    assert found == expected and len(expected["report"]["sites"]) > 5
     assert not out.with_name("out.compressing").exists()
 
 
@@ -76,28 +79,32 @@ def test_a_run_that_stops_after_each_group_repeats_none(words, tmp_path, stopped
         fitted.extend(sites)
         WRITE(self, sites, *more)
 
-    assert run(arguments(words[1], words[3], tmp_path / "whole", "--keep", "0.5")) == 0
-    for groups in range(1, 9):
+    whole, count = arguments(words[1], words[3], tmp_path / "whole", "--keep", "0.5"), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", lambda *given: (count.append(1), WRITE(*given)))
+        assert run(whole) == 0
+    assert len(count) > 5
+    for groups in range(1, len(count)):
         told = stopped([*words, "--resume"], groups)
         assert f"interrupted; {groups} of " in told or groups > 1
     monkeypatch.setattr(Journal, "write", write)
     assert run([*words, "--resume"]) == 0
-    assert 0 < len(fitted) <= 2 and made(tmp_path / "out") == made(tmp_path / "whole")
+    assert 0 < len(fitted) <= 3 and made(tmp_path / "out") == made(tmp_path / "whole")
 
 
 def test_what_is_done_and_how_to_go_on_is_told(words, tmp_path, stopped):
     told = stopped(words, 4).strip()
     assert (
         told
-        == f"tlm: interrupted; 6 of 13 layers are done: go on with tlm {' '.join(words)} --resume"
+        == f"tlm: interrupted; 7 of 13 layers are done: go on with tlm {' '.join(words)} --resume"
     )
-    told = stopped([*words, "--resume"], 6, signal.raise_signal)
+    told = stopped([*words, "--resume"], 5, signal.raise_signal)
     assert "interrupted; " in told and told.count("--resume") == 1
 
     def full(_):
         raise OSError(28, "No space left on device", "x")
 
-    told = stopped([*words, "--resume"], 7, full, 1)
+    told = stopped([*words, "--resume"], 6, full, 1)
     assert "the disk is full: x" in told and "layers are done: go on with" in told
 
 

@@ -20,8 +20,8 @@ from factored import (
     table_and_head,
 )
 from safetensors import safe_open
+from test_laws import ALONE
 
-from tlmtool.decompositions import NAMES, named
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
 from tlmtool.models import modeling
@@ -85,7 +85,7 @@ def test_generate_with_a_cache_equals_the_merged_models(family, name, tmp_path):
     assert torch.equal(modeling.merge(model).generate(**given, use_cache=True), with_cache)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if named(name).alone])
+@pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_merge_is_a_plain_checkpoint_with_parity(family, head, name, tmp_path):
     dense, model = pico(family, head), compressed(family, head, name, embedding=True)
@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_stays_so():
     assert not frozen
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if named(name).alone])
+@pytest.mark.parametrize("name", ALONE)
 def test_deepcopy_and_pickle(name):
     model = compressed("gpt2", "lm", name, embedding=True)
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -7,8 +7,9 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from conftest import CAUSAL, auto, inputs, output, pico
 from test_attending import KERNELS, made
+from test_laws import ALONE
 
-from tlmtool.decompositions import NAMES, named
+from tlmtool.decompositions import named
 from tlmtool.decompositions.svd import SVD
 from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import factorize, sites
@@ -49,7 +50,7 @@ def assert_the_same_from_elsewhere(model, family: str, folder) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in NAMES if named(name).alone])
+@pytest.mark.parametrize("name", ALONE)
 def test_factors(family, name, tmp_path):
     assert_the_same_from_elsewhere(compressed(family, name), family, tmp_path)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import CASES, auto, inputs, output, pico, type_of
 from factored import FAMILY, assert_same, compressed, first_token, loaded, relative
+from test_laws import ALONE
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,7 +16,6 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from tlmtool.decompositions import NAMES
 from tlmtool.decompositions.btd import BTD
 from tlmtool.decompositions.svd import SVD
 from tlmtool.models import modeling
@@ -23,7 +23,7 @@ from tlmtool.models.refusing import number_in
 from tlmtool.models.surgery import factorize, factorized, plan_of, sites
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_reload_is_exact(family, head, name, tmp_path):
     model = compressed(family, head, name)
@@ -122,7 +122,7 @@ def test_t5_keeps_in_float32_what_it_keeps_when_dense(family, tmp_path):
 
 @FAMILY
 def test_half_in_place(family):
-    for name in NAMES:
+    for name in ALONE:
         model = compressed(family, "base", name, embedding=True)
         truth = output(model)
         for cast in ("half", "bfloat16", "double"):
@@ -178,7 +178,7 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path):
 
 
 @FAMILY
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALONE)
 def test_the_skeleton_on_meta_has_the_right_sizes(family, name):
     """What a dry run counts is what is made."""
     real = compressed(family, "lm", name, embedding=True)
