@@ -94,6 +94,8 @@ def test_a_state_with_former_names_of_settings_goes_on(model, data, tmp_path, ca
     file = tmp_path / "out.training" / "state.pt"
     kept = torch.load(file, weights_only=True)
     for former, today in FORMER.items():
+        if today not in kept["identity"]:
+            continue  # a setting of another verb
         kept["identity"][former] = kept["identity"].pop(today)
     sealed(file, kept)
     assert run([*words, "--resume", "--method", "svd"]) == 2

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import auto, inputs, output, word_tokenizer
 from factored import assert_same, compressed, loaded, relative
+from test_laws import ALONE
 from torch import nn
 from transformers import Trainer, TrainingArguments, pipeline
 
-from tlmtool.decompositions import NAMES
 from tlmtool.models.surgery import factorized
 
 
@@ -76,7 +76,7 @@ def test_trainer_takes_two_steps_and_its_checkpoint_reloads(tmp_path):
     assert again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2")).global_step == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALONE)
 def test_torch_compile_of_the_whole_graph_equals_eager(name):
     model = compressed("bert", "base", name, embedding=True)
     torch._dynamo.reset()
