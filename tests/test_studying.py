@@ -74,7 +74,8 @@ def test_an_identity_with_former_names_of_settings_is_known(model, data, tmp_pat
     assert run(words_of(model, data, out)) == 130
     kept = json.loads((out / "study.json").read_text())
     for former, today in FORMER.items():
-        kept[former] = kept.pop(today)
+        if today in kept:  # the others are settings of other verbs
+            kept[former] = kept.pop(today)
     (out / "study.json").write_text(json.dumps(kept))
     assert run(words_of(model, data, out, "--resume")) == 130  # it trains
 
