@@ -8,21 +8,24 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import pico, word_tokenizer
+from typer.main import get_command
 
 import tlmtool
+from tlmtool.cli.app import application
 from tlmtool.commands.pipeline import stages_of
 from tlmtool.models import architectures
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
 from tlmtool.recipe.schema import Recipe, settings, settings_of
 from tlmtool.recipe.verbs import VERBS
+from tlmtool.report.checks import comparison
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CHANGES = ROOT / "CHANGELOG.md"  # tells of flags and values that are gone
-COMMANDS = [*VERBS, "run"]
+COMMANDS = [*VERBS, "run", "compare"]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
 KINDS = {"sh", "python", "yaml", "json", "text"}
 
@@ -51,6 +54,8 @@ def check(words: list[str]) -> None:
     verb, *rest = words
     if verb == "run":
         return check_run(rest)
+    if verb == "compare":
+        return check_compare(rest)
     bare = {s.flag for s in settings(verb).values() if s.kind is bool} | {"json"}
     flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
     words, sets, file = iter(rest), [], None
@@ -75,6 +80,13 @@ def check_run(rest: list[str]) -> None:
         else:
             assert word in ("--resume", "--overwrite", "--json")
     assert stages_of(ROOT / rest[0], Path("out"), sets)
+
+
+def check_compare(rest: list[str]) -> None:
+    """Parses the flags of a comparison, and its tests."""
+    given = get_command(application(["compare"])).commands["compare"].make_context("compare", rest)
+    for test in given.params["where"] or ():
+        assert comparison(test)
 
 
 def shown(words: list[str]) -> bool:
@@ -198,6 +210,7 @@ def test_generated_parts_are_up_to_date():
 @EVERY
 def test_flags_are_those_there_are(page):
     known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
+    known |= {"sort", "where", "format", "plots"}  # of compare
     foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
     foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks
     foreign |= {"attention-feature"}  # of the kernel that docs/adding.md adds

@@ -12,13 +12,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from tlmtool.cli.comparison import compare_results
 from tlmtool.cli.explaining import explained
-from tlmtool.cli.flags import Command, Commands, command, parameters, pipeline_parameters
+from tlmtool.cli.flags import (
+    Command,
+    Commands,
+    command,
+    compare_parameters,
+    parameters,
+    pipeline_parameters,
+)
 from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.terminal import flushed, open_streams, show, told
 from tlmtool.failure import Failure, Stopped, kept_of, speaks
-from tlmtool.recipe.verbs import FORMER_FLAGS, RUN, VERBS
+from tlmtool.recipe.verbs import COMPARE, FORMER_FLAGS, RUN, VERBS
 from tlmtool.report.printable import printable
 
 LONGEST = 1200  # characters of a failure; the middle of a longer one is left out
@@ -152,6 +160,10 @@ def application(words: Collection[str]) -> typer.Typer:
     for name, verb in VERBS.items():
         flags, epilog = (parameters(name), _epilog(name)) if name in words else ((), "")
         app.command(name, cls=Command, epilog=epilog)(command(name, verb.help, flags, perform))
+    epilog = f"Example: {COMPARE.example}"
+    app.command("compare", cls=Command, epilog=epilog)(
+        command("compare", COMPARE.help, compare_parameters(), compare_results)
+    )
     flags = pipeline_parameters()
     app.command("run", cls=Command, epilog=f"Example: {RUN.example}")(
         command("run", RUN.help, flags, run_stages)

@@ -78,6 +78,26 @@ def pipeline_parameters() -> Iterator[inspect.Parameter]:
     yield from outputs()
 
 
+def compare_parameters() -> Iterator[inspect.Parameter]:
+    """The folders of a comparison and its flags."""
+    words = "Folders that a run of tlm has written, such folders in one, or files with its --json"
+    info = typer.Argument(metavar="DIR...", help=words, show_default=False)
+    yield _parameter("folders", list[str], inspect.Parameter.empty, info)
+    words = "Result that the others are compared with: one of DIR, or a row (default: the first)"
+    yield _option("baseline", str | None, ("--baseline",), words, "DIR")
+    words = "Order by a figure, the smallest first; -FIGURE puts the largest first"
+    yield _option("sort", str | None, ("--sort",), words, "FIGURE")
+    words = "Show only results of which this is true, such as keep<0.8; may be repeated"
+    yield _option("where", list[str] | None, ("--where",), words, "TEST")
+    words = "What to print: table, csv, json, latex or markdown (default: table)"
+    yield _option("format", str | None, ("--format",), words, "NAME")
+    words = "Write one HTML page of the tables and pictures, which needs no network"
+    yield _option("out", str | None, ("--out",), words, "PAGE.html")
+    words = "Write each picture as PNG and as SVG to this folder"
+    yield _option("plots", str | None, ("--plots",), words, "DIR")
+    yield from outputs()
+
+
 def command(
     name: str,
     help: str,

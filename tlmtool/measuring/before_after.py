@@ -7,7 +7,7 @@ from torch import nn
 
 from tlmtool.measuring.evaluation import overall, paired
 from tlmtool.measuring.outputs import counted, position_limit
-from tlmtool.measuring.scoring import KINDS, Asked, Found, together
+from tlmtool.measuring.scoring import Asked, Found, found_of, together
 from tlmtool.report.building import built
 from tlmtool.report.parts.score import Score
 from tlmtool.tasks.table import Task
@@ -45,7 +45,7 @@ class BeforeAfter:
             "tick": counted(self.progress, passes * len(self.rows)),
         }
         given = ([self.tokenizer], self.rows, self.settings | more, self.seed, False, None, 1)
-        found = KINDS[self.task.kind](Asked(self.task, [model], None, *given))
+        found = found_of(Asked(self.task, [model], None, *given))
         score = overall(self.task, model, found.statistics[0], found) | found.figures[0]
         self.measured = [*self.measured[:1], (score, found)]
         return float(score["score"])
@@ -88,6 +88,7 @@ class BeforeAfter:
                 "before": first["score"],
                 "after": last["score"],
                 "metrics": ends or None,
+                "examples": last["examples"],
             }
             | {name: told[name] for name in kept if name in told},
         )

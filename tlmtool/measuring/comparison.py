@@ -1,9 +1,11 @@
 """One model before and after a change: its quality, and whether it computes the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from tlmtool.failure import CheckFailed
 from tlmtool.measuring.counting import example_of
 from tlmtool.measuring.inputs import outputs_of
 from tlmtool.measuring.losses import described, language_loss, objective_of
+from tlmtool.measuring.marks import marked
 from tlmtool.measuring.outputs import (
     counted,
     evaluating,
@@ -22,9 +25,11 @@ from tlmtool.measuring.outputs import (
 )
 from tlmtool.measuring.perplexity import perplexity
 from tlmtool.measuring.rises import in_windows, window_in
+from tlmtool.report.building import built
 from tlmtool.report.parts.parity import Parity
 from tlmtool.report.parts.quality import Nats
 from tlmtool.report.parts.quality import Quality as Measured
+from tlmtool.report.pieces import Examples
 from tlmtool.tasks.table import TASKS
 
 TOLERANCE = 1e-5  # of the largest output, between a merged and a factorized model in float32
@@ -75,10 +80,16 @@ class Quality:
         it has not changed since."""
         after = self.measured(model) if known is None else known
         if self.objective is None:
-            return self._feature_error(relative_error(after, self.before))
+            return self._feature_error(after)
+        seed = self.seed if self.objective == "mlm" else None  # it chooses what is masked
+        how = (self.max_length, int(after.counts.sum()), seed)
+        read = self.ids or self.texts
+        examples = marked(after.statistic, len(after.sums), self.objective, read, *how)
+        held = built(Examples, examples)
         if self.objective == "clm":
-            return in_windows(self.before, after, self.seed)
+            return replace(in_windows(self.before, after, self.seed), examples=held)
         return Measured(
+            examples=held,
             name="loss",
             what=f"{described(self.objective)}, on {len(self.texts)} held-out texts",
             before=self.before.mean,
@@ -87,15 +98,30 @@ class Quality:
             nats=Nats(difference=after.mean - self.before.mean),
         )
 
-    def _feature_error(self, error: float) -> Measured:
+    def _feature_error(self, after: list[Tensor]) -> Measured:
+        pairs = zip(after, self.before, strict=True)
+        wrong, whole = np.array([_squares(a, b) for a, b in pairs]).T  # (texts,) each
+
+        def statistic(index: np.ndarray) -> np.ndarray:
+            return np.sqrt(wrong[index].sum(-1) / whole[index].sum(-1))
+
+        dense = f"{whole.sum():.4g}"  # tells models apart whose features are taken as correct
+        examples = marked(statistic, len(after), "features", self.texts, self.max_length, dense)
         return Measured(
+            examples=built(Examples, examples),
             name="feature_error",
             what=f"no language-model head, so: {TASKS['features'].what}, "
             f"against the model before, on {len(self.texts)} held-out texts",
             before=0.0,
-            after=error,
+            after=relative_error(after, self.before),
             texts=len(self.texts),
         )
+
+
+def _squares(after: Tensor, before: Tensor) -> tuple[float, float]:
+    """The squared norms of after - before and of before, in float64."""
+    wrong = (after.double() - before.double()).square().sum()
+    return float(wrong), float(before.double().square().sum())
 
 
 @torch.no_grad()

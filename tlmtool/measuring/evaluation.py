@@ -27,7 +27,7 @@ from tlmtool.measuring.intervals import (
 from tlmtool.measuring.losses import exponential, exponentials
 from tlmtool.measuring.outputs import counted, position_limit
 from tlmtool.measuring.perplexity import window_of
-from tlmtool.measuring.scoring import KINDS, Asked, Found
+from tlmtool.measuring.scoring import Asked, Found, found_of
 from tlmtool.tasks.metrics import METRICS
 from tlmtool.tasks.table import Task
 
@@ -86,7 +86,7 @@ def evaluate(
     settings = {"batch": batch, "max_length": length, "tick": tick}
     tokenizers = [tokenizer, baseline_tokenizer or tokenizer][: len(models)]
     wanted = (models, against, tokenizers, examples, settings, seed, pack, languages, beams)
-    found = KINDS[row.kind](Asked(row, *wanted, stride, eos))
+    found = found_of(Asked(row, *wanted, stride, eos))
     return _result(row, models, found, length, seed)
 
 

@@ -80,10 +80,17 @@ def _jackknife(apart: Statistic, n: int, level: float) -> tuple[float, float]:
     places = np.arange(n)
     left_out = np.array([np.delete(places, i) for i in places])  # (n, n - 1)
     found = _finite(apart(left_out), 2, n)
-    whole, m = float(apart(places[None])[0]), len(found)
+    return by_left_out(found, float(apart(places[None])[0]), level)
+
+
+def by_left_out(found: np.ndarray, whole: float, level: float = LEVEL) -> tuple[float, float]:
+    """The t interval of a difference, by the difference without each example, or without each of
+    several groups of equal size. `whole`: the difference on all of them. Raises Failure where all
+    are the same."""
+    m = len(found)
     error = float(np.sqrt((m - 1) / m * np.square(found - found.mean()).sum()))
     if error < LEAST * abs(whole):
-        raise Failure(f"leaving out any of {n} examples changes nothing: no interval can be given")
+        raise Failure(f"leaving out any of {m} examples changes nothing: no interval can be given")
     half = float(student.ppf((1 + level) / 2, m - 1)) * error
     return whole - half, whole + half
 

@@ -13,6 +13,7 @@ from tlmtool.measuring.bleu import Bleu
 from tlmtool.measuring.inputs import name_of
 from tlmtool.measuring.intervals import Statistic, with_added
 from tlmtool.measuring.losses import described, exponential, exponentials, language_loss
+from tlmtool.measuring.marks import marked
 from tlmtool.measuring.metrics import scored, statistic, undefined
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.measuring.perplexity import beyond, perplexity, rough
@@ -188,6 +189,27 @@ def of_translations(asked: Asked) -> Found:
 def bleu_of(languages: str | None) -> Bleu:
     """BLEU in the target language of 'en-de'; raises MissingDependency before any work."""
     return Bleu((languages_of(languages) or (None, None))[1])
+
+
+def found_of(asked: Asked) -> Found:
+    """What a task measures, with a mark of its examples in the figures of each model."""
+    found = KINDS[asked.task.kind](asked)
+    for of, figures in zip(found.statistics, found.figures, strict=True):
+        how = _how(asked, found, figures)
+        figures["examples"] = marked(of, found.count, asked.task.name, asked.examples, *how)
+    return found
+
+
+def _how(asked: Asked, found: Found, figures: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be the same, beside the examples, for two scores to be comparable."""
+    kind = asked.task.kind
+    if kind == "features":
+        return (name_of(asked.against),)
+    if kind not in ("language", "perplexity"):
+        return ()
+    seed = asked.seed if asked.task.name == "mlm" else None  # it chooses what is masked
+    length, stride = asked.settings["max_length"], found.shared.get("stride")
+    return length, stride, asked.pack, asked.eos, figures["tokens"], seed
 
 
 KINDS: dict[str, Callable[[Asked], Found]] = {

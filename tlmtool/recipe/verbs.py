@@ -59,6 +59,11 @@ RUN = Verb(
     "Run the stages of a YAML file one after another; each can use what an earlier one wrote.",
     "tlm run recipes/run-minilm-combined.yaml --out out/combined",
 )  # of no stage itself, so it is no row above
+COMPARE = Verb(
+    "Put results side by side: their sizes and scores, the differences with intervals, pictures, "
+    "and one page of it all.",
+    "tlm compare out/m8 out/m4 --sort loss --where 'keep<0.8' --out compared.html",
+)  # it reads reports and no recipe
 EVERY = " ".join(VERBS)
 WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a checkpoint
 

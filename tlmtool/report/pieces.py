@@ -27,6 +27,18 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a score was measured on. `tlm compare` prints the difference of two scores where both
+    have the same `sha256`, with an interval by what is left out."""
+
+    sha256: str = entry("mark of the task, its examples, and how they are read")
+    left_out: tuple[float, ...] = entry(
+        "the score, or the loss, without each of up to 64 groups of the examples; example i is of "
+        "group i modulo 64"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """How good a model is on a task."""
 
@@ -38,3 +50,4 @@ class Score:
     perplexity: float | None = entry("e to the power of the loss", when="perplexed")
     beams: int | None = entry("hypotheses that the search keeps", when="translates")
     signature: str | None = entry("the settings of BLEU, as sacrebleu writes them", optional=True)
+    examples: Examples | None = entry("what it was measured on", optional=True)

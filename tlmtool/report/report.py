@@ -90,13 +90,14 @@ class Report(Document):
         `tlmtool.report.checks` knows them all.
         """
         key, sign, limit = comparison(expression)
-        value = self._figure(key)
+        value = self.figure(key)
         if math.isnan(value):
             raise CheckFailed(f"check failed: {key} is not a number, so {expression} is undecided")
         if OPERATORS[sign](value, limit):
             raise CheckFailed(f"check failed: {key} is {value:g}, so {expression} holds")
 
-    def _figure(self, key: str) -> float:
+    def figure(self, key: str) -> float:
+        """A figure by its path, its last part or a short name; raises Usage for none."""
         there = dict(leaves({name: part for name, part in self.data.items() if name != "recipe"}))
         path = find(key, self.verb, there, self.named())
         value = there[path]

@@ -27,7 +27,7 @@ class Job:
 
     model: nn.Module
     objective: Objective
-    dev: Callable[[nn.Module], dict[str, float]]
+    dev: Callable[[nn.Module], dict[str, Any]]
     source: str
     notes: dict[str, Any] = field(default_factory=dict)
     tuned: bool = False

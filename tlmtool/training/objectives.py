@@ -15,7 +15,8 @@ from tlmtool.failure import Usage
 from tlmtool.measuring.inputs import check_token, inputs_once, outputs_of, rows_of
 from tlmtool.measuring.logits import within
 from tlmtool.measuring.losses import MASKED, language_loss, masked, objective_of
-from tlmtool.measuring.metrics import scored, undefined
+from tlmtool.measuring.marks import marked
+from tlmtool.measuring.metrics import scored, statistic, undefined
 from tlmtool.measuring.outputs import before, position_limit
 from tlmtool.measuring.predictions import columns, predictions
 from tlmtool.tasks.table import Task
@@ -120,9 +121,16 @@ class Labelled(Objective):
             return mse_loss(logits[:, 0], labels, reduction="sum")
         return cross_entropy(logits[:, self.columns], labels, reduction="sum")
 
+    def final_score(self, model: nn.Module, examples: list[Example]) -> dict[str, Any]:
+        """The same as `scored`, with what it was measured on."""
+        score = self.scored(model, examples)
+        of = statistic(self.task.metrics, *self.answers)
+        return score | {"examples": marked(of, len(examples), self.task.name, examples)}
+
     def scored(self, model: nn.Module, examples: list[Example]) -> dict[str, float]:
         found = predictions(model, self.tokenizer, self.task, examples, self.max_length)
         labels = np.array([each.label for each in examples])
+        self.answers = (found, labels)
         score = scored(self.task.metrics, found, labels, self.task.scored_beside)
         self.told = tuple(undefined(score, len(labels), "on the development examples"))
         if self.told:  # models are still compared, and one that tells nothing apart is the worst

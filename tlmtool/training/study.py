@@ -174,6 +174,7 @@ class Study:
         outcome = finetune.train(recipe, job, self.accelerator, tick=self.bar, tell=self.tell)
         finetune.finish(recipe, job.model, outcome.expansions)
         scores = {"score": score(job)} if score else job.dev(job.model)
+        scores.pop("examples", None)  # arms are compared over seeds
         watched = (job.objective.name, job.objective.better)
         name_of, better = watched if score else job.final
         result = {**labels, "of": self.mark, "better": better, "metric": name_of, **scores}

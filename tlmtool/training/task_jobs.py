@@ -53,6 +53,7 @@ def labelled_job(recipe: Recipe, load: Callable, tokenizer: Any, source: Folder)
     train, watched, where = set_aside(recipe, found.train, found.dev)
     objective = Labelled(model, tokenizer, found.task, train, watched, given.max_length)
     job = _job(model, objective, found.dev, where, found.source, has)
+    job.dev = partial(objective.final_score, examples=found.dev)
     told = nameless(found.task, names, recipe.model) if has else []
     job.warnings = told + _set_padding(model, objective, has)
     return job

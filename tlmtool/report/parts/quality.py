@@ -6,6 +6,7 @@ from typing import ClassVar
 from tlmtool.report.asked import Asked
 from tlmtool.report.figures import View, figure, words
 from tlmtool.report.layout import Document, Part, entry
+from tlmtool.report.pieces import Examples
 from tlmtool.report.printable import printable
 
 HEADER = ["", "before", "after", "after / before", "after - before"]
@@ -64,6 +65,7 @@ class Quality(Part):
     perplexity: Perplexity | None = entry("of a causal language model", optional=True)
     nats: Nats | None = entry("of a language model", optional=True)
     samples: tuple[Sample, ...] | None = entry("of a causal language model", optional=True)
+    examples: Examples | None = entry("what it was measured on", optional=True)
     alarms: tuple[str, ...] | None = entry("signs that the model is damaged", optional=True)
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import ClassVar
 from tlmtool.report.asked import Asked
 from tlmtool.report.figures import View, figure, words
 from tlmtool.report.layout import Document, Part, entry
+from tlmtool.report.pieces import Examples
 from tlmtool.tasks.metrics import digits
 from tlmtool.tasks.table import LABELLED, SIMILARITY, TASKS
 
@@ -42,6 +43,7 @@ class Score(Part):
     method: str = entry("how the interval was made, or why there is none")
     resamples: int | None = entry("how often the rows were drawn anew", optional=True)
     metrics: dict[str, Change] | None = entry("each metric, where there are several", optional=True)
+    examples: Examples | None = entry("what the score after was measured on", optional=True)
 
     @classmethod
     def nicknames(cls, asked: Asked) -> dict[str, str]:

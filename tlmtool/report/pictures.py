@@ -1,0 +1,107 @@
+"""Every picture of results side by side."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from tlmtool.report.arms import means, varied
+from tlmtool.report.cells import title_of
+from tlmtool.report.figures import layer, words
+from tlmtool.report.parts.recovery import Recovery
+from tlmtool.report.parts.sites import Sites
+from tlmtool.report.parts.training import Training
+from tlmtool.report.picture import COLOURS, MOST, Picture, brief, style
+from tlmtool.report.rows import Row, each_report
+from tlmtool.report.spots import sizes
+
+
+def pictures_of(rows: list[Row], known: Iterable[Row] = ()) -> list[Picture]:
+    """Every picture that these results have figures for."""
+    known = list(known)
+    own = (sizes(rows, known), means(rows), varied(rows), _courses(rows), _errors(rows))
+    return [picture for each in (*own, _costs(rows)) for picture in each]
+
+
+def _courses(rows: list[Row]) -> Iterator[Picture]:
+    """The loss on the way of each training and recovery."""
+    lines = dict[str, list[tuple[int, float]]]()
+    for row in each_report(rows):
+        assert row.report is not None
+        training, recovery = row.report.part(Training), row.report.part(Recovery)
+        points = training.history if training else recovery.course if recovery else ()
+        if len(points) > 1:
+            lines[row.name] = [(each.step, each.loss) for each in points]
+    if lines:
+        caption = "The training loss: mean since the point before."
+        yield Picture(
+            "loss on the way",
+            caption,
+            partial(_plot, lines=lines, x="step", y="loss"),
+        )
+
+
+def _errors(rows: list[Row]) -> Iterator[Picture]:
+    """The error of each layer's output, a picture for each role."""
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in each_report(rows):
+        assert row.report is not None
+        part = row.report.part(Sites)
+        for site in part.sites if part else ():
+            side, _, place = layer(site.site).rpartition(" ")
+            error = site.weight_error if site.output_error is None else site.output_error
+            if place.isdigit():
+                found.setdefault(f"{side} {site.role}".strip(), {}).setdefault(row.name, []).append(
+                    (int(place), error)
+                )
+    for role, lines in found.items():
+        caption = f"Relative error of {words(role)}, of its output on the calibration text where "
+        caption += "that was measured, else of the weight. Layers without a point are dense."
+        yield Picture(
+            f"error of {words(role)} by layer",
+            caption,
+            partial(_plot, lines=lines, x="layer", y="relative error", whole=True),
+        )
+
+
+def _plot(
+    axes: Any, lines: dict[str, list[tuple[int, float]]], x: str, y: str, whole: bool = False
+) -> None:
+    """A line for each result."""
+    from matplotlib.ticker import MaxNLocator
+
+    for place, (name, points) in enumerate(list(lines.items())[:MOST]):
+        axes.plot(*zip(*sorted(points), strict=True), label=brief(name), **style(place))
+    axes.set(xlabel=x, ylabel=y)
+    places = sorted({place for points in lines.values() for place, _ in points})
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if whole:
+        axes.margins(y=0.15)
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(places[:: -(-len(places) // 12)])
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+
+
+def _costs(rows: list[Row]) -> Iterator[Picture]:
+    """Bars of time and of memory."""
+    for key, unit in (("seconds", "s"), ("memory", "B"), ("latency", "ms")):
+        held = [(row.name, row.cells[key].value) for row in rows if key in row.cells]
+        if len(held) > 1:
+            what = {"seconds": "Time of the command", "memory": "Peak memory of the command"}
+            caption = f"{what.get(key, 'Median time of a forward pass')}."
+            yield Picture(
+                title_of(key),
+                caption,
+                partial(_bars, held=held[:24], unit=unit),
+            )
+
+
+def _bars(axes: Any, held: list[tuple[str, float]], unit: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    names = [brief(name) for name, _ in held]
+    places = range(len(held))
+    axes.barh(places, [value for _, value in held], color=COLOURS[0], height=0.6)
+    axes.set_yticks(places, names)
+    axes.set_ylim(max(len(held), 4) - 0.5, -0.5)  # few bars stay thin
+    axes.xaxis.set_major_formatter(EngFormatter(unit))

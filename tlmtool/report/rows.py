@@ -1,0 +1,141 @@
+"""Reports as rows of one table."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from tlmtool.report.cells import Cell, cells_of
+from tlmtool.report.parts.costs import FileBytes, Flops, Parameters
+from tlmtool.report.parts.ending import Ending, Predicted
+from tlmtool.report.parts.evaluations import short
+from tlmtool.report.parts.front import WHOLE, Front, Point
+from tlmtool.report.parts.int8 import Int8
+from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.quality import Quality
+from tlmtool.report.parts.score import Score
+from tlmtool.report.parts.study import Study
+from tlmtool.report.pieces import Examples
+from tlmtool.report.report import Report
+
+CHANGES = ("compress", "quantize")  # verbs whose reports have the dense model before
+
+
+@dataclass(frozen=True)
+class Row:
+    """A result by its name. `report`: what was read, if it is of this row alone; `known`: a model
+    before its change, which is shown for comparison."""
+
+    name: str
+    cells: dict[str, Cell]
+    report: Report | None = None
+    known: bool = False
+    verb: str = ""
+    label: str = ""  # its name in pictures, where that is another
+
+
+def rows_of(name: str, report: Report) -> list[Row]:
+    """The rows of a report: one, or one for each arm of a study or each try of a search."""
+    if study := report.part(Study):
+        return list(_arms(name, report, study))
+    own = Row(name, cells_of(report), report, verb=report.verb)
+    front = report.part(Front)
+    if front is None:
+        return [own] if own.cells else []
+    tries = [p for p in front.points if p.budget not in WHOLE and not p.failed and not p.out]
+    found = [_try(name, each, front) for each in tries if not each.taken]
+    return ([own] if report.part(Quality) else []) + found
+
+
+def references(rows: Iterable[Row]) -> list[Row]:
+    """The models before, by themselves and in 8 bits, as the reports of the rows have them; each
+    model once."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.report is None or row.verb not in CHANGES or row.report.part(Predicted):
+            continue
+        model = row.report.part(Model)
+        name = (model and model.id) or "the model"
+        for reference in _before(name, row.report):
+            held = found.setdefault(reference.name, reference)
+            merged = reference.cells | held.cells
+            found[reference.name] = replace(held, cells=merged)
+    return sorted(found.values(), key=lambda row: row.name)
+
+
+def named_alone(rows: list[Row]) -> list[Row]:
+    """The rows, with figures of one task under one name, unless a row has two of the task."""
+    twice = set()
+    for row in rows:
+        count = Counter(key.rpartition("@")[0] for key in row.cells if "@" in key)
+        twice |= {key for key, many in count.items() if many > 1}
+
+    def called(key: str) -> str:
+        task, at, data = key.rpartition("@")
+        return key if not at else f"{task}.{data}" if task in twice else task
+
+    return [
+        replace(row, cells={called(key): cell for key, cell in row.cells.items()}) for row in rows
+    ]
+
+
+def each_report(rows: list[Row]) -> list[Row]:
+    """A row of each report."""
+    return list({id(row.report): row for row in rows if row.report}.values())
+
+
+def _arms(name: str, report: Report, study: Study) -> Iterator[Row]:
+    """A row for each arm: the mean of its scores."""
+    ending = report.part(Ending)
+    training = ending.recipe.get("training", {}) if ending else {}
+    task, data = str(training.get("task")), short(str(training.get("data")))
+    for arm in study.arms:
+        own = [each for each in study.results if each.arm == arm.arm]
+        seeds = {each.seed: each.score for each in own if each.seed is not None}
+        first = own[0]
+        cell = Cell(arm.mean, first.better, None, data, seeds, what=f"mean over {len(own)} seeds")
+        key = f"{task}.{first.metric.replace(' ', '_')}@{data}"
+        yield Row(f"{name}: {arm.arm}", {key: cell}, report, verb="finetune", label=arm.arm)
+
+
+def _try(name: str, point: Point, front: Front) -> Row:
+    """A budget that was tried and not kept."""
+    values = {"keep": point.keep, "parameters": point.parameters, "bytes": point.bytes}
+    values |= {front.quality or "loss": point.quality, "seconds": point.seconds}
+    cells = {key: Cell(value) for key, value in values.items() if value is not None}
+    return Row(f"{name}: {point.budget}", cells, verb="compress", label=point.budget)
+
+
+def _before(name: str, report: Report) -> Iterator[Row]:
+    """The model before, where a report has its quality or score; then the same in 8 bits."""
+    sizes, files, flops = report.part(Parameters), report.part(FileBytes), report.part(Flops)
+    quality, score, int8 = report.part(Quality), report.part(Score), report.part(Int8)
+    if files is None or files.before is None:
+        return
+    cells = {"bytes": Cell(files.before)}
+    cells |= {"parameters": Cell(sizes.before)} if sizes else {}
+    if flops:
+        cells["flops"] = Cell(flops.before, unit=flops.note)
+    shared = {key: cell for key, cell in cells.items() if key != "bytes"}
+    measured: dict[str, Cell] = {}
+    if quality and quality.before is not None:
+        known = _unpaired(quality.examples)
+        measured[quality.name] = Cell(quality.before, "lower", known, "held-out text")
+        if quality.perplexity and quality.perplexity.before is not None:
+            measured["perplexity"] = Cell(quality.perplexity.before)
+    if score:
+        at = short(score.data).replace(" ", "_")
+        key = f"{score.task}.{score.metric.replace(' ', '_')}@{at}"
+        known = _unpaired(score.examples)
+        measured[key] = Cell(score.before, score.better, known, short(score.data))
+    if not measured:
+        return
+    yield Row(f"{name}, dense", cells | measured, known=True, label="dense")
+    if int8 and int8.value is not None and quality:
+        held = {"bytes": Cell(int8.file_bytes)}
+        held[quality.name] = Cell(int8.value, "lower", _unpaired(quality.examples), "held-out text")
+        yield Row(f"{name}, int8", shared | held, known=True, label="int8")
+
+
+def _unpaired(examples: Examples | None) -> Examples | None:
+    """The mark of the examples; what each of them gave is not known."""
+    return None if examples is None else replace(examples, left_out=())
