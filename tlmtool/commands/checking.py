@@ -44,7 +44,8 @@ def checked(
     if recipe.attention.kind:
         empty = copy.deepcopy(empty)
         predicted(recipe, empty, [])
-    sites = check_model(empty, recipe.compression, weighed) if budgeted else None
+    bits = recipe.quantization.bits
+    sites = check_model(empty, recipe.compression, weighed, bits) if budgeted else None
     plain_of(recipe, empty, sites)
     return sites
 

@@ -168,6 +168,7 @@ def _compressed(
             max_length=recipe.calibration.max_length or TEXT,
             sequential=wanted.fit == "sequential",
             seed=recipe.seed,
+            bits=recipe.quantization.bits,
             dry_run=recipe.output.dry_run,
             progress=run.bars,
             journal=journal,

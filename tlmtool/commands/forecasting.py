@@ -141,7 +141,7 @@ def _counted(tokenizer: Any, texts: Any, longest: int) -> Text:
 def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Material) -> Report:
     """The report of a dry run, which reads no weights. A rank is exact; of other budgets it says
     what is certain, and what they leave open. `empty` is changed."""
-    recipe, wanted = run.recipe, run.recipe.compression
+    recipe, wanted, bits = run.recipe, run.recipe.compression, run.recipe.quantization.bits
     warnings, weighed = [*material.warnings], bool(material.texts)
     parts: list[Part] = [provenance(recipe, folder, empty, None, sums=False)]
     draft, more = Draft(), list[Part]([Predicted(predicted=True)])
@@ -150,12 +150,12 @@ def foreseen(run: Run, folder: Folder, empty: Any, costs: Costs, material: Mater
     if (wanted.rank, wanted.share, wanted.energy) == (None, None, None):
         parts += costs.and_after(empty)
     elif wanted.rank is not None:
-        draft = planning.by_rank(check(empty, wanted, weighed), *_by_rank(wanted))
+        draft = planning.by_rank(check(empty, wanted, weighed, bits), *_by_rank(wanted))
         factorize(empty, draft.plan)
         parts += costs.and_after(empty, [*draft.plan, *draft.left_dense])
         warnings += left_out(empty, wanted.sites)
     else:
-        sites = check(empty, wanted, weighed)
+        sites = check(empty, wanted, weighed, bits)
         draft, found = _ranged(
             empty, costs, Open(sites, wanted, weighed), bool(recipe.attention.kind)
         )

@@ -5,6 +5,8 @@ from heapq import heapify, heappop, heappush
 
 from torch import Tensor
 
+from tlmtool.models.rounding import step_of
+
 
 def loss(measured: bool, sensitive: bool) -> str:
     """What `greedy` lowers with the parameters that it spends, in words."""
@@ -25,6 +27,7 @@ class Spectrum:
     out_features: int
     in_features: int
     energy: float = 1.0  # what the values were divided by
+    bits: int | None = None  # in which the factors will be stored; None for floats
 
     def lost(self, rank: int) -> float:
         """The squared error of the best factors of a rank, as it is: times the energy."""
@@ -42,7 +45,16 @@ class Spectrum:
     @property
     def chunk(self) -> int:
         """Singular values in a step of `greedy`: multiples of 8 run faster and cost nothing."""
-        return 8 if self.cut >= 96 else 1
+        fast = 8 if self.cut >= 96 else 1
+        return max(fast, step_of(self.cut, self.bits))
+
+    def step(self, at: int, most: int) -> int:
+        """The rank after `at`, up to `most`; `at` itself where there is none. Factors in few bits
+        have whole chunks, because a group of numbers does not divide other ranks."""
+        following = (at // self.chunk + 1) * self.chunk
+        if following <= most:
+            return following
+        return min(at, most) if self.bits else most
 
     @property
     def cut(self) -> int:
@@ -61,6 +73,7 @@ def by_energy(spectra: dict[str, Spectrum], energy: float) -> dict[str, int]:
     for site, s in spectra.items():
         held = s.values.cumsum(0) / s.values.sum().clamp_min(1e-300)
         rank = int((held < energy * (1 - 1e-12)).sum()) + 1
+        rank = -(-rank // s.chunk) * s.chunk if s.bits else rank
         budgets[site] = s.dense if rank >= s.cut else rank * s.unit
     return budgets
 
@@ -71,7 +84,7 @@ def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
     A site that no rank makes smaller is left dense. Every other one gets one chunk of singular
     values. Then each step takes what saves most loss per
     parameter: one more chunk, or a site left dense, whose error is zero. The last chunks are cut to
-    what is left, so that less than one singular value remains.
+    what is left, so that less than one singular value remains; those in few bits are left whole.
     """
     left = keep * sum(s.dense for s in spectra.values())
     whole = {site: s.dense for site, s in spectra.items() if s.cut == 1}
@@ -85,7 +98,7 @@ def greedy(spectra: dict[str, Spectrum], keep: float) -> dict[str, int]:
     def rated(site: str) -> tuple[float, str, int, int] | None:
         """(- loss saved per parameter, site, rank, size) of the best step that fits, if any."""
         s, at = spectra[site], ranks[site]
-        more = min((at // s.chunk + 1) * s.chunk, s.cut - 1, at + int(left // s.unit))
+        more = s.step(at, min(s.cut - 1, at + int(left // s.unit)))
         steps = []
         for to, held, size in ((more, more, more * s.unit), (s.cut, -1, s.dense)):
             if 0 < size - budgets[site] <= left:

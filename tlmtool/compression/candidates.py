@@ -13,6 +13,7 @@ from tlmtool.failure import Usage
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
 from tlmtool.models.neurons import Mlp, mlps_of, separable
 from tlmtool.models.roles import FFN, GROUPS, roles_of
+from tlmtool.models.rounding import step_of
 from tlmtool.models.streaming import give_back
 from tlmtool.models.surgery import head_count, modes, sites
 
@@ -83,11 +84,18 @@ def _experts(model: Any) -> str:
 class Candidates:
     """The decompositions that the chosen sites of one model could have.
 
-    `roles`: {site: role}; `blocks`: P of a decomposition with blocks, by default the heads.
+    `roles`: {site: role}; `blocks`: P of a decomposition with blocks, by default the heads; `bits`:
+    in which the factors will be stored, which takes ranks and widths that groups of numbers divide.
     """
 
-    def __init__(self, model: Any, roles: dict[str, str], blocks: int | None = None):
-        self.model, self.roles, self.blocks = model, roles, blocks
+    def __init__(
+        self,
+        model: Any,
+        roles: dict[str, str],
+        blocks: int | None = None,
+        bits: int | None = None,
+    ):
+        self.model, self.roles, self.blocks, self.bits = model, roles, blocks, bits
 
     def shape(self, site: str) -> tuple[int, int]:
         """(O, I) of a linear, (V, E) of an embedding."""
@@ -145,7 +153,9 @@ class Candidates:
             raise Usage(f"{error} ({site})") from None
 
     def largest(self, site: str, method: str, budget: int) -> Decomposition | None:
-        """The one of highest rank within a budget of parameters; None if rank 1 is above it."""
+        """The one of highest rank within a budget of parameters; None if rank 1 is above it.
+
+        In few bits its rank is one that can be stored so, unless all such ranks are above it."""
 
         def fits(rank: int) -> bool:
             try:
@@ -159,6 +169,9 @@ class Candidates:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
+        o, i = self.shape(site)
+        if named(method).chain and low > (step := step_of(o * i // (o + i), self.bits)):
+            low -= low % step
         return self.make(site, method, low) if low else None
 
 

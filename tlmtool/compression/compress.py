@@ -56,6 +56,7 @@ def compress(
     max_length: int = 128,
     sequential: bool = True,
     seed: int = 0,
+    bits: int | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -66,10 +67,10 @@ def compress(
     Exactly one budget: `rank` for every site, `keep` (share of the sites' parameters) or `energy`
     (share of each site's squared singular values). `texts`, with a `tokenizer`, weigh the error by
     the inputs that the sites get. With `sequential` each site is also fitted to the inputs that the
-    compressed layers before it give, with the dense model's outputs as target. `dry_run` only
-    plans. A `journal` keeps what is done, and what it holds already is not done again. Several
-    compressions of one model that differ in the budget alone may have one `shared`, so that it is
-    measured once. Raises Usage for a budget, site or method that cannot be.
+    compressed layers before it give, with the dense model's outputs as target. `bits`: those of the
+    stored weights, for which ranks are chosen. `dry_run` only plans. A `journal` keeps what is
+    done. Compressions of one model that differ in the budget alone may have one `shared`, so that
+    it is measured once. Raises Usage for a budget, site or method that cannot be.
 
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2,
@@ -79,12 +80,11 @@ def compress(
     >>> model.config.model_type
     'tlm-bert'
     """
-    started = time.perf_counter()
+    started, fitted = time.perf_counter(), "sequential" if sequential else "once"
     named = {"sites": _globs(sites), "ignore": tuple(ignore), "overrides": tuple(overrides)}
     budget = {"rank": rank, "keep": keep, "energy": energy, "allocate": allocate}
-    how = {"method": method, "blocks": blocks, "fit": "sequential" if sequential else "once"}
-    wanted = Compression(**named, **budget, **how)
-    candidates = check(model, wanted, bool(texts))
+    wanted = Compression(**named, **budget, method=method, blocks=blocks, fit=fitted)
+    candidates = check(model, wanted, bool(texts), bits)
     batches = _batches(model, tokenizer, texts, max_length) if texts else []
     sensitive = sequential and rank is None
     statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress, shared)
@@ -100,14 +100,14 @@ def compress(
     return outcome
 
 
-def check(model: Any, wanted: Compression, weighed: bool) -> Candidates:
+def check(model: Any, wanted: Compression, weighed: bool, bits: int | None = None) -> Candidates:
     """The candidates of the sites named, of a model with or without weights.
 
     Raises Usage for all that can be refused before anything is measured. `weighed`: calibration
-    texts will weigh the errors.
+    texts will weigh the errors; `bits`: in which the weights will be stored.
     """
     _one_budget(wanted)
-    sites = Candidates(model, select(model, wanted.sites, wanted.ignore), wanted.blocks)
+    sites = Candidates(model, select(model, wanted.sites, wanted.ignore), wanted.blocks, bits)
     planning.check(sites, wanted.rank, wanted.share, wanted.method, wanted.overrides, weighed)
     return sites
 

@@ -14,7 +14,7 @@ from tlmtool.compression.drafting import Draft, cut
 from tlmtool.compression.rivals import Rivals
 from tlmtool.compression.statistics import Statistics
 from tlmtool.compression.weighing import Weighed, compares, every_weighed, spectrum_of
-from tlmtool.compression.widths import Widths, better, share_of, widths, widths_of
+from tlmtool.compression.widths import Widths, better, rounded, share_of, widths, widths_of
 from tlmtool.decompositions import NAMES, Decomposition, candidates, named
 from tlmtool.failure import Usage
 from tlmtool.recipe.rules import NARROW
@@ -43,7 +43,7 @@ def check(
             raise Usage(f"method {NARROW} takes a rank or keep: a width has no singular values")
         share_of(sites, keep)
         return
-    names, least, dense = methods(method, weighed), 0, 0
+    names, least, dense = methods(method, weighed, sites.bits), 0, 0
     for site in sites.roles:
         found = [sites.make(site, name, 1) for name in names]
         check_draft(Draft({site: found[0]}), weighed)
@@ -56,9 +56,12 @@ def check(
         )
 
 
-def methods(method: str | None, weighed: bool) -> tuple[str, ...]:
-    """The names of the decompositions that a method tries."""
-    return candidates(weighed) if method in (None, "auto") else (str(method),)
+def methods(method: str | None, weighed: bool, bits: int | None = None) -> tuple[str, ...]:
+    """The names of the decompositions that a method tries. In few bits only factors that are
+    matrices can be stored, so that auto takes no others."""
+    if method not in (None, "auto"):
+        return (str(method),)
+    return tuple(name for name in candidates(weighed) if not bits or named(name).chain)
 
 
 def check_draft(draft: Draft, weighed: bool) -> None:
@@ -141,12 +144,14 @@ def by_budget(
         spectra |= apart
     draft, rivals, spare = Draft(), Rivals(), 0
     for down in narrower:
-        draft.cut(sites, down, budgets[down] // curves[down].unit)
-        spare += budgets[down] % curves[down].unit
+        width = budgets[down] // curves[down].unit
+        width = rounded(curves[down], width) if sites.bits else width
+        draft.cut(sites, down, width)
+        spare += budgets[down] - width * curves[down].unit
     cut = {site for down in narrower for site in sites.mlps[down].sites}
     shapes = {site: torch.empty(sites.shape(site), device="meta") for site in spectra}
     left: Iterable[Weighed] = (Weighed(site, w) for site, w in shapes.items())  # sizes are enough
-    if method == "auto":
+    if len(methods(method, bool(statistics.batches), sites.bits)) > 1:
         left = every_weighed(sites, statistics, "choosing decompositions")
     for each in left:
         if (site := each.site) in cut:
@@ -168,7 +173,8 @@ def _spectra(sites: Candidates, statistics: Statistics, compared: bool) -> list[
     for each in every_weighed(sites, statistics, "planning"):
         if compared and each.site in sites.mlps and compares(each, statistics):
             curves[each.site] = widths_of(sites, sites.mlps[each.site], each)
-        (spectra if compares(each, statistics) else apart)[each.site] = spectrum_of(each)
+        found = spectrum_of(each, sites.bits)
+        (spectra if compares(each, statistics) else apart)[each.site] = found
         del each  # before the next one is made: its metric may be the largest tensor there is
     return [spectra, apart, curves]
 
@@ -208,7 +214,7 @@ def best(
     o, i = sites.shape(site)
     if budget >= o * i or o * i <= o + i:
         return None
-    names = methods(method, each.metric is not None)
+    names = methods(method, each.metric is not None, sites.bits)
     names = (TABLE,) if sites.roles[site] == "embedding" else names
     found = [d for name in names if (d := sites.largest(site, name, budget))]
     if not found:

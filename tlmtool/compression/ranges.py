@@ -9,6 +9,7 @@ from tlmtool.compression.drafting import Draft, cut
 from tlmtool.compression.planning import methods
 from tlmtool.compression.widths import even, share_of, unit_of
 from tlmtool.decompositions import Decomposition
+from tlmtool.models.rounding import step_of
 from tlmtool.recipe.compression import Compression
 from tlmtool.recipe.rules import NARROW
 
@@ -31,7 +32,7 @@ class Open:
 
     def __init__(self, sites: Candidates, wanted: Compression, weighed: bool):
         self.sites, self.wanted = sites, wanted
-        self.methods = methods(wanted.method, weighed)
+        self.methods = methods(wanted.method, weighed, sites.bits)
         self.sizes = {site: prod(sites.shape(site)) for site in sites.roles}
         self.narrow = NARROW in self.methods and wanted.share is not None
         self.least = {site: self._least(site) for site in sites.roles}
@@ -113,11 +114,13 @@ class Open:
         return int(rank)
 
     def _step(self, site: str) -> int:
-        """The parameters of one rank more."""
-        if min(self.sites.shape(site)) == 1:
+        """The parameters of one rank more, or of as many as a step in few bits has."""
+        o, i = self.sites.shape(site)
+        if min(o, i) == 1:
             return 0
         one, two = (self.sites.make(site, self.method(site), rank) for rank in (1, 2))
-        return self.sites.size(site, two) - self.sites.size(site, one)
+        step = step_of(o * i // (o + i), self.sites.bits)
+        return step * (self.sites.size(site, two) - self.sites.size(site, one))
 
     def even(self) -> Draft:
         """The plan of a `keep` if every site keeps the same share."""

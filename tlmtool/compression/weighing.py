@@ -32,15 +32,15 @@ class Weighed(NamedTuple):
         return float((seen * off).sum())
 
 
-def spectrum_of(each: Weighed) -> Spectrum:
-    """What a site loses at each rank.
+def spectrum_of(each: Weighed, bits: int | None = None) -> Spectrum:
+    """What a site loses at each rank. `bits`: in which its factors will be stored.
 
     It is relative to the energy of its output, so that sites compare. With an output metric it is
     the predicted squared change of the last hidden state instead.
     """
     unit = energy_of(each)
     values = spectrum(each.weight, each.metric, each.output_metric) / unit
-    return Spectrum(values.cpu(), *each.weight.shape, unit)
+    return Spectrum(values.cpu(), *each.weight.shape, unit, bits)
 
 
 def energy_of(each: Weighed) -> float:

@@ -14,6 +14,7 @@ from tlmtool.compression.narrowing import sizes_of
 from tlmtool.compression.weighing import Weighed, energy_of
 from tlmtool.failure import Usage
 from tlmtool.models.neurons import Mlp
+from tlmtool.models.rounding import GROUPS, step_of
 from tlmtool.recipe.rules import NARROW
 
 
@@ -28,6 +29,12 @@ class Widths(Spectrum):
     def unit(self) -> int:
         """The parameters of one neuron."""
         return self.out_features
+
+    @property
+    def chunk(self) -> int:
+        """Neurons in a step: multiples of 8 run faster, and those of a group are stored in few
+        bits, also where all weights of a checkpoint have groups of one size."""
+        return max(super().chunk, step_of(self.cut, self.bits, GROUPS[self.bits or 8]))
 
     @property
     def cut(self) -> int:
@@ -52,7 +59,7 @@ def widths_of(sites: Candidates, mlp: Mlp, each: Weighed) -> Widths:
     else:
         losses = ranked(each.weight, each.metric, each.output_metric).losses
         unit = energy_of(each)
-    return Widths((losses / unit).cpu(), size, mlp.width, unit)
+    return Widths((losses / unit).cpu(), size, mlp.width, unit, sites.bits)
 
 
 def share_of(sites: Candidates, keep: float) -> float:
@@ -79,7 +86,7 @@ def share_of(sites: Candidates, keep: float) -> float:
 def widths(curves: Mapping[str, Widths], share: float, allocate: str) -> dict[str, int]:
     """{down: how many neurons are kept}, so many that a share of all parameters is.
 
-    One width in all is a multiple of 8, where MLPs are wide: that runs faster.
+    One width in all is a multiple of the step, where MLPs are wide.
     """
     budgets = getattr(allocation, allocate)(dict(curves), share)
     found = {down: budgets[down] // curve.unit for down, curve in curves.items()}
@@ -95,8 +102,10 @@ def rounded(curve: Widths, width: int) -> int:
 
 def even(sites: Candidates, share: float) -> dict[str, int]:
     """{down: the width of each MLP if all keep the same share}; no loss has to be known."""
-    empty = torch.empty(0)
-    found = {d: Widths(empty, unit_of(sites, mlp), mlp.width) for d, mlp in sites.mlps.items()}
+    found = {
+        down: Widths(torch.empty(0), unit_of(sites, mlp), mlp.width, bits=sites.bits)
+        for down, mlp in sites.mlps.items()
+    }
     return widths(found, share, "uniform")
 
 

@@ -35,6 +35,15 @@ def group_of(width: int, bits: int) -> int | None:
     return min(sizes, key=lambda n: (abs(n - usual), n)) if sizes else None
 
 
+def step_of(highest: int, bits: int | None, group: int = LEAST) -> int:
+    """Ranks or widths below `highest` that are multiples of this can be stored in `bits`, in groups
+    of `group` numbers, or of a half, a quarter ... where so many are coarse; 1 where any will do.
+    """
+    while 2 * group > highest:
+        group //= 2
+    return 1 if bits is None or group < LEAST else group
+
+
 def levels(weight: Tensor, bits: int, group: int) -> Levels:
     """A weight (O, I), rounded to the nearest of 2^bits - 1 levels around 0.
 
