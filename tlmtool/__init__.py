@@ -47,6 +47,8 @@ PUBLIC = {
     "overparam": "training.growth",
     "run": "commands.performing",
     "plan_of": "models.surgery",
+    "config_class": "models.modeling",
+    "model_classes": "models.modeling",
     "Failure": "failure",
 }
 __all__ = ["Failure", *(name for name in PUBLIC if name != "Failure")]

@@ -65,6 +65,7 @@ ALIASES = {  # short names of checkpoints on the Hub
     "t5-small": "google-t5/t5-small",
 }
 PREFIX = "tlm-"  # of our model types; checkpoints on disk have it in their config.json
+NAME = "Tlm"  # the start of the names of our classes; checkpoints on disk have it too
 
 
 def base_type(model_type: str) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from tlmtool.failure import Failure, NotLoadable, Usage
+from tlmtool.models.config import config_in
 from tlmtool.models.fitting import Fit, chosen, silenced, spelled
 from tlmtool.models.folder import Folder, Name
 from tlmtool.models.streaming import give_back, stream
@@ -63,7 +64,7 @@ def load(
             kind: Any = head or type(found.model)
             model, info = kind.from_pretrained(
                 folder.path,
-                config=AutoConfig.from_pretrained(folder.path, **(changes or {})),
+                config=config_in(folder.path, **(changes or {})),
                 dtype=wanted,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -115,7 +116,7 @@ def load_tokenizer(name: Name) -> Any | None:
     if not folder.has_tokenizer:
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder.path)
+        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust
             raise _unloadable(folder, error, "the tokenizer in ") from error
@@ -123,8 +124,7 @@ def load_tokenizer(name: Name) -> Any | None:
 
 
 def device_of(device: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one. Raises Usage for a device that this
-    machine lacks."""
+    """The device of a name; "auto" is CUDA where there is one. Raises Usage where it is missing."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -195,7 +195,7 @@ def _found(folder: Folder) -> Fit:
     """The fit of the class that config.json names, or else of the one that the tensors show."""
     folder.check(weights=True)
     try:
-        return chosen(folder, AutoConfig.from_pretrained(folder.path))
+        return chosen(folder, config_in(folder.path))
     except Failure:
         raise
     except Exception as error:

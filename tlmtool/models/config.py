@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -50,6 +51,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if str(model_type).startswith(PREFIX) and not isinstance(kept.get("tlm"), dict):
         raise NotLoadable(f"{file} has model type {model_type} but no plan under the key tlm")
     return kept
+
+
+def config_in(path: Path, **changes: Any) -> PreTrainedConfig:
+    """The config of a folder as transformers reads it, with keys changed.
+
+    The key `auto_map` is left out: no code of a folder is run, and none travels to a new folder.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **changes)
+    vars(config).pop("auto_map", None)
+    return config
 
 
 def reads_text(kind: str) -> bool:

@@ -14,10 +14,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as their_logging
 
 from tlmtool.failure import NotLoadable
-from tlmtool.models.architectures import PREFIX, base_type
+from tlmtool.models.architectures import NAME, PREFIX, base_type
+from tlmtool.models.classes import heads_of
 from tlmtool.models.config import values_of
 from tlmtool.models.folder import Folder
-from tlmtool.models.modeling import NAME, heads_of, model_class
+from tlmtool.models.modeling import model_class
 
 SMALL = 8192  # with a larger number in its config a model is sized before its tables are filled
 SLACK = 4 * 2**20  # numbers a model may hold that its files do not: sinusoids, a pooler

@@ -16,17 +16,18 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tlmtool.models import quantizer  # noqa: F401, for which transformers then knows our bits
-from tlmtool.models.architectures import PREFIX, base_type
+from tlmtool.models.architectures import NAME, PREFIX, base_type
+from tlmtool.models.classes import heads_of
 from tlmtool.models.factorized import Factorized
 from tlmtool.models.inheriting import same_names, same_tokenizer
 from tlmtool.models.kernels import converted, take_over
 from tlmtool.models.refusing import read, spelled
+from tlmtool.models.remote import STAYS, auto_map, writing
 from tlmtool.models.surgery import merge as merge_modules
 from tlmtool.models.surgery import plan_from_dict, plan_of, plan_to_dict, skeleton
 from tlmtool.models.ties import loose, loosen, untie
 from tlmtool.models.vocabulary import check, resize
 
-NAME = "Tlm"
 WHOLE = ("FactorizedLinear", "FactorizedEmbedding")  # `device_map` must not split their factors
 
 # Classes made so far; each is made once, because transformers compares classes by identity.
@@ -74,12 +75,15 @@ def _config_class(base: type[PreTrainedConfig], kind: str) -> type[PreTrainedCon
         register_models(kind)
 
     def to_dict(self: Any) -> dict[str, Any]:
-        return spelled(self, base.to_dict(self))
+        kept = spelled(self, base.to_dict(self))
+        return kept | {"auto_map": auto_map(kind, self.architectures)}
 
     body = {
         "__module__": __name__,
         "__annotations__": {"tlm": dict | None},
         "to_dict": to_dict,
+        "to_json_file": writing(base, kind),
+        "register_for_auto_class": STAYS,
         "__post_init__": __post_init__,
         "model_type": PREFIX + kind,
         "tlm": None,
@@ -161,6 +165,7 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     body: dict[str, Any] = {
         "__module__": __name__,
         "__init__": __init__,
+        "register_for_auto_class": STAYS,
         "_initialize_missing_keys": _initialize_missing_keys,
         "save_pretrained": save_pretrained,
         "resize_token_embeddings": resize_token_embeddings,
@@ -175,38 +180,20 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     return _findable(made, kind, base.config_class)
 
 
+def model_classes(model_type: str) -> dict[str, type[PreTrainedModel]]:
+    """{Auto class: our class of the same head} of every Auto class that knows the base type."""
+    kind = base_type(model_type)
+    return {name: model_class(own, kind) for name, own in heads_of(kind).items()}
+
+
 def register_models(model_type: str) -> None:
-    """Give our class of the same head to every Auto class that knows the base type."""
+    """Give our classes to the Auto classes."""
     kind = base_type(model_type)
     if kind in _registered:
         return
     _registered.add(kind)
-    for name, own in heads_of(kind).items():
-        made = model_class(own, kind)
+    for name, made in model_classes(kind).items():
         getattr(modeling_auto, name).register(config_class(kind), made, exist_ok=True)
-
-
-def heads_of(model_type: str) -> dict[str, type[PreTrainedModel]]:
-    """{Auto class: transformers' class for the base type}, of all Auto classes that know it."""
-    base: Any = CONFIG_MAPPING[base_type(model_type)]
-    classes = {}
-    for name, auto in vars(modeling_auto).items():
-        mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
-        found = mapping.get(base, None) if mapping is not None else None
-        several = found if isinstance(found, (tuple, list)) else [found]
-        own = next((c for c in several if _takes(c, base)), None)
-        if own is not None:
-            classes[name] = own
-    return classes
-
-
-def _takes(cls: Any, config: type[PreTrainedConfig]) -> bool:
-    """Whether a class that an Auto class lists is made from the whole config of a type. Some types
-    share the classes of another one; some list classes for a config inside theirs."""
-    made_from = getattr(cls, "config_class", None)
-    if made_from is None or made_from is config:
-        return made_from is config
-    return not config.sub_configs and not made_from.sub_configs
 
 
 def adopt(model: PreTrainedModel) -> PreTrainedModel:
@@ -242,7 +229,7 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for owned in (part, part.config):  # a part may be of our type, or only its config
             if type(owned).__module__ == __name__:
                 owned.__class__ = type(owned).__mro__[1]
-        for key in ("tlm", "model_type"):  # a config that was read from a file holds its type
+        for key in ("tlm", "model_type", "auto_map"):  # a config that was read holds its type
             vars(part.config).pop(key, None)
     return model
 

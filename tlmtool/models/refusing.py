@@ -1,8 +1,9 @@
 """A number in our config.json that makes the classes of transformers refuse it.
 
 transformers' own `BertModel.from_pretrained` only warns that the type is not its own, and draws the
-weights that it misses at random. So one number is written as "0.02 (what to do)". A plain config
-refuses that and shows it; ours reads the number in front.
+weights that it misses at random. `auto_map` does not stop it, since only Auto classes read that. So
+one number is written as "0.02 (what to do)". A plain config refuses that and shows it; ours reads
+the number in front.
 """
 
 from collections.abc import Mapping

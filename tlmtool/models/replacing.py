@@ -22,6 +22,7 @@ NAMES = re.compile(
     | vocab\.txt | merges\.txt | bpe\.codes | dict\.txt | chat_template\.(jinja|json)
     | (spiece|tokenizer|sentencepiece\.bpe|spm|sentencepiece|source|target)\.(model|spm|bpe)
     | (modules|sentence_bert_config|config_sentence_transformers)\.json
+    | (configuration|modeling)_tlm\.py
     | (report\.json|recipe\.yaml|README\.md|LICENSE(\.txt|\.md)?)
     | training_args\.bin | trainer_state\.json | (optimizer|scheduler|scaler)\.pt
     | rng_state(_\d+)?\.pth

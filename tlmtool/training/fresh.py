@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
@@ -27,7 +26,7 @@ from tlmtool.measuring.outputs import position_limit
 from tlmtool.models import checkpoint
 from tlmtool.models.architectures import ALIASES, ARCHITECTURES, PREFIX
 from tlmtool.models.attending import attend
-from tlmtool.models.config import check_counts, reads_text
+from tlmtool.models.config import check_counts, config_in, reads_text
 from tlmtool.models.folder import Folder
 from tlmtool.models.known import NAMES
 from tlmtool.models.modeling import adopt
@@ -129,7 +128,7 @@ def build(recipe: Recipe, folder: Folder, head: Any, changes: dict[str, Any] | N
     It is in float32 unless the recipe says otherwise. `head` is an Auto class, `changes` are for
     the config. Raises Usage for a config that no model runs with, or that does not fit the kernel.
     """
-    config = AutoConfig.from_pretrained(folder.path, **(changes or {}))
+    config = config_in(folder.path, **(changes or {}))
     config.dtype = None  # the stored one is of weights that are not there any more
     try:
         model = head.from_config(config)

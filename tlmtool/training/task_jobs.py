@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from tlmtool.data import labelled
 from tlmtool.data.labels import classes_in, numbered
@@ -17,6 +16,7 @@ from tlmtool.measuring.predictions import nameless
 from tlmtool.measuring.scoring import bleu_of
 from tlmtool.measuring.translating import generation
 from tlmtool.models import checkpoint
+from tlmtool.models.config import config_in
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.schema import Recipe
 from tlmtool.tasks.table import TASKS, Task
@@ -36,7 +36,7 @@ def _head(recipe: Recipe, load: Callable, task: Task, folder: Folder) -> tuple[n
     name = recipe.model or f"a new {folder.name}"
     head, changes, has = head_of(_config(recipe, folder), name, task)
     if (share := recipe.training.dropout) is not None:
-        changes |= dropouts(AutoConfig.from_pretrained(folder.path).to_dict(), share)
+        changes |= dropouts(config_in(folder.path).to_dict(), share)
     torch.manual_seed(recipe.seed)  # a new head is drawn
     return load(recipe.model, head=head, changes=changes, has=has), has
 
