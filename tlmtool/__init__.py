@@ -10,6 +10,7 @@ room, without a circle, and from rooms below it; tests/test_layers.py reads this
 
     cli             the command `tlm`: flags, terminal, signals, failures as sentences
     commands        a file for each verb: a recipe becomes a report
+    exporting       a file for each format that other programs open
     training        the training loop, over-parameterizing, distillation, studies
     compression     calibration, ranks for each site, fitting, converted attention
     measuring       scores, perplexity, FLOPs, time and memory

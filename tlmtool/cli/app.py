@@ -185,6 +185,7 @@ def _everything(
 def _epilog(verb: str) -> str:
     """What stands below the options: an example, names, and keys that no flag gives."""
     from tlmtool.recipe.compression import decompositions
+    from tlmtool.recipe.exporting import targets
     from tlmtool.recipe.schema import settings
 
     parts = [f"Example: {VERBS[verb].example}"]
@@ -193,6 +194,9 @@ def _epilog(verb: str) -> str:
         wide = max(map(len, found)) + 2
         names = (f"  [bold]{name:<{wide}}[/]{line}" for name, line in found.items())
         parts.append("\n".join(("Decompositions (--method):", *names)))
+    if verb == "export":
+        formats = (f"  [bold]{name}[/]: {line}" for name, line in targets().items())
+        parts.append("\n".join(("Formats (--to):", *formats)))
     hidden = [each for each in settings(verb).values() if not each.flag and "." in each.path]
     if hidden:
         keys = (f"  [bold]{each.path}[/]: {each.help_for(verb)}" for each in hidden)

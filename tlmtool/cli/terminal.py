@@ -28,7 +28,7 @@ QUIET = {  # for third parties, unless -v is given or the user's environment say
 THREADS = {"GOMP_SPINCOUNT": "2000"}
 NOISY = (  # loggers of third parties that are told to be quiet too
     *("accelerate", "datasets", "filelock", "httpx", "huggingface_hub", "matplotlib"),
-    *("torch", "transformers"),
+    *("nncf", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers"),
 )
 
 

@@ -42,7 +42,7 @@ from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
 log = logging.getLogger("tlmtool")
-READERS = ("evaluate", "merge", "profile")  # verbs that read quantized checkpoints of ours
+READERS = ("evaluate", "export", "merge", "profile")  # verbs, of quantized checkpoints of ours
 WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
 
 
@@ -236,11 +236,12 @@ def place_of(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
     return path_of(recipe.output.out or f"out/{model}-{suffix}")
 
 
-def out_folder(recipe: Recipe, suffix: str, name: str | None = None) -> Path:
-    """The folder to write, which is claimed. Raises Usage at once where it is taken."""
+def out_folder(recipe: Recipe, suffix: str, name: str | None = None, foreign: Any = None) -> Path:
+    """The folder to write, which is claimed. Raises Usage at once where it is taken, as
+    `check_out` with `foreign`."""
     out = place_of(recipe, suffix, name)
     if not recipe.output.dry_run:
         check_place(out, reads_of(recipe, cached))
         claim(out)
-        check_out(out, recipe.output.overwrite)
+        check_out(out, recipe.output.overwrite, foreign)
     return out

@@ -11,6 +11,7 @@ from tlmtool.failure import NotLoadable, Usage
 from tlmtool.files.reading import read_text
 from tlmtool.models.guarding import CONFIG, MIB, TEMPLATES, modules
 
+Foreign = Callable[[Path], str | None]  # a folder -> what it holds that must not be lost
 LARGEST = 64 * MIB  # the most bytes of a report whose list of files counts
 # Names that a checkpoint may hold. A name that is missing here keeps a folder from replacement.
 NAMES = re.compile(
@@ -31,9 +32,7 @@ NAMES = re.compile(
 )
 
 
-def check_out(
-    out: Path, overwrite: bool, foreign: Callable[[Path], str | None] | None = None
-) -> None:
+def check_out(out: Path, overwrite: bool, foreign: Foreign | None = None) -> None:
     """Raises Usage for an `--out` that is a file, or a folder with files that may not be replaced.
 
     `foreign` is a function from a folder to what it holds that must not be lost; None for nothing.
@@ -71,6 +70,14 @@ def foreign_to_checkpoint(folder: Path) -> str | None:
         lacking = "no checkpoint (no config.json with a model_type)"
         return f"{lacking}, but {found}" if found else lacking
     return f"{found}, which neither tlm nor transformers wrote" if found else None
+
+
+def foreign_to_export(folder: Path) -> str | None:
+    """What a folder holds that its report does not list; None where it may be replaced."""
+    if not (listed := _listed(folder)):
+        return "no export (no report.json that lists its files)"
+    found = first_foreign(folder, listed.__contains__, listed)
+    return f"{found}, which is no file of an export" if found else None
 
 
 def first_foreign(

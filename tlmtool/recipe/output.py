@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from tlmtool.recipe.setting import setting
-from tlmtool.recipe.verbs import EVERY, VERBS, WRITES
+from tlmtool.recipe.verbs import CHECKPOINTS, EVERY, VERBS, WRITES
 
 WRITING = " ".join(WRITES)
 SIZE = r"^[1-9]\d*(\.\d+)?([KMGT]i?)?B$"  # what `files.numbers.size` reads
-PREDICTED = "compress overparam finetune"  # the verbs with --dry-run; a merge takes seconds
+PREDICTED = "compress overparam export finetune"  # the verbs with --dry-run; a merge takes seconds
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Output:
     out: str | None = setting(
         None,
         WRITING,
-        "Folder for the new checkpoint",
+        "Folder for the result",
         "DIR",
         otherwise={verb: VERBS[verb].out for verb in WRITES},
     )
-    overwrite: bool = setting(False, WRITING, "Replace the checkpoint that is in this folder")
+    overwrite: bool = setting(False, WRITING, "Replace the result that is in this folder")
     dry_run: bool = setting(False, PREDICTED, "Predict size and cost, and write nothing")
     max_shard_size: str = setting(
         "5GB",
-        WRITING,
+        " ".join(CHECKPOINTS),
         "Largest file of weights; more weights go into several files",
         "SIZE",
         pattern=SIZE,

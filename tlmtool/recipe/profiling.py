@@ -22,12 +22,12 @@ class Profiling:
     )
     batch: int = setting(1, "profile", "Texts per batch", "N", ge=1)
     against: str | None = setting(
-        None, "profile", "Second model, shown side by side", "MODEL", reads="model"
+        None, "profile export", "Second model, shown side by side", "MODEL", reads="model"
     )
     latency: bool = setting(
         False, "profile", "Also measure the time of the forward pass (--attention always does)"
     )
-    runs: int = setting(7, "profile", "Timed runs of each measurement", "N", ge=1)
+    runs: int = setting(7, "profile export", "Timed runs of each measurement", "N", ge=1)
     attention: tuple[str, ...] = setting(
         (),
         "profile",

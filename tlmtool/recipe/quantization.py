@@ -11,7 +11,7 @@ class Quantization:
 
     bits: int | None = setting(
         None,
-        "compress quantize",
+        "compress quantize export",
         "Bits of a stored weight, 8 or 4: each is rounded to the nearest level of its group. 8 "
         "costs almost no quality; 4 is half as large and costs some",
         "B",

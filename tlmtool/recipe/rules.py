@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tlmtool.failure import Usage, show
+from tlmtool.recipe.exporting import targets
 from tlmtool.recipe.overparam import Strategy
 from tlmtool.recipe.profiling import ALONE
 from tlmtool.recipe.schema import Recipe, settings
@@ -50,6 +51,8 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         _check_compress(values)
     if verb == "evaluate":
         _check_evaluate(values)
+    if verb == "export" and values.get("export.to") is None:
+        raise Usage(f"export needs a format: --to {', '.join(targets())}")
     if values.get("quantization.bits") and values.get("compression.target_size"):
         raise Usage("--target-size counts floats: with --bits give --keep or --target-parameters")
     if values.get("quantization.bits") is None:

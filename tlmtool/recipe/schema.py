@@ -13,6 +13,7 @@ from tlmtool.recipe.attention import Attending
 from tlmtool.recipe.compression import Calibration, Compression
 from tlmtool.recipe.distillation import Distillation, Recovery
 from tlmtool.recipe.evaluation import Evaluation
+from tlmtool.recipe.exporting import Export
 from tlmtool.recipe.fresh import Fresh
 from tlmtool.recipe.language import Language
 from tlmtool.recipe.output import SIZE, Output
@@ -45,6 +46,7 @@ class Recipe:
     )
     compression: Compression = section(Compression, "Compression")
     quantization: Quantization = section(Quantization, "Bits of the stored weights")
+    export: Export = section(Export, "Export")
     overparam: Growth = section(Growth, "Over-parameterization")
     evaluation: Evaluation = section(Evaluation, "Evaluation")
     profiling: Profiling = section(Profiling, "Profile")

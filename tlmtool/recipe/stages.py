@@ -11,7 +11,7 @@ from tlmtool.files.places import path_of
 from tlmtool.recipe.building import built
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.sources import Layer, from_mapping, from_sets, read
-from tlmtool.recipe.verbs import VERBS, WRITES
+from tlmtool.recipe.verbs import CHECKPOINTS, VERBS, WRITES
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 MOST = 1000  # stages of a file; each more costs a check before the first one starts
@@ -50,7 +50,7 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
     written: dict[str, Path] = {}
     for name, each in zip(names, several, strict=True):
         stage = _stage(name, dict(each), f"stage {name} of {where}", split[name], out, written)
-        if stage.recipe.verb in WRITES and not stage.recipe.study.seeds:
+        if stage.recipe.verb in CHECKPOINTS and not stage.recipe.study.seeds:
             written[name] = stage.out
         found.append(replace(stage, recipe=replace(stage.recipe, file=str(file))))
     return found

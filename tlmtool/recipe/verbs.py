@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 class Verb(NamedTuple):
     """A command that makes one report. `out`: the folder that it writes by default, in words; empty
-    where it writes no checkpoint."""
+    where it writes none. `checkpoint`: whether that folder is one that tlm loads."""
 
     help: str
     example: str
     out: str = ""
+    checkpoint: bool = True
 
 
 VERBS = {
@@ -43,6 +44,13 @@ VERBS = {
         "tlm merge out/m8 --out out/m8-dense",
         "out/<model>-dense",
     ),
+    "export": Verb(
+        "Write a model for other programs: an ONNX or OpenVINO graph that is checked against the "
+        "model and timed beside it.",
+        "tlm export out/m8 --to onnx --out out/m8-onnx",
+        "out/<model>-<NAME>",
+        checkpoint=False,
+    ),
     "finetune": Verb(
         "Train a model on a task; with options to over-parameterize it meanwhile, to imitate a "
         "teacher, or to compare strategies over several seeds.",
@@ -65,6 +73,7 @@ COMPARE = Verb(
     "tlm compare out/m8 out/m4 --sort loss --where 'keep<0.8' --out compared.html",
 )  # it reads reports and no recipe
 EVERY = " ".join(VERBS)
-WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a checkpoint
+WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a folder
+CHECKPOINTS = tuple(name for name in WRITES if VERBS[name].checkpoint)
 
 FORMER_FLAGS = {"finetune": {"--form": "--method"}}  # of tlm 0.2; both names are accepted

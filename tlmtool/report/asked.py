@@ -11,14 +11,13 @@ from typing import Any
 from tlmtool.report.timed import SECONDS
 from tlmtool.tasks.table import TASKS, Task
 
+BUDGETS = ("rank", "keep", "energy", "target_size", "target_parameters")  # for layers
+
 
 def condition(questions: str) -> list[str]:
     """What these questions ask for, in words: ['with `--attention`, without `--dry-run`']."""
     told = (str(getattr(Asked, each).__doc__) for each in questions.split())
     return [", ".join(told)] if questions else []
-
-
-BUDGETS = ("rank", "keep", "energy", "target_size", "target_parameters")  # for layers
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,13 @@ class Asked:
     @property
     def budget(self) -> bool:
         """with a budget for layers, such as `--keep`"""
-        given = any(self.values.get(f"compression.{name}") for name in BUDGETS)
-        return given or self.tried
+        return self.tried or any(self.values.get(f"compression.{name}") for name in BUDGETS)
 
     @property
     def tried(self) -> bool:
         """with several shares in `--keep`, or with `--max-loss-increase` and no `--attention`"""
-        bound = self.values.get("compression.max_loss_increase") and not self.converts
-        return bool(bound) or isinstance(self.values.get("compression.keep"), tuple)
+        bound = bool(self.values.get("compression.max_loss_increase")) and not self.converts
+        return bound or isinstance(self.values.get("compression.keep"), tuple)
 
     @property
     def shrinks(self) -> bool:
@@ -140,9 +138,14 @@ class Asked:
         return self.verb == "finetune"
 
     @property
-    def merges(self) -> bool:
-        """for `merge`"""
-        return self.verb == "merge"
+    def graph(self) -> bool:
+        """for `--to onnx` or `openvino`"""
+        return self.values.get("export.to") in ("onnx", "openvino")  # other formats hold weights
+
+    @property
+    def loses(self) -> bool:
+        """for `merge`, and for `export` with `--bits`"""
+        return self.verb == "merge" or (self.verb == "export" and self.rounds)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -198,8 +201,8 @@ class Asked:
     @property
     def causal(self) -> bool:
         """for the task `clm`, or with `--teacher` for a causal language model"""
-        taught = self.values.get("distillation.teacher") and self.task is None
-        return bool(taught) or (self.task is not None and self.task.name == "clm")
+        taught = bool(self.values.get("distillation.teacher")) and self.task is None
+        return taught or (self.task is not None and self.task.name == "clm")
 
     @property
     def packed(self) -> bool:

@@ -10,6 +10,7 @@ from tlmtool.report.layout import Document
 from tlmtool.report.parts.attention import Attention
 from tlmtool.report.parts.costs import Parameters
 from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.exported import Exported
 from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.quantization import Quantization
 from tlmtool.report.parts.sites import Sites
@@ -31,10 +32,11 @@ AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
 def card(report: Document, model_id: str) -> str:
     """Front matter and Markdown of a report."""
     model, ending, methods = report.part(Model) or Model(), report.part(Ending), _methods(report)
+    exported = report.part(Exported)
     base = None if model.new else model.base_model or model.id
     front = {
         "base_model": base,
-        "library_name": "transformers",
+        "library_name": exported.library if exported else "transformers",
         "license": model.license,
         "tags": ["tlm", *methods],
         "model-index": model_index(report, model_id),
@@ -45,7 +47,10 @@ def card(report: Document, model_id: str) -> str:
         parts.append("\n>\n".join(loud) + "\n")
     bits, asked = report.part(Quantization), ending.recipe if ending else {}
     plain = bits.plain if bits else _plain(report.verb, asked)
-    parts.append(_loading(model_id, model.class_ or "", plain, bits is not None))
+    if exported:
+        parts.append(f"```python\n{exported.example.strip()}\n```\n")
+    else:
+        parts.append(_loading(model_id, model.class_ or "", plain, bits is not None))
     parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
     made += [f"* warning: {each}" for each in warnings(report) if each not in alarms(report)]
@@ -75,6 +80,9 @@ def _introduction(report: Document) -> str:
     if report.verb == "merge":
         return f"{name} with its factors multiplied out, a plain checkpoint again.{sizes}\n"
     done = []
+    if exported := report.part(Exported):
+        rounded = f", with its weights in {exported.bits} bits" if exported.bits else ""
+        done.append(f"as {exported.to}{rounded}")
     if bits := report.part(Quantization):
         done.append(f"with its weights in {bits.bits} bits")
     if (sites := report.part(Sites)) and sites.sites:

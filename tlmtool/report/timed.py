@@ -4,6 +4,7 @@ SECONDS = {  # the stages of each verb; one that is missing cannot be named by -
     "compress": "load measure plan fit convert recover round save",
     "quantize": "load measure round save",
     "merge": "load merge save",
+    "export": "load export check round measure save",
     "overparam": "load expand save",
     "finetune": "load train evaluate study save",
     "profile": "load profile plot",

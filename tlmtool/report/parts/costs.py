@@ -10,7 +10,7 @@ from tlmtool.report.layout import Document, Part, entry
 HEADER = ["", "before", "after", "after / before"]
 MADE = {"compress": "counted", "quantize": "", "merge": "", "overparam": ""}
 WRITTEN = {"compress": "written", "quantize": "", "merge": "", "overparam": "written"}
-WRITTEN |= {"finetune": "written single"}
+WRITTEN |= {"export": "written", "finetune": "written single"}
 _SHARE = "sites: the layers that were chosen, {} of the model's parameters before"
 
 

@@ -25,7 +25,7 @@ class Source(Part):
 class Predicted(Part):
     """Says that a report holds predictions: it comes from a dry run."""
 
-    verbs: ClassVar = {"compress": "predicted", "overparam": "predicted", "finetune": "predicted"}
+    verbs: ClassVar = dict.fromkeys(("compress", "overparam", "export", "finetune"), "predicted")
 
     predicted: bool = entry("true")
     predicted_if: str | None = entry("the condition of the prediction, if any", optional=True)

@@ -7,7 +7,7 @@ from tlmtool.report.figures import View
 from tlmtool.report.layout import Document, Part, entry
 
 EVERY = dict.fromkeys(
-    ("compress", "quantize", "merge", "overparam", "finetune", "profile", "evaluate"), ""
+    ("compress", "quantize", "merge", "overparam", "export", "finetune", "profile", "evaluate"), ""
 )
 
 

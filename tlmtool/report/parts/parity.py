@@ -17,6 +17,7 @@ class Parity(Part):
     key: ClassVar[str] = "parity"
     verbs: ClassVar[Mapping[str, str]] = {
         "merge": "",
+        "export": "written graph",
         "overparam": "written",
         "finetune": "written single expands",
     }
@@ -25,8 +26,9 @@ class Parity(Part):
     relative: float = entry("the same, divided by the largest output")
     tolerance: float = entry("the largest relative difference that is allowed")
     rounding: float | None = entry(
-        "relative difference by rounding to the dtype that is written; absent for float32",
-        when="merges",
+        "relative difference by rounding to the dtype or the bits that are written; absent for "
+        "float32",
+        when="loses",
     )
 
     def views(self, report: Document, full: bool) -> list[View]:
@@ -39,6 +41,8 @@ class Parity(Part):
         ending = report.part(Ending)
         if ending is not None and (ending.recipe.get("strategy") or {}).get("no_merge"):
             held = "saved with its cores against trained"
+        elif report.verb == "export":
+            held = "the file against the model"
         else:
             larger = report.part(Step) is not None
             held = "larger against before" if larger else "merged against factorized"

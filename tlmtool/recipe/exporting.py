@@ -1,0 +1,29 @@
+"""The schema of an export: the format that other programs open."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tlmtool.recipe.setting import setting
+
+ROOM = Path(__file__).parents[1] / "exporting"
+
+
+@lru_cache
+def targets() -> dict[str, str]:
+    """{name: first line of its docstring}, read off the folder without importing it."""
+    found = {}
+    for file in sorted(ROOM.glob("[!_.]*.py")):
+        if file.stem != "base":
+            with file.open(encoding="utf-8") as lines:
+                found[file.stem] = lines.readline().strip().strip('"')
+    return found
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is written, and in which format."""
+
+    to: str | None = setting(
+        None, "export", "Format to write, from the list below", "NAME", choices=targets
+    )
