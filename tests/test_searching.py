@@ -9,6 +9,8 @@ from conftest import pico, word_tokenizer
 from trainings import sentence
 
 from tlmtool.cli import run
+from tlmtool.compression import compress
+from tlmtool.compression.fitting import fit
 
 texts, models = compressions.texts, compressions.models  # its fixtures
 
@@ -49,6 +51,36 @@ def test_the_smallest_budget_within_the_bound_is_taken(encoder, texts, tmp_path,
     assert "is done already" in capfd.readouterr().err
     assert run([*arguments(encoder, texts, out, "--max-loss-increase", "2"), "--resume"]) == 2
     assert "holds a finished run that was no search within 2" in sentence(capfd)
+
+
+def test_a_search_that_was_stopped_repeats_no_try(encoder, texts, tmp_path, monkeypatch, capfd):
+    whole, out, count = tmp_path / "whole", tmp_path / "out", [0]
+    words = arguments(encoder, texts, out, "--max-loss-increase", "0.2")
+    assert run(arguments(encoder, texts, whole, "--max-loss-increase", "0.2")) == 0
+
+    def fitted(*given, **more):
+        count[0] += 1
+        if count[0] == 3:
+            raise KeyboardInterrupt
+        return fit(*given, **more)
+
+    monkeypatch.setattr(compress, "fit", fitted)
+    assert run(words) == 130
+    assert "2 of 6 tries are done" in capfd.readouterr().err
+    assert run(words) == 2
+    assert "holds an interrupted run: --resume goes on" in sentence(capfd)
+    other = arguments(encoder, texts, out, "--max-loss-increase", "0.3")
+    assert run([*other, "--resume"]) == 2
+    assert "max_loss_increase 0.2, not 0.3" in sentence(capfd)
+    assert run([*words, "--resume"]) == 0
+    assert count[0] == 3 + 4 + 1  # the tries that are left, and the budget that is taken
+    assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {"whole", "out"}
+    found, once = made(out), made(whole)
+    for each in (found, once):
+        each["report"]["front"].pop("shared_seconds")
+        for point in each["report"]["front"]["points"]:
+            point.pop("seconds", None)
+    assert found == once
 
 
 def test_a_causal_model_has_an_interval(models, texts, tmp_path, capfd):

@@ -60,7 +60,6 @@ def test_shares_of_the_whole_model(models, texts, tmp_path, capsys):
         (["--target-size", "1GB"], "leaves nothing to compress: the model takes about 9"),
         (["--target-size", "many"], "--target-size must be a size such as 100MB"),
         (["--target-size", "1MB", "--keep", "0.5"], "exclude each other: give one budget"),
-        (["--target-size", "60KB", "--bits", "8"], "give --keep or --target-parameters with"),
         (["--target-size", "60KB", "--attention", "dimensionwise"], "does not go with --attention"),
         (
             ["--target-parameters", "0.5", "--sites", "attention"],

@@ -19,7 +19,7 @@ from tlmtool.commands.run import Run, out_folder, place_of
 from tlmtool.commands.scoring import leaked, lesson_of, scoring_of
 from tlmtool.commands.searching import searched
 from tlmtool.commands.several import several
-from tlmtool.commands.targets import told_of, translated
+from tlmtool.commands.targets import aimed, settled
 from tlmtool.compression.candidates import Candidates
 from tlmtool.compression.compress import Outcome
 from tlmtool.compression.compress import compress as compress_model
@@ -71,8 +71,7 @@ def _compress(
         check_bits(run)
         once = run.shared.once
         empty = run.empty(folder)
-        recipe = run.recipe = translated(resolved(run.recipe, empty), empty)
-        run.target = told_of(asked, recipe)
+        recipe = aimed(run, resolved(run.recipe, empty), empty)
         costs, tokenizer = Costs(empty, longest_of(recipe)), tokenizer_of(recipe, folder)
         causal = objective_of(empty) == "clm"
         taught = once("lesson", lambda: lesson_of(recipe, folder, tokenizer, causal))
@@ -169,12 +168,14 @@ def _compressed(
             sequential=wanted.fit == "sequential",
             seed=recipe.seed,
             bits=recipe.quantization.bits,
+            limit=run.fits,
             dry_run=recipe.output.dry_run,
             progress=run.bars,
             journal=journal,
             shared=run.shared,
         )
     run.seconds |= outcome.seconds
+    settled(run, outcome.keep)
     if tokenizer is None and not recipe.output.dry_run:
         outcome.warnings.append(
             f"{recipe.model} has no tokenizer: no text weighs the error, and no loss is measured"

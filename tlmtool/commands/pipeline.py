@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from tlmtool.commands.performing import perform
+from tlmtool.commands.searching import SEARCHING
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import changed, sums_of
@@ -228,6 +229,7 @@ def _done(stage: Stage) -> Report:
     """The report of a stage that an earlier run has finished."""
     report = read_report(stage.out / REPORT, stage.recipe.verb)
     Store(stage.out, {}).remove()
+    Store(stage.out, {}, kind=SEARCHING).remove()
     Journal(stage.out, {}).remove()
     return report
 

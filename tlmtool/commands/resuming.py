@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tlmtool.commands.calibrating import resolved
 from tlmtool.commands.run import Run
-from tlmtool.commands.targets import translated
+from tlmtool.commands.targets import as_found, limit_of, target_of, translated
 from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import Sums, changed, known_of, sums_of
 from tlmtool.failure import Usage, speaks
@@ -100,7 +100,10 @@ def ended_compression(recipe: Recipe, out: Path) -> Report | None:
         return None
     folder = Folder.of(recipe.model, recipe.revision)
     empty = checkpoint.empty(folder, recipe.dtype, lambda _: None)
-    recipe = translated(resolved(recipe, empty), empty)
+    asked = resolved(recipe, empty)
+    recipe = translated(asked, empty)
+    if limit_of(asked, empty):  # the keep that it is was found with the losses of the sites
+        recipe = as_found(recipe, target_of(asked), read_report(out / "report.json", "compress"))
     return ended(recipe, out, compressing, inputs_of(recipe, folder), Journal(out, {}))
 
 
@@ -110,10 +113,7 @@ def journal_of(run: Run, recipe: Recipe, out: Path, folder: Folder, inputs: Sums
     Raises Usage for an interrupted run that should neither be resumed nor replaced, or that was
     another one, and NotLoadable for one that cannot be read.
     """
-    identity = compressing(to_dict(run.recipe)) | {"tlm": version("tlmtool")}
-    if "model" not in inputs:  # it is from the Hub
-        identity["input"] = " ".join(each[:12] for each in folder.sums.values())
-    journal = Journal(out, identity, inputs)
+    journal = Journal(out, identity_of(run.recipe, folder, inputs), inputs)
     check_free(recipe, journal)
     run.kept = partial(_told, journal)
     if not recipe.training.resume:
@@ -124,6 +124,14 @@ def journal_of(run: Run, recipe: Recipe, out: Path, folder: Folder, inputs: Sums
     else:
         run.bars.line(f"{journal.folder} holds no interrupted run: this one starts anew")
     return journal
+
+
+def identity_of(recipe: Recipe, folder: Folder, inputs: Sums) -> dict[str, Any]:
+    """What a compression must share with the one that it goes on with."""
+    identity = compressing(to_dict(recipe)) | {"tlm": version("tlmtool")}
+    if "model" not in inputs:  # it is from the Hub
+        identity["input"] = " ".join(each[:12] for each in folder.sums.values())
+    return identity
 
 
 def _told(journal: Journal) -> str:

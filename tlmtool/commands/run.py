@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tlmtool.commands.limits import limit_of
+from tlmtool.compression.fits import Limit as Fits
 from tlmtool.compression.forecasting import Forecast
 from tlmtool.compression.sharing import Shared
 from tlmtool.failure import note_kept
@@ -59,6 +60,7 @@ class Run(AbstractContextManager):
         self.limit, self.streamed = limit_of(recipe), False  # whether weights stay in their files
         self.shared = shared or Shared()
         self.target: str | None = None  # a budget of the whole model, and what it became
+        self.fits: Fits | None = None  # the most bytes of files in few bits
         torch.manual_seed(recipe.seed)
 
     def __enter__(self) -> "Run":

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from tlmtool.commands.run import Run
 from tlmtool.compression.candidates import Candidates, select
 from tlmtool.compression.drafting import Draft
+from tlmtool.compression.fits import Limit
 from tlmtool.compression.planning import methods
 from tlmtool.failure import Usage
 from tlmtool.files.numbers import size as bytes_of
@@ -16,6 +18,9 @@ from tlmtool.models.footprint import file_bytes
 from tlmtool.models.surgery import factorize
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.figures import human
+from tlmtool.report.parts.calibration import Allocation
+from tlmtool.report.parts.ending import Ending
+from tlmtool.report.report import Report
 
 WIDER = (("attention", "ffn"), ("all",), ("linears", "embedding"))  # sites that would help
 
@@ -41,6 +46,8 @@ def translated(recipe: Recipe, model: Any) -> Recipe:
     wanted = recipe.compression
     if not (flag := target_of(recipe)):
         return recipe
+    if recipe.quantization.bits and wanted.target_size is not None:
+        return _to_keep(recipe, begun(recipe, model)[1])
     found = least(recipe, model, wanted.sites)
     if (spare := _spare(recipe, model, found)) < 0:
         raise Usage(
@@ -51,8 +58,76 @@ def translated(recipe: Recipe, model: Any) -> Recipe:
     if keep >= 1:
         size = human(file_bytes(model, bytes_of(recipe.output.max_shard_size)), "B")
         raise Usage(f"{flag} leaves nothing to compress: the model takes about {size} as it is")
-    kept = replace(wanted, keep=keep, target_size=None, target_parameters=None)
+    return _to_keep(recipe, keep)
+
+
+def _to_keep(recipe: Recipe, keep: float) -> Recipe:
+    """The recipe with a share of the sites in the place of a target."""
+    kept = replace(recipe.compression, keep=keep, target_size=None, target_parameters=None)
     return replace(recipe, compression=kept)
+
+
+def limit_of(recipe: Recipe, model: Any) -> Limit | None:
+    """The bytes that `--target-size` leaves to files in few bits; None for other budgets."""
+    if recipe.quantization.bits is None or recipe.compression.target_size is None:
+        return None
+    return begun(recipe, model)[0]
+
+
+def begun(recipe: Recipe, model: Any) -> tuple[Limit, float]:
+    """(the limit of files in few bits, about the keep that it is). What a keep takes is known once
+    the losses of the sites are. Raises Usage where no keep reaches it, or every one does."""
+    wanted, bits = recipe.compression, recipe.quantization.bits
+    assert bits is not None and wanted.target_size is not None
+    flag, weighed = target_of(recipe), recipe.calibration.text != "none"
+    found = Limit(
+        copy.deepcopy(model),
+        bytes_of(wanted.target_size),
+        bits,
+        recipe.quantization.embedding_bits,
+        wanted.plain,
+        bytes_of(recipe.output.max_shard_size),
+        flag,
+    )
+    sites = Candidates(model, select(model, wanted.sites, wanted.ignore), wanted.blocks, bits)
+    name, draft = methods(wanted.method, weighed, bits)[0], Draft()
+    dense = sum(prod(sites.shape(site)) for site in sites.roles)
+    kept = dense
+    for site in sites.roles:
+        o, i = sites.shape(site)
+        smaller = o * i > o + i and sites.takes(site, name)
+        draft.take(sites, site, sites.first(site, name) if smaller else None)
+        if site in draft.plan:
+            kept -= o * i - sites.size(site, draft.plan[site])
+    least, most = found.taken(draft.plan), found.taken({})
+    if found.bytes < least:
+        raise Usage(
+            f"{flag} cannot be reached: in {bits} bits and with --sites {','.join(wanted.sites)} "
+            f"the least is {human(least, 'B')}; name more sites, or take fewer bits"
+        )
+    if found.bytes >= most:
+        raise Usage(
+            f"{flag} leaves nothing to compress: in {bits} bits the model takes about "
+            f"{human(most, 'B')}, see tlm quantize"
+        )
+    keep = (kept + (found.bytes - least) / (most - least) * (dense - kept)) / dense
+    return replace(found, least=kept / dense), keep
+
+
+def settled(run: Run, keep: float | None) -> None:
+    """Note the keep that a limit of bytes has become, in the recipe and in words."""
+    if run.fits is not None and keep is not None:
+        asked, run.recipe = run.fits.asked, _to_keep(run.recipe, keep)
+        run.target = f"{asked}, which is --keep {keep:.4f} of the chosen layers"
+
+
+def as_found(recipe: Recipe, target: str, report: Report) -> Recipe:
+    """The recipe with the keep that a finished run has found for a target, if it had that one."""
+    held, ending = report.part(Allocation), report.part(Ending)
+    if held and ending and (held.target or "").startswith(f"{target}, "):
+        keep = ending.recipe.get("compression", {}).get("keep")
+        return _to_keep(recipe, keep if isinstance(keep, float) else 1.0)
+    return recipe
 
 
 def target_of(recipe: Recipe) -> str:
@@ -62,10 +137,15 @@ def target_of(recipe: Recipe) -> str:
     return next((f"--target-{key} {each}" for key, each in given.items() if each is not None), "")
 
 
-def told_of(asked: Recipe, found: Recipe) -> str | None:
-    """What a target became, in words; None where none was asked for."""
-    target, keep = target_of(asked), found.compression.share
-    return f"{target}, which is --keep {keep:.4f} of the chosen layers" if target else None
+def aimed(run: Run, recipe: Recipe, model: Any) -> Recipe:
+    """The recipe with `--keep` in the place of a target; a run notes it, and what became of it."""
+    target, run.fits = target_of(recipe), limit_of(recipe, model)
+    run.recipe = translated(recipe, model)
+    if target:
+        which = "which is" if run.fits is None else "which is about"
+        keep = run.recipe.compression.share
+        run.target = f"{target}, {which} --keep {keep:.4f} of the chosen layers"
+    return run.recipe
 
 
 def least(recipe: Recipe, model: Any, sites: tuple[str, ...]) -> Least:

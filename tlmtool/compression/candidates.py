@@ -13,7 +13,7 @@ from tlmtool.failure import Usage
 from tlmtool.models.factorized import Factorized, FactorizedEmbedding, dense_weight, shape
 from tlmtool.models.neurons import Mlp, mlps_of, separable
 from tlmtool.models.roles import FFN, GROUPS, roles_of
-from tlmtool.models.rounding import step_of
+from tlmtool.models.rounding import step_of, width_step
 from tlmtool.models.streaming import give_back
 from tlmtool.models.surgery import head_count, modes, sites
 
@@ -144,6 +144,15 @@ class Candidates:
             heads = head_count(self.model, site) or 1
             fields["blocks"] = blocks or self.blocks or heads
         return cls(**fields)
+
+    def first(self, site: str, method: str) -> Decomposition:
+        """The one of rank 1, or of the lowest rank that few bits can store."""
+        o, i = self.shape(site)
+        if named(method).alone or (mlp := self.mlp_of.get(site)) is None:
+            step = step_of(o * i // (o + i), self.bits) if named(method).chain else 1
+        else:
+            step = width_step(mlp.width, self.bits)
+        return self.make(site, method, step)
 
     def size(self, site: str, decomposition: Decomposition) -> int:
         """The parameters of a site; raises Usage for a rank that it cannot have."""

@@ -10,6 +10,7 @@ import torch
 from tlmtool.compression import allocation, calibration, planning
 from tlmtool.compression.candidates import Candidates, left_out, select
 from tlmtool.compression.drafting import Draft
+from tlmtool.compression.fits import Limit
 from tlmtool.compression.fitting import fit
 from tlmtool.compression.journal import Journal
 from tlmtool.compression.sharing import Shared
@@ -22,19 +23,27 @@ from tlmtool.models.modeling import adopt
 from tlmtool.models.surgery import Plan
 from tlmtool.recipe.compression import ALLOCATIONS, Compression
 
-PLANNED = ("left_dense", "warnings", "loss", "tokens")  # what a journal keeps beside the plan
+PLANNED = (
+    "left_dense",
+    "warnings",
+    "loss",
+    "tokens",
+    "keep",
+)  # of a journal
 TOKENS = 2048  # in a calibration batch, padding included: more of them take more memory
 
 
 @dataclass
 class Outcome:
-    """What a compression did: the plan, a record for each site, and what it cost."""
+    """What a compression did: the plan, a record for each site, and what it cost. `keep`: that of
+    the plan, which a limit may have lowered."""
 
     plan: Plan
     sites: list[dict[str, Any]] = field(default_factory=list)
     left_dense: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     loss: str | None = None
+    keep: float | None = None
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -57,6 +66,7 @@ def compress(
     sequential: bool = True,
     seed: int = 0,
     bits: int | None = None,
+    limit: Limit | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -68,9 +78,9 @@ def compress(
     (share of each site's squared singular values). `texts`, with a `tokenizer`, weigh the error by
     the inputs that the sites get. With `sequential` each site is also fitted to the inputs that the
     compressed layers before it give, with the dense model's outputs as target. `bits`: those of the
-    stored weights, for which ranks are chosen. `dry_run` only plans. A `journal` keeps what is
-    done. Compressions of one model that differ in the budget alone may have one `shared`, so that
-    it is measured once. Raises Usage for a budget, site or method that cannot be.
+    stored weights, for which ranks are chosen; a `limit` of their bytes sets `keep`. `dry_run` only
+    plans. A `journal` keeps what is done. Compressions that differ in the budget alone may have one
+    `shared`, so that a model is measured once. Raises Usage for what cannot be.
 
     >>> from transformers import BertConfig, BertModel
     >>> config = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2,
@@ -89,7 +99,7 @@ def compress(
     sensitive = sequential and rank is None
     statistics = Statistics(model, candidates.roles, batches, sensitive, seed, progress, shared)
     with torch.no_grad():
-        outcome = _outlined(candidates, statistics, wanted, journal)
+        outcome = _outlined(candidates, statistics, wanted, journal, limit)
         outcome.seconds["plan"] = time.perf_counter() - started
         if not dry_run:
             started = time.perf_counter()
@@ -128,25 +138,35 @@ def _globs(sites: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _outlined(
-    sites: Candidates, statistics: Statistics, wanted: Compression, journal: Journal | None
+    sites: Candidates,
+    statistics: Statistics,
+    wanted: Compression,
+    journal: Journal | None,
+    limit: Limit | None,
 ) -> Outcome:
     """The plan that the journal of a killed run holds; otherwise a new one, which it then keeps."""
     if journal and journal.plan is not None:
         return _from_dict(journal.plan)
-    outcome = _planned(sites, statistics, wanted)
+    outcome = _planned(sites, statistics, wanted, limit)
     if journal:
         journal.begin(_to_dict(outcome))
     return outcome
 
 
-def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> Outcome:
+def _planned(
+    sites: Candidates, statistics: Statistics, wanted: Compression, limit: Limit | None
+) -> Outcome:
     """The plan by rank or by budget, and what is known of it before anything is fitted."""
-    weighed = bool(statistics.batches)
+    weighed, keep = bool(statistics.batches), wanted.share
+
+    def made(keep: float | None) -> Draft:
+        budget = keep, wanted.energy, wanted.method or "auto", wanted.allocate
+        return planning.by_budget(sites, statistics, *budget)
+
     if wanted.rank is not None:
         draft = planning.by_rank(sites, wanted.rank, wanted.method, wanted.overrides)
     else:
-        budget = wanted.share, wanted.energy, wanted.method or "auto", wanted.allocate
-        draft = planning.by_budget(sites, statistics, *budget)
+        draft, keep = limit.largest(made) if limit else (made(keep), keep)
     planning.check_draft(draft, weighed)
     draft.warnings += left_out(sites.model, wanted.sites)
     if blind := statistics.blind if weighed else []:
@@ -154,7 +174,8 @@ def _planned(sites: Candidates, statistics: Statistics, wanted: Compression) -> 
             f"{len(blind)} sites such as {blind[0]} are fitted without text: they are not called, "
             "or what they read has no row for each token"
         )
-    outcome = Outcome({**draft.plan}, left_dense=draft.left_dense, warnings=draft.told)
+    told = {"left_dense": draft.left_dense, "warnings": draft.told, "keep": keep}
+    outcome = Outcome({**draft.plan}, **told)
     if wanted.share is not None and wanted.allocate == "greedy":
         outcome.loss = allocation.loss(weighed, wanted.fit == "sequential")
     outcome.tokens = sum(int(b.inputs["attention_mask"].sum()) for b in statistics.batches)

@@ -14,7 +14,7 @@ from tlmtool.compression.narrowing import sizes_of
 from tlmtool.compression.weighing import Weighed, energy_of
 from tlmtool.failure import Usage
 from tlmtool.models.neurons import Mlp
-from tlmtool.models.rounding import GROUPS, step_of
+from tlmtool.models.rounding import width_step
 from tlmtool.recipe.rules import NARROW
 
 
@@ -34,7 +34,7 @@ class Widths(Spectrum):
     def chunk(self) -> int:
         """Neurons in a step: multiples of 8 run faster, and those of a group are stored in few
         bits, also where all weights of a checkpoint have groups of one size."""
-        return max(super().chunk, step_of(self.cut, self.bits, GROUPS[self.bits or 8]))
+        return max(super().chunk, width_step(self.cut, self.bits))
 
     @property
     def cut(self) -> int:

@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 
 from tlmtool.models.quantized import OURS, check_installed
 from tlmtool.models.quantizing import HALF, Chosen, round_in_place
-from tlmtool.models.rounding import Levels
+from tlmtool.models.rounding import PACKED, SCALE, SHAPE, Levels
 from tlmtool.models.weights import INDEX, WHOLE
 
-PACKED, SCALE, SHAPE = "_packed", "_scale", "_shape"  # what ends the names of the three tensors
 LAYOUT = "pack-quantized"
 
 

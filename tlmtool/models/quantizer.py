@@ -13,8 +13,9 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from tlmtool.models.packing import PACKED, SCALE, SHAPE, unpacked
+from tlmtool.models.packing import unpacked
 from tlmtool.models.quantized import OURS, check_installed
+from tlmtool.models.rounding import PACKED, SCALE, SHAPE
 
 WEIGHT = "weight"
 

@@ -66,13 +66,16 @@ def embedding_bits(asked: int | None, bits: int, plain: bool) -> int:
     return FLOATS if plain and bits != 8 else 8
 
 
-def choose(model: PreTrainedModel, bits: int, embedding: int | None = None) -> Chosen:
+def choose(
+    model: PreTrainedModel, bits: int, embedding: int | None = None, plain: bool | None = None
+) -> Chosen:
     """The weights of linears and embeddings at these bits. `embedding`: bits of tables of tokens,
     of positions and of the head that predicts tokens; 16 leaves them as they are.
 
-    In a plain checkpoint every weight has groups of one size, as transformers reads them.
+    In a plain checkpoint every weight has groups of one size, as transformers reads them. `plain`:
+    whether it will be one; by default, whether the model is.
     """
-    plain = is_plain(model)
+    plain = is_plain(model) if plain is None else plain
     table = embedding_bits(embedding, bits, plain)
     found = Chosen(bits, table, plain and table in (bits, FLOATS))
     wanted = _matrices(model, found)

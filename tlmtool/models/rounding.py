@@ -1,5 +1,6 @@
 """A weight at 8 or 4 bits: each group of its numbers at the nearest of a few levels."""
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ GROUPS = {8: 64, 4: 32}  # {bits: numbers of a row that share a scale}; fewer ar
 # take more bytes: a scale has 16 bits
 LEAST = 16  # a row of fewer numbers is not rounded: its scales would take too large a share
 MOST = 128  # numbers that share a scale where no group of about the usual size divides a row
+PACKED, SCALE, SHAPE = "_packed", "_scale", "_shape"  # what ends the names of stored tensors
 SMALLEST = 2.0**-24  # of float16, and the smallest scale: a group of zeros needs one too
 
 
@@ -44,6 +46,11 @@ def step_of(highest: int, bits: int | None, group: int = LEAST) -> int:
     return 1 if bits is None or group < LEAST else group
 
 
+def width_step(width: int, bits: int | None) -> int:
+    """As `step_of`, for the neurons of an MLP: also where all weights have groups of one size."""
+    return step_of(width, bits, GROUPS[bits or 8])
+
+
 def levels(weight: Tensor, bits: int, group: int) -> Levels:
     """A weight (O, I), rounded to the nearest of 2^bits - 1 levels around 0.
 
@@ -63,7 +70,14 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
     return levels(weight, bits, group).numbers(weight.dtype)
 
 
-def packed_bytes(weight: Tensor, bits: int, group: int) -> int:
-    """Bytes in a file of a weight (O, I): whole numbers packed by the row, scales, the shape."""
+def packed_shapes(weight: Tensor, bits: int, group: int) -> dict[str, tuple[tuple[int, ...], int]]:
+    """{what ends its name: (shape, bytes of a number)} of the tensors that a weight (O, I) is
+    stored as: whole numbers packed by the row in int32, scales, and the shape in int64."""
     rows, width = weight.shape
-    return rows * (4 * -(-width * bits // 32) + 2 * (width // group)) + 16
+    words = -(-width * bits // 32)
+    return {PACKED: ((rows, words), 4), SCALE: ((rows, width // group), 2), SHAPE: ((2,), 8)}
+
+
+def packed_bytes(weight: Tensor, bits: int, group: int) -> int:
+    """Bytes in a file of a weight (O, I) that is stored in few bits."""
+    return sum(prod(shape) * size for shape, size in packed_shapes(weight, bits, group).values())

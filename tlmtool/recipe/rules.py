@@ -53,8 +53,6 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         _check_evaluate(values)
     if verb == "export" and values.get("export.to") is None:
         raise Usage(f"export needs a format: --to {', '.join(targets())}")
-    if values.get("quantization.bits") and values.get("compression.target_size"):
-        raise Usage("--target-size counts floats: with --bits give --keep or --target-parameters")
     if values.get("quantization.bits") is None:
         if verb == "quantize":
             raise Usage("quantize needs --bits 8 or --bits 4")
@@ -85,11 +83,6 @@ def _check_compress(values: Values) -> None:
         raise Usage(
             "--dry-run cannot tell which budget --max-loss-increase finds: give several to see "
             "their sizes, such as --keep 0.9,0.7,0.5"
-        )
-    if values.get("compression.target_size") is not None and values.get("quantization.bits"):
-        raise Usage(
-            "--target-size counts floats, and packed sizes depend on the ranks: give --keep or "
-            "--target-parameters with --bits"
         )
     if kernel:
         if isinstance(values.get("compression.keep"), tuple):
