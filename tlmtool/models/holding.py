@@ -50,7 +50,7 @@ class Chain(nn.Sequential, Asked):
     def applied(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), x in any dtype."""
         if type(x) is not Tensor or (links := self._links()) is None:
-            return self(x.to(self[0].get_parameter("weight").dtype))
+            return self(met(x, self[0]))
         if x.dtype is not (dtype := links[0]["weight"].dtype):
             x = x.to(dtype)
         if not (self.ordered or torch.is_grad_enabled()) and x.numel() <= FEW * x.shape[-1]:
@@ -99,6 +99,13 @@ class Chain(nn.Sequential, Asked):
                 if not weight.is_contiguous() and _alone(weight):
                     weight.data = weight.detach().contiguous()
         return super().train(mode)
+
+
+def met(x: Tensor, link: nn.Module) -> Tensor:
+    """The input of a link in the dtype of its weight. The weight of a quantized linear holds whole
+    numbers, or is no tensor at all; such a module takes floats as they are."""
+    weight = getattr(link, "weight", None)
+    return x.to(weight.dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else x
 
 
 def _watched(own: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -45,7 +46,7 @@ def mix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     tlm_layer: StateLayer | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -62,15 +63,22 @@ def mix(
     return mixed[:, :, None], None
 
 
-def real_of(mask: Tensor | None, n: int, start: int | None = None) -> Tensor | None:
+def real_of(
+    mask: Tensor | BlockMask | None, n: int, start: int | None = None
+) -> Tensor | None:
     """(B, N): which of N tokens are no padding, read from any mask that transformers makes.
 
-    The mask is (B, M), or (B, 1, N, M), which is boolean or added to scores. A token that no query
+    The mask is (B, M), or (B, 1, N, M), which is boolean, added to scores, or a function of
+    positions, as flex attention takes it. A token that no query
     sees is padding. The N tokens begin at `start`, by default so that they are the last ones. The
     mask of a cache of fixed length extends beyond the last token.
     """
     if mask is None:
         return None
+    if isinstance(mask, BlockMask):
+        rows, _, n_queries, keys = mask.shape
+        device = mask.kv_num_blocks.device
+        mask = create_mask(mask.mask_mod, rows, 1, n_queries, keys, device=str(device))
     if mask.ndim == 4:
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         mask = seen[:, 0].any(1)
