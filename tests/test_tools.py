@@ -1,11 +1,11 @@
-"""The tools of transformers and peft work on converted models: Trainer, pipeline, compile."""
+"""The tools of transformers work on converted models: Trainer, pipeline, compile."""
 
 import copy
 
 import pytest
 import torch
 from conftest import auto, inputs, output, word_tokenizer
-from factored import assert_same, compressed, loaded, relative
+from factored import assert_same, compressed, loaded
 from test_laws import ALONE
 from torch import nn
 from transformers import Trainer, TrainingArguments, pipeline
@@ -83,32 +83,6 @@ def test_torch_compile_of_the_whole_graph_equals_eager(name):
     graph = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(graph(**inputs(model))[0], output(model), rtol=1e-5, atol=1e-5)
-
-
-def test_peft_finds_the_factors_of_svd(tmp_path):
-    peft = pytest.importorskip("peft")
-    model = compressed("bert", "lm", "svd")
-    before = output(model)
-    config = peft.LoraConfig(r=2, target_modules=r".*self\.query\.weight\.(left|right)")
-    wrapped = peft.get_peft_model(model, config)
-    adapters = [n for n, p in wrapped.named_parameters() if p.requires_grad]
-    assert len(adapters) == 2 * 2 * 2  # layers, factors, A and B
-    assert torch.equal(output(wrapped), before)  # B starts at zero
-    wrapped(**inputs(model), labels=inputs(model)["input_ids"]).loss.backward()
-    with torch.no_grad():
-        for name, p in wrapped.named_parameters():
-            if p.requires_grad:
-                assert p.grad is not None or "lora_A" in name
-                p.add_(0.1 * torch.randn_like(p))
-    tuned = output(wrapped)
-    assert not torch.allclose(tuned, before, rtol=1e-3)
-    wrapped.save_pretrained(tmp_path)
-    fresh_one = peft.PeftModel.from_pretrained(compressed("bert", "lm", "svd"), tmp_path)
-    assert torch.equal(output(fresh_one), tuned)
-    unloaded = wrapped.merge_and_unload()
-    assert relative(output(unloaded), tuned) < 1e-5
-    unloaded.save_pretrained(tmp_path / "merged")
-    assert_same(loaded(auto("bert", "lm"), tmp_path / "merged"), unloaded)
 
 
 def test_svd_factors_are_linears_with_the_bias_in_the_last():

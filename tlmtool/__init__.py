@@ -30,7 +30,7 @@ width, E model width, O and I out and in features of a weight (in that order), R
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -72,6 +72,8 @@ def __getattr__(name: str) -> Any:
 # these imports `modeling_auto`, which may be the very module that is importing AutoConfig and is
 # half done: `from transformers import AutoModel` would fail. So the two methods that every Auto
 # class goes through are replaced until the first call, which puts them back and registers.
+#
+# The same finder waits for peft, which then learns of our factorized linears.
 CONFIGS = "transformers.models.auto.configuration_auto"
 METHODS = ("from_pretrained", "for_model")
 
@@ -81,12 +83,15 @@ def _register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the module of AutoConfig once, as if it were not there, and prepares AutoConfig."""
+    """Finds one module once, as if it were not there, and calls `then` with it once it has run."""
+
+    def __init__(self, wanted: str, then: Callable[[ModuleType], None]):
+        self.wanted, self.then = wanted, then
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != CONFIGS or self not in sys.meta_path:
+        if name != self.wanted or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
@@ -97,13 +102,14 @@ class _Finder(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            _register_at_first_call(module.AutoConfig)
+            self.then(module)
 
         loader.exec_module = exec_module
         return spec
 
 
-def _register_at_first_call(auto: Any) -> None:
+def _register_at_first_call(configs: ModuleType) -> None:
+    auto: Any = configs.AutoConfig
     own = {name: vars(auto)[name] for name in METHODS}
 
     def first(name: str) -> Any:
@@ -119,7 +125,15 @@ def _register_at_first_call(auto: Any) -> None:
         setattr(auto, name, first(name))
 
 
+def _tell_peft(_: ModuleType) -> None:
+    import_module("tlmtool.models.adapting").register()
+
+
 if CONFIGS in sys.modules:
     _register()
 else:
-    sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder(CONFIGS, _register_at_first_call))
+if "peft" in sys.modules:
+    _tell_peft(sys.modules["peft"])
+else:
+    sys.meta_path.insert(0, _Finder("peft", _tell_peft))

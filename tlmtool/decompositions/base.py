@@ -30,6 +30,7 @@ class Decomposition:
     alone                it can take the place of a single linear; otherwise a whole MLP is cut
     slack                how far, as a share of |W|, an iterative algorithm may end above the lowest
                          error; the tests allow that much
+    takes_lora           its factors can hold W + BA exactly; it then defines `plus`
     chain                names of factors that are linear maps, first applied first: each is held as
                          an `nn.Linear`, so that other tools find it
 
@@ -46,6 +47,7 @@ class Decomposition:
     exact: ClassVar[bool] = True
     alone: ClassVar[bool] = True
     slack: ClassVar[float] = 0.0
+    takes_lora: ClassVar[bool] = False
     chain: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -118,6 +120,13 @@ class Decomposition:
         if tokens * k * (o + i) <= tokens * o * i + o * k * i:
             return x @ right.mT @ left.mT
         return x @ (left @ right).mT
+
+    def plus(
+        self, factors: dict[str, Tensor], b: Tensor, a: Tensor
+    ) -> tuple["Decomposition", dict[str, Tensor]]:
+        """The decomposition and the factors of W + b a, b (O, r) and a (r, I); O and I are the
+        sizes that a module with these factors gives and reads."""
+        raise NotImplementedError
 
     def cut(self, rows: Tensor) -> Tensor:
         """What the module that holds the factors has of a bias (O,), or of W, row by row."""

@@ -33,6 +33,7 @@ class Narrow(Decomposition):
 
     reference: ClassVar[str] = "Lin et al. 2024 (MoDeGPT): its Nystroem step"
     alone: ClassVar[bool] = False
+    takes_lora: ClassVar[bool] = True
     chain: ClassVar[tuple[str, ...]] = (KEPT,)
 
     def shapes(self, out_features: int, in_features: int) -> dict[str, tuple[int, ...]]:
@@ -70,6 +71,12 @@ class Narrow(Decomposition):
         parts = rows.unflatten(0, (self.parts, -1))
         sides = (0, 0) * (parts.ndim - 2) + (0, self.width - parts.shape[1])
         return functional.pad(parts, sides).flatten(0, 1)
+
+    def plus(
+        self, factors: dict[str, Tensor], b: Tensor, a: Tensor
+    ) -> tuple["Narrow", dict[str, Tensor]]:
+        kept = factors[KEPT]
+        return self, {KEPT: kept + (b @ a).to(kept)}
 
     def reconstruct(self, factors: dict[str, Tensor]) -> Tensor:
         kept = factors[KEPT]

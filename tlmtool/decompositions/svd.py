@@ -26,6 +26,7 @@ class SVD(Decomposition):
 
     reference: ClassVar[str] = "Eckart & Young 1936; input-weighted: Wang et al. 2024 (SVD-LLM)"
     takes_output_metric: ClassVar[bool] = True
+    takes_lora: ClassVar[bool] = True
     automatic: ClassVar[bool] = True
     chain: ClassVar[tuple[str, ...]] = ("right", "left")
 
@@ -56,6 +57,18 @@ class SVD(Decomposition):
 
     def matrices(self, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return factors["left"], factors["right"]
+
+    def plus(
+        self, factors: dict[str, Tensor], b: Tensor, a: Tensor
+    ) -> tuple["SVD", dict[str, Tensor]]:
+        """Both side by side, of rank R + r; the full rank where that would be larger."""
+        left, right = factors["left"], factors["right"]
+        wider = torch.cat((left, b.to(left)), 1), torch.cat((right, a.to(right)), 0)
+        rank, full = wider[1].shape[0], min(left.shape[0], right.shape[1])
+        if rank <= full:
+            return SVD(rank), {"left": wider[0], "right": wider[1]}
+        made = SVD(full).decompose(wider[0].double() @ wider[1].double())
+        return SVD(full), {name: factor.to(left) for name, factor in made.items()}
 
     def rebuild_flops(self, out_features: int, in_features: int) -> int:
         """FLOPs of `reconstruct`; its backward pass takes twice as many."""

@@ -90,6 +90,15 @@ class Factorized(nn.Module):
             return bias
         return nn.Parameter(self.decomposition.pad(bias.detach()), bias.requires_grad)
 
+    def refill(self, decomposition: Decomposition, factors: dict[str, Tensor]) -> None:
+        """Hold other factors of a chain, of any rank."""
+        chain: Any = self.links
+        for name, factor in factors.items():
+            link = chain.get_submodule(name)
+            link.weight = nn.Parameter(factor, weight_of(link).requires_grad)
+            link.out_features, link.in_features = factor.shape
+        self.decomposition, chain.ordered = decomposition, False
+
     def set_bias(self, bias: nn.Parameter | None) -> None:
         """Replace the bias, wherever it is held."""
         holder = self.links[-1] if self.decomposition.chain else self
@@ -101,6 +110,14 @@ class Factorized(nn.Module):
 
 class FactorizedLinear(Factorized):
     """A linear whose weight W (O, I) is held as factors."""
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """How many features a call reads and gives; fewer than I and O in a narrower MLP."""
+        if not self.decomposition.chain:
+            return self.in_features, self.out_features
+        links: Any = self.links  # quantized ones still say how wide they are
+        return links[0].in_features, links[-1].out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)"""

@@ -63,9 +63,7 @@ def mix(
     return mixed[:, :, None], None
 
 
-def real_of(
-    mask: Tensor | BlockMask | None, n: int, start: int | None = None
-) -> Tensor | None:
+def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -> Tensor | None:
     """(B, N): which of N tokens are no padding, read from any mask that transformers makes.
 
     The mask is (B, M), or (B, 1, N, M), which is boolean, added to scores, or a function of

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -232,6 +233,14 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         for key in ("tlm", "model_type", "auto_map"):  # a config that was read holds its type
             vars(part.config).pop(key, None)
     return model
+
+
+def __getattr__(name: str) -> Any:
+    """A model class that another process has named, as an adapter of peft does."""
+    theirs = getattr(transformers, name[len(NAME) :], None) if name.startswith(NAME) else None
+    if isinstance(theirs, type) and issubclass(theirs, PreTrainedModel):
+        return model_class(theirs)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 register()

@@ -188,7 +188,7 @@ def plan_of(model: PreTrainedModel) -> Plan:
     tables: set[int] = set()  # of modules that share a table the first is the site
     for site, module in factorized(base):
         if (held := id(first_of(module))) not in tables:
-            plan[site] = module.decomposition
+            plan[site.removesuffix(".base_layer")] = module.decomposition  # where LoRA sits on it
         tables.add(held)
     return plan
 
