@@ -17,7 +17,7 @@ from tlmtool.models import architectures
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
 from tlmtool.recipe.schema import Recipe, settings, settings_of
-from tlmtool.recipe.verbs import VERBS
+from tlmtool.recipe.verbs import BESIDE, VERBS
 from tlmtool.report.checks import comparison
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 CHANGES = ROOT / "CHANGELOG.md"  # tells of flags and values that are gone
-COMMANDS = [*VERBS, "run", "compare"]
+COMMANDS = [*VERBS, *BESIDE]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
 KINDS = {"sh", "python", "yaml", "json", "text"}
 
@@ -56,6 +56,9 @@ def check(words: list[str]) -> None:
         return check_run(rest)
     if verb == "compare":
         return check_compare(rest)
+    if verb in BESIDE:
+        assert all(not word.startswith("-") or word == "--json" for word in rest)
+        return None
     bare = {s.flag for s in settings(verb).values() if s.kind is bool} | {"json"}
     flags = {} if rest[0].startswith("-") else {"model": rest.pop(0)}
     words, sets, file = iter(rest), [], None
@@ -211,6 +214,7 @@ def test_generated_parts_are_up_to_date():
 def test_flags_are_those_there_are(page):
     known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
     known |= {"sort", "where", "format", "plots"}  # of compare
+    known |= {"install-completion", "show-completion"}
     foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
     foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks
     foreign |= {"attention-feature"}  # of the kernel that docs/adding.md adds

@@ -8,25 +8,23 @@ import os
 import shlex
 import sys
 from collections.abc import Collection
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from tlmtool.cli import flags
 from tlmtool.cli.comparison import compare_results
+from tlmtool.cli.completing import line_to_complete
 from tlmtool.cli.explaining import explained
-from tlmtool.cli.flags import (
-    Command,
-    Commands,
-    command,
-    compare_parameters,
-    parameters,
-    pipeline_parameters,
-)
+from tlmtool.cli.flags import Command, Commands, command, parameters
+from tlmtool.cli.performing import perform
 from tlmtool.cli.pipeline import run_stages
 from tlmtool.cli.stopping import stopping
-from tlmtool.cli.terminal import flushed, open_streams, show, told
-from tlmtool.failure import Failure, Stopped, kept_of, speaks
-from tlmtool.recipe.verbs import COMPARE, FORMER_FLAGS, RUN, VERBS
+from tlmtool.cli.telling import examine, inform
+from tlmtool.cli.terminal import flushed, open_streams
+from tlmtool.cli.typed import meant
+from tlmtool.failure import Failure, Stopped, kept_of
+from tlmtool.recipe.verbs import BESIDE, FORMER_FLAGS, VERBS
 from tlmtool.report.printable import printable
 
 LONGEST = 1200  # characters of a failure; the middle of a longer one is left out
@@ -58,8 +56,9 @@ def run(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     try:
-        words = _renamed(args) or ["--help"]
-        code = application(words)(args=words, prog_name="tlm", standalone_mode=False) or 0
+        words = meant(_renamed(args)) or ["--help"]
+        needed = line_to_complete() or words
+        code = application(needed)(args=words, prog_name="tlm", standalone_mode=False) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return Failure.code
@@ -99,31 +98,6 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-# ---- from a parsed command line to a printed report
-
-
-def perform(verb: str, given: dict[str, Any]) -> None:
-    """Builds the recipe, runs the command of `tlmtool.commands`, prints and checks its report."""
-    control = {name: given.pop(name) for name in ("recipe", "sets", "as_json", "quiet", "verbose")}
-    verbose, quiet = bool(control["verbose"]), bool(control["quiet"])
-    flags = {name: value for name, value in given.items() if value is not False}
-    with told(verbose, quiet):
-        talking = speaks()
-        from tlmtool.commands.performing import perform as report_of
-        from tlmtool.recipe import building as recipes
-
-        recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
-        report = report_of(recipe)
-    if not talking:
-        return  # one of several processes prints
-    show(report, bool(control["as_json"]), verbose)
-    if report.failed:
-        with told(verbose, quiet):
-            raise report.failed
-    if recipe.output.fail_if:
-        report.check(recipe.output.fail_if)
-
-
 def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import PackageNotFoundError, version
@@ -148,26 +122,29 @@ def application(words: Collection[str]) -> typer.Typer:
         "measure what was gained and lost.",
         epilog=f"Example: {VERBS['compress'].example}\n\ntlm COMMAND --help shows the options of a "
         "command.",
-        add_completion=False,
         no_args_is_help=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={
             "help_option_names": ["-h", "--help"],
-            "default_map": {"help": False},  # by default None, for which typer imports pydantic
+            # by default None, for which typer imports pydantic
+            "default_map": dict.fromkeys(("help", "install_completion", "show_completion"), False),
         },
     )
     for name, verb in VERBS.items():
-        flags, epilog = (parameters(name), _epilog(name)) if name in words else ((), "")
-        app.command(name, cls=Command, epilog=epilog)(command(name, verb.help, flags, perform))
-    epilog = f"Example: {COMPARE.example}"
-    app.command("compare", cls=Command, epilog=epilog)(
-        command("compare", COMPARE.help, compare_parameters(), compare_results)
-    )
-    flags = pipeline_parameters()
-    app.command("run", cls=Command, epilog=f"Example: {RUN.example}")(
-        command("run", RUN.help, flags, run_stages)
-    )
+        given, epilog = (parameters(name), _epilog(name)) if name in words else ((), "")
+        app.command(name, cls=Command, epilog=epilog)(command(name, verb.help, given, perform))
+    work = {
+        "info": (flags.info_parameters, inform),
+        "compare": (flags.compare_parameters, compare_results),
+        "run": (flags.pipeline_parameters, run_stages),
+        "doctor": (flags.outputs, examine),
+    }
+    for name, verb in BESIDE.items():
+        made, done = work[name]
+        app.command(name, cls=Command, epilog=f"Example: {verb.example}")(
+            command(name, verb.help, made(), done)
+        )
     return app
 
 
@@ -175,7 +152,11 @@ def _everything(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, metavar=" ", help="Print the version"
+            *("--version", "-V"),
+            callback=_version,
+            is_eager=True,
+            metavar=" ",
+            help="Print the version",
         ),
     ] = False,
 ) -> None:

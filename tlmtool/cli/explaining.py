@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from tlmtool.cli.typed import command_meant, flag_meant
 from tlmtool.failure import Failure, NotLoadable, Stopped, Usage, first_line
 
 SYSTEM = {  # an error of the operating system: what happened, and what a user can do about it
@@ -72,9 +73,12 @@ def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "tlm"
     if (option := getattr(error, "option_name", None)) and type(error).__name__ == "NoSuchOption":
-        known = [name for param in context.command.params for name in param.opts] if context else []
-        near = get_close_matches(option, known, 1, 0.5)
+        flags = [name for param in context.command.params for name in param.opts] if context else []
+        near = [name for name in get_close_matches(option, flags, 3, 0.5) if name[:1] == "-"]
         hint = f"did you mean {near[0]}?" if near else f"see {path} --help"
-        return f"{path} has no option {option}; {hint}"
+        return f"{path} has no option {option}; {flag_meant(option, flags) or hint}"
+    unknown = re.search(r"[Nn]o such command ['\"](.+?)['\"]", error.format_message())
+    if unknown and (known := command_meant(unknown[1])):
+        return f"tlm has no command {unknown[1]}: {known}"
     sentence = " ".join(error.format_message().split()).rstrip(".").replace(". Did", "; did")
     return f"{sentence[:1].lower()}{sentence[1:]}; see {path} --help"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from tlmtool.cli.completing import completing, models
 from tlmtool.recipe.setting import GENERAL, Setting
 
 FIRST = ("Output",)  # parts that stand right after the first one
@@ -45,13 +46,17 @@ def parameters(verb: str) -> Iterator[inspect.Parameter]:
     for path, setting in _in_order(verb):
         help = setting.help_for(verb)
         if path == "model":
-            info = typer.Argument(metavar="MODEL", help=help, show_default=False)
+            info = typer.Argument(
+                metavar="MODEL", help=help, show_default=False, autocompletion=completing(setting)
+            )
             yield _parameter("model", str | None, None, info)
         elif setting.flag:
             name, spelled = setting.flag.replace("-", "_"), (f"--{setting.flag}",)
             kind = bool if setting.kind is bool else str | None
-            metavar = setting.metavar or " "
-            yield _option(name, kind, spelled, help, metavar, rich_help_panel=setting.panel)
+            metavar, more = setting.metavar or " ", {"rich_help_panel": setting.panel}
+            if kind is not bool:
+                more["autocompletion"] = completing(setting)
+            yield _option(name, kind, spelled, help, metavar, **more)
     words = "Set a key of the recipe, such as seed=1; may be repeated"
     yield _option("recipe", str | None, ("--recipe",), "YAML file with the settings", "FILE")
     yield _option("sets", list[str] | None, ("--set",), words, "KEY=VALUE")
@@ -63,6 +68,14 @@ def outputs() -> Iterator[inspect.Parameter]:
     yield _option("as_json", bool, ("--json",), "Print the report as one JSON object")
     yield _option("quiet", bool, ("-q", "--quiet"), "Show no progress")
     yield _option("verbose", bool, ("-v", "--verbose"), "Show all rows and all log messages")
+
+
+def info_parameters() -> Iterator[inspect.Parameter]:
+    """The name of what is described, and the flags of what is printed."""
+    words = "A folder, a GGUF file, an id of the Hugging Face Hub, or a model with a name"
+    info = typer.Argument(metavar="DIR", help=words, autocompletion=models)
+    yield _parameter("model", str, inspect.Parameter.empty, info)
+    yield from outputs()
 
 
 def pipeline_parameters() -> Iterator[inspect.Parameter]:

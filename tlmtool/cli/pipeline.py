@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from tlmtool.cli.performing import perform
 from tlmtool.cli.terminal import console, show, told
 from tlmtool.failure import Failure, check_environment
+from tlmtool.recipe.verbs import VERBS
+
+
+def _run_one(verb: str, given: dict[str, Any]) -> None:
+    """Runs a recipe of one command, as `tlm VERB --recipe FILE` does."""
+    flags = {name: given[name] for name in ("sets", "as_json", "quiet", "verbose")}
+    flags |= {name: given[name] for name in ("out", "resume", "overwrite") if given[name]}
+    perform(verb, flags | {"recipe": given["file"]})
 
 
 def run_stages(verb: str, given: dict[str, Any]) -> None:
@@ -13,10 +22,19 @@ def run_stages(verb: str, given: dict[str, Any]) -> None:
     file: str = given["file"]
     with told(verbose, quiet):
         check_environment()
+        from tlmtool.recipe.sources import read
+        from tlmtool.recipe.stages import stages_of
+
+        single = read(file)
+        if "stages" in single or single.get("verb") not in VERBS:
+            single = {}
+            out = Path(given["out"] or f"out/{Path(file).stem}")
+            stages = stages_of(file, out, given["sets"] or ())  # before the slow imports
+    if single:
+        return _run_one(single["verb"], given)
+    with told(verbose, quiet):
         from tlmtool.commands import pipeline
 
-        out = Path(given["out"] or f"out/{Path(file).stem}")
-        stages = pipeline.stages_of(file, out, given["sets"] or ())
         reports = pipeline.run(stages, given["resume"], given["overwrite"])
     done: list[Any] = []
     for _ in stages:

@@ -27,8 +27,8 @@ QUIET = {  # for third parties, unless -v is given or the user's environment say
 # larger value wakes them sooner on a quiet one.
 THREADS = {"GOMP_SPINCOUNT": "2000"}
 NOISY = (  # loggers of third parties that are told to be quiet too
-    *("accelerate", "datasets", "filelock", "httpx", "huggingface_hub", "matplotlib"),
-    *("nncf", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers"),
+    *("accelerate", "bitsandbytes", "datasets", "filelock", "httpx", "huggingface_hub"),
+    *("matplotlib", "nncf", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers"),
 )
 
 

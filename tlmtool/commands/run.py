@@ -43,7 +43,7 @@ from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
 log = logging.getLogger("tlmtool")
-READERS = ("evaluate", "export", "merge", "profile")  # verbs, of quantized checkpoints of ours
+READERS = ("evaluate", "export", "generate", "merge", "profile")  # of our quantized checkpoints
 WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
 
 

@@ -7,8 +7,8 @@ where a kernel can replace softmax attention. Names of families appear in no oth
 from dataclasses import dataclass, field, replace
 
 UNKNOWN = (
-    "a kernel must know where its positions and biases enter the attention, and "
-    "models/architectures.py has no row for the type"
+    "a kernel must know where positions and biases enter the attention, and tlm does not know that "
+    "of the type"
 )
 
 

@@ -41,10 +41,32 @@ def resolve(name: str, revision: str | None = None) -> Path:
     return _from_hub(_repo(name), name, revision)
 
 
+def located(name: str) -> list[Path]:
+    """The folder of a model, or its GGUF file, perhaps in parts. Nothing is unpacked, and no
+    weights are downloaded. Raises as `resolve`."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return [gguf_in(path) or path]
+    if path.exists():
+        if is_gguf(path):
+            return [path]
+        raise NotLoadable(f"{name} is a file; give a folder, a .gguf file, or a Hub id")
+    if name in KNOWN:
+        return parts_of(name)
+    if name == "minilm" or _looks_local(name):
+        return [resolve(name)]
+    return [
+        cached(name) or _offline(name, None) or _from_hub(_repo(name), name, None, weights=False)
+    ]
+
+
 def check_reachable(name: str, revision: str | None = None) -> None:
     """Raises NotLoadable, within seconds, for a model that is on the Hub only while the Hub cannot
-    be reached. It is for use before slow imports."""
-    if not (_looks_local(name) or name in NAMES or Path(name).expanduser().exists()):
+    be reached, and MissingDependency for a known name that is not installed. It is for use before
+    slow imports."""
+    if name in NAMES and not Path(name).exists():
+        minilm() if name == "minilm" else parts_of(name)
+    elif not (_looks_local(name) or Path(name).expanduser().exists()):
         _offline(name, revision)
 
 
@@ -110,13 +132,16 @@ def _offline(name: str, revision: str | None) -> Path | None:
     return found
 
 
-def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
+def _from_hub(repo: str, asked: str, revision: str | None, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     if found := _offline(asked, revision):
         return found
-    patterns = [*SIDE_FILES, *(f"*/{p}" for p in SIDE_FILES), "*.safetensors"]
-    patterns += ["[0-9]_*/*.bin"]  # a part of a sentence-transformers model, copied unopened
+    patterns = [*SIDE_FILES, *(f"*/{p}" for p in SIDE_FILES)]
+    patterns += [
+        "*.safetensors",
+        "[0-9]_*/*.bin",
+    ] * weights  # a part of a sentence-transformers model, copied unopened
     try:
         folder = snapshot_download(
             repo,
@@ -130,7 +155,7 @@ def _from_hub(repo: str, asked: str, revision: str | None) -> Path:
             f"{f' at {revision}' if revision else ''} ({type(error).__name__}); names that tlm "
             f"knows are {', '.join((*NAMES, *ALIASES))}"
         ) from error
-    if not any(Path(folder).rglob("*.safetensors")):
+    if weights and not any(Path(folder).rglob("*.safetensors")):
         _check_files(repo, asked, revision)
     return Path(folder)
 

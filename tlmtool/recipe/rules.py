@@ -53,6 +53,8 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         _check_evaluate(values)
     if verb == "export" and values.get("export.to") is None:
         raise Usage(f"export needs a format: --to {', '.join(targets())}")
+    if values.get("generation.prompt") is not None and values.get("generation.prompts") is not None:
+        raise Usage("--prompt gives one text, --prompts a file of them: give one of the two")
     if values.get("quantization.bits") is None:
         if verb == "quantize":
             raise Usage("quantize needs --bits 8 or --bits 4")

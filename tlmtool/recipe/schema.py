@@ -15,6 +15,7 @@ from tlmtool.recipe.distillation import Distillation, Recovery
 from tlmtool.recipe.evaluation import Evaluation
 from tlmtool.recipe.exporting import Export
 from tlmtool.recipe.fresh import Fresh
+from tlmtool.recipe.generation import Generation
 from tlmtool.recipe.language import Language
 from tlmtool.recipe.output import SIZE, Output
 from tlmtool.recipe.overparam import Growth, Strategy
@@ -49,6 +50,7 @@ class Recipe:
     export: Export = section(Export, "Export")
     overparam: Growth = section(Growth, "Over-parameterization")
     evaluation: Evaluation = section(Evaluation, "Evaluation")
+    generation: Generation = section(Generation, "Prompts and texts")
     profiling: Profiling = section(Profiling, "Profile")
     training: Training = section(Training, "Training")
     calibration: Calibration = section(Calibration, "Calibration text")

@@ -36,7 +36,10 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
     where, given, out = f"recipe {file}", read(file), path_of(out)
     several = given.get("stages")
     if set(given) != {"stages"} or not isinstance(several, list) or not several:
-        raise Usage(f"{where} is no pipeline: it should hold one key, stages, with a list")
+        raise Usage(
+            f"{where} is no pipeline: it should hold one key, stages, with a list; a recipe of one "
+            f"command runs with tlm VERB --recipe {file}, or here with its verb under the key verb"
+        )
     if len(several) > MOST:
         raise Usage(f"{where} has {len(several):,} stages: a pipeline has at most {MOST:,}")
     names: dict[str, None] = {}

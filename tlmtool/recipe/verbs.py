@@ -33,6 +33,11 @@ VERBS = {
         "Score a model, alone or against a second one.",
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",
     ),
+    "generate": Verb(
+        "Let a language model continue prompts, alone or side by side with a second one, and time "
+        "it; a masked language model fills in masked words.",
+        "tlm generate out/k6 --against smollm2 --prompt 'Why is the sky blue?'",
+    ),
     "profile": Verb(
         "Measure what a model costs: parameters, FLOPs, bytes, memory and time; or measure "
         "attention kernels alone.",
@@ -72,6 +77,18 @@ COMPARE = Verb(
     "and one page of it all.",
     "tlm compare out/m8 out/m4 --sort loss --where 'keep<0.8' --out compared.html",
 )  # it reads reports and no recipe
+INFO = Verb(
+    "Tell what a folder, a GGUF file or a known model is: type, sizes, factors, where it comes "
+    "from, what was measured, and what can open it.",
+    "tlm info out/m8",
+)  # it opens no model, and so has no recipe
+DOCTOR = Verb(
+    "Tell what tlm finds on this machine: versions, devices, memory, and which optional packages "
+    "are missing.",
+    "tlm doctor",
+)
+# commands without a recipe of their own
+BESIDE = {"info": INFO, "compare": COMPARE, "run": RUN, "doctor": DOCTOR}
 EVERY = " ".join(VERBS)
 WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a folder
 CHECKPOINTS = tuple(name for name in WRITES if VERBS[name].checkpoint)

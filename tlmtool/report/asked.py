@@ -169,8 +169,9 @@ class Asked:
 
     @property
     def models(self) -> int:
-        """How many models are profiled."""
-        return 2 if self.values.get("profiling.against") else 1
+        """How many models are profiled, or write texts."""
+        against = ("profiling.against", "generation.against")
+        return 2 if any(self.values.get(path) for path in against) else 1
 
     @property
     def lengths(self) -> int:
@@ -227,7 +228,7 @@ class Asked:
     @property
     def measured(self) -> bool:
         """for a run that writes a checkpoint"""
-        return self.verb not in ("profile", "evaluate") and self.written and self.single
+        return self.verb not in ("profile", "evaluate", "generate") and self.written and self.single
 
     @property
     def metrics(self) -> tuple[str, ...]:

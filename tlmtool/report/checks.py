@@ -24,8 +24,26 @@ USUAL = (  # those that are checked most, which the help and a refusal name firs
     *("file_bytes.after", "parity.relative", "recovery.recovered", "training.last_loss"),
     *("models.0.parameters", "models.0.runs.0.flops", "models.0.runs.0.latency_ms.median"),
     *("step.step_flops.after", "cost.flops", "study.pairs.#.p_holm", "models.0.score"),
-    *("baseline.difference", "peak_memory_bytes", "peak_rss_bytes"),
+    *("baseline.difference", "generations.0.tokens_per_second"),
+    *("peak_memory_bytes", "peak_rss_bytes"),
 )
+HELPED = {  # what the help of a verb names: the first nine of `brief`, which takes a while to find
+    "compress": "loss, feature_error, perplexity, parameters.keep, parameters.after, flops.after, "
+    "file_bytes.after, recovery.recovered, peak_memory_bytes",
+    "quantize": "loss, feature_error, perplexity, parameters.after, flops.after, file_bytes.after, "
+    "peak_memory_bytes, peak_rss_bytes",
+    "evaluate": "score, nll, loss, perplexity, tokens, blocks, n, models.0.score, "
+    "baseline.difference",
+    "generate": "generations.0.tokens_per_second, peak_rss_bytes",
+    "profile": "models.0.parameters, models.0.runs.0.flops, models.0.runs.0.latency_ms.median, "
+    "peak_rss_bytes",
+    "merge": "parameters.after, flops.after, file_bytes.after, parity.relative, "
+    "peak_memory_bytes, peak_rss_bytes",
+    "finetune": "score, parameters.after, file_bytes.after, training.last_loss, "
+    "peak_memory_bytes, peak_rss_bytes",
+    "overparam": "parameters.growth, parameters.after, flops.after, file_bytes.after, "
+    "parity.relative, step.step_flops.after, peak_memory_bytes, peak_rss_bytes",
+}
 RENAMED = {  # a part of a path in reports of schema 1: what it is called now
     "bytes": "file_bytes (the files of weights on disk) or weight_bytes (the weights in memory)",
 }
@@ -52,11 +70,27 @@ def find(key: str, verb: str, paths: Iterable[str], named: Mapping[str, str]) ->
         raise Usage(f"{key} is not one figure of the report: say {' or '.join(bare[:4])} ...")
     last = {path.rpartition(".")[2]: None for path in paths if not _listed(path)}
     near = get_close_matches(key, [*named, *last, *paths], 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near and not {*"#*"} & {*near[0]} else ""
+    hint = f"did you mean {near[0]}?; " if near and not {*"#*"} & {*near[0]} else ""
     if old := next((part for part in key.split(".") if part in RENAMED), None):
-        hint = f"instead of {old} say {RENAMED[old]}"
-    some = f"it has {', '.join(brief(paths, named))}"
-    raise Usage(f"the report of tlm {verb} has no figure {show(key)}; {hint or some}")
+        hint = f"instead of {old} say {RENAMED[old]}; "
+    known = ", ".join([*named, *_grouped(paths)])
+    raise Usage(f"the report of tlm {verb} has no figure {show(key)}; {hint}it has {known}")
+
+
+def _grouped(paths: Iterable[str]) -> list[str]:
+    """Paths in short, those of one part together: 'flops.{before,after}'."""
+    parts: dict[str, list[str]] = {}
+    for path in paths:
+        home, _, last = path.rpartition(".")
+        parts.setdefault(home, []).append(last)
+    return [
+        ", ".join(last)
+        if not home
+        else f"{home}.{last[0]}"
+        if len(last) == 1
+        else f"{home}.{{{','.join(last)}}}"
+        for home, last in parts.items()
+    ]
 
 
 def brief(paths: Iterable[str], named: Mapping[str, str]) -> list[str]:
@@ -67,13 +101,17 @@ def brief(paths: Iterable[str], named: Mapping[str, str]) -> list[str]:
 
 def helped(verb: str) -> str:
     """The figures that the help of a verb names."""
+    return HELPED.get(verb) or ", ".join(_helped(verb))
+
+
+def _helped(verb: str) -> list[str]:
     given: dict[str, dict[str, Any]] = {
         "compress": {"compression.keep": 0.5, "recovery.steps": 1},
         "evaluate": {"evaluation.baseline": "", "evaluation.task": "mlm"},
         "profile": {"profiling.latency": True},
     }
     values = given.get(verb, {})
-    return ", ".join(brief(figures(verb, values), shortcuts(verb, values))[:9])
+    return brief(figures(verb, values), shortcuts(verb, values))[:9]
 
 
 def shortcuts(verb: str, values: Mapping[str, Any]) -> dict[str, str]:

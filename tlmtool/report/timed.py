@@ -9,4 +9,5 @@ SECONDS = {  # the stages of each verb; one that is missing cannot be named by -
     "finetune": "load train evaluate study save",
     "profile": "load profile plot",
     "evaluate": "load evaluate",
+    "generate": "load generate",
 }

@@ -66,10 +66,10 @@ def _wrapped(table: list[list[str]], width: int) -> list[list[str]]:
     """Rows whose last cell is text, each in as many rows as it takes."""
     if table[0][-1] != "text":
         return table
-    room = max(NARROWEST, width - max(len(row[0]) for row in table) - 2)
+    room = max(NARROWEST, width - max(NARROWEST, *(len(row[0]) for row in table)) - 2)
     found = []
     for *names, text in table:
-        first, *more = wrap(text, room) or [""]
+        first, *more = wrap(text, room, break_on_hyphens=False) or [""]
         found += [[*names, first], *([*[""] * len(names), each] for each in more)]
     return found
 

@@ -7,7 +7,11 @@ from tlmtool.report.figures import View
 from tlmtool.report.layout import Document, Part, entry
 
 EVERY = dict.fromkeys(
-    ("compress", "quantize", "merge", "overparam", "export", "finetune", "profile", "evaluate"), ""
+    (
+        *("compress", "quantize", "merge", "overparam", "export", "finetune"),
+        *("profile", "evaluate", "generate"),
+    ),
+    "",
 )
 
 
@@ -16,7 +20,7 @@ class Model(Part):
     """The model that was read, and where the result lies. Shown as the title of a report."""
 
     key: ClassVar[str] = "model"
-    verbs: ClassVar = EVERY
+    verbs: ClassVar = EVERY | {"info": ""}
 
     id: str | None = entry("the model as it was named in the command", optional=True)
     sha256: dict[str, str] | None = entry("checksum of each file of weights", optional=True)

@@ -1,0 +1,57 @@
+"""The commands that usually come next, with the paths of the run that ends."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tlmtool.recipe.verbs import VERBS
+
+MANY = 3  # commands that are suggested; more are not read
+WRITES = "the commands that usually come next"
+
+
+def suggest(report: Any) -> None:
+    """Prints the next commands on standard error, so that a result in a pipe stays as it is."""
+    found = [*following(report)][:MANY]
+    for place, words in enumerate(found):
+        print(f"{'next' if place == 0 else '':12} {shlex.join(words)}", file=sys.stderr)
+    if found:
+        sys.stderr.flush()
+
+
+def following(report: Any) -> Iterator[list[str]]:
+    """The next commands after a report, each as words, the most useful first; none after one that
+    wrote no model."""
+    from tlmtool.report.parts.ending import Predicted
+    from tlmtool.report.parts.model import Model
+
+    model = report.part(Model)
+    if model is None or not model.out or report.part(Predicted) or not VERBS[report.verb].out:
+        return
+    out, source, causal = model.out, model.id or "", _causal(model.class_ or "")
+    original = [source] if source and not model.new else []
+    if causal:
+        yield ["tlm", "generate", out, *(["--against", *original] if original else [])]
+    if report.verb in ("compress", "quantize", "merge") and original:
+        task = (
+            ["--task", "perplexity"] if causal else ["--task", "features", "--against", *original]
+        )
+        yield ["tlm", "evaluate", out, *task, *(["--baseline", *original] if causal else [])]
+    if report.verb == "compress" and not _rounded(report):
+        yield ["tlm", "quantize", out, "--bits", "8"]
+    if report.verb in ("finetune", "overparam"):
+        yield ["tlm", "merge", out]
+    yield ["tlm", "profile", out, *(["--against", *original] if original else []), "--latency"]
+    yield ["tlm", "info", out]
+
+
+def _causal(kind: str) -> bool:
+    """Whether a class generates text, by its name."""
+    return kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+
+
+def _rounded(report: Any) -> bool:
+    from tlmtool.report.parts.quantization import Quantization
+
+    return report.part(Quantization) is not None
