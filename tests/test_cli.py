@@ -122,7 +122,7 @@ def one_sentence(capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ("compres minilm", "did you mean 'compress'?"),
+        ("compres minilm", "did you mean 'compress'"),
         ("compress m --rnak 8", "tlm compress has no option --rnak; did you mean --rank?"),
         ("compress m --rank", "requires an argument"),
         ("compress m x --rank 8", "unexpected extra argument"),

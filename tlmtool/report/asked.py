@@ -170,8 +170,7 @@ class Asked:
     @property
     def models(self) -> int:
         """How many models are profiled, or write texts."""
-        against = ("profiling.against", "generation.against")
-        return 2 if any(self.values.get(path) for path in against) else 1
+        return 1 + any(self.values.get(f"{x}.against") for x in ("profiling", "generation"))
 
     @property
     def lengths(self) -> int:
