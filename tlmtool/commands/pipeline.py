@@ -23,12 +23,12 @@ from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.finding import cached
-from tlmtool.models.replacing import check_out, first_foreign
+from tlmtool.models.replacing import check_out, first_foreign, foreign_to_export
 from tlmtool.recipe.building import to_dict
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.schema import settings
 from tlmtool.recipe.stages import Stage, stages_of
-from tlmtool.recipe.verbs import WRITES
+from tlmtool.recipe.verbs import CHECKPOINTS, WRITES
 from tlmtool.report.kept import read_report
 from tlmtool.report.parts.stages import Stage as Done
 from tlmtool.report.parts.stages import Stages
@@ -112,7 +112,9 @@ def _check_replaced(stages: list[Stage], overwrite: bool) -> None:
         if stage.recipe.verb not in WRITES:
             check_out(stage.out, True, _foreign_to_report)
         elif overwrite:
-            check_out(stage.out, True, foreign_to_study if stage.recipe.study.seeds else None)
+            written = None if stage.recipe.verb in CHECKPOINTS else foreign_to_export
+            study = stage.recipe.study.seeds
+            check_out(stage.out, True, foreign_to_study if study else written)
 
 
 def _foreign_to_report(folder: Path) -> str | None:

@@ -43,7 +43,7 @@ from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
 log = logging.getLogger("tlmtool")
-READERS = ("evaluate", "export", "generate", "merge", "profile")  # of our quantized checkpoints
+READERS = ("evaluate", "export", "generate", "merge", "profile", "repair")  # of quantized ones
 WRITTEN = {"report.json", "README.md", "recipe.yaml"}  # beside a checkpoint, by `Run.save`
 
 

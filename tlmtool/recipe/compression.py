@@ -167,9 +167,8 @@ class Calibration:
 
     text: str | None = setting(
         None,
-        "compress",
-        "Text to run the model on; compression keeps what matters on it. A file of text, a data "
-        "set, or none",
+        "compress repair",
+        "Text to run the model on; what matters on it is kept. A file of text, a data set, or none",
         "SOURCE",
         "calibration",
         reads="data",
@@ -177,7 +176,7 @@ class Calibration:
     )
     samples: int = setting(
         1024,
-        "compress",
+        "compress repair",
         "Largest number of texts to use, one a line; a causal language model reads tokens instead",
         "N",
         "calibration-samples",
@@ -185,7 +184,7 @@ class Calibration:
     )
     tokens: int = setting(
         65_536,
-        "compress",
+        "compress repair",
         "Tokens that a causal language model reads, in windows of the joined text; more take "
         "longer and lose less",
         "N",
@@ -194,7 +193,7 @@ class Calibration:
     )
     max_length: int | None = setting(
         None,
-        "compress",
+        "compress repair",
         "Tokens to use of each text; the rest is cut off. For a causal language model, tokens of a "
         "window",
         "N",

@@ -49,6 +49,8 @@ def check(verb: str, values: Values, free: Iterable[str]) -> None:
         raise Usage(f"{_flag(lone[0])} goes with --attention NAME: give that too{other}")
     if verb == "compress":
         _check_compress(values)
+    if verb == "repair" and values.get("repair.against") is None:
+        raise Usage("repair needs --against MODEL: the original, before it was changed")
     if verb == "evaluate":
         _check_evaluate(values)
     if verb == "export" and values.get("export.to") is None:

@@ -21,6 +21,7 @@ from tlmtool.recipe.output import SIZE, Output
 from tlmtool.recipe.overparam import Growth, Strategy
 from tlmtool.recipe.profiling import Profiling
 from tlmtool.recipe.quantization import Quantization
+from tlmtool.recipe.repair import Repair
 from tlmtool.recipe.setting import Setting, section, setting, settings_of
 from tlmtool.recipe.study import Study
 from tlmtool.recipe.training import Training
@@ -48,6 +49,7 @@ class Recipe:
     compression: Compression = section(Compression, "Compression")
     quantization: Quantization = section(Quantization, "Bits of the stored weights")
     export: Export = section(Export, "Export")
+    repair: Repair = section(Repair, "Repair")
     overparam: Growth = section(Growth, "Over-parameterization")
     evaluation: Evaluation = section(Evaluation, "Evaluation")
     generation: Generation = section(Generation, "Prompts and texts")

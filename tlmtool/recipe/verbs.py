@@ -29,6 +29,13 @@ VERBS = {
         "tlm quantize minilm --bits 8 --out out/int8",
         "out/<model>-<B>bit",
     ),
+    "repair": Verb(
+        "Write a LoRA adapter that brings a compressed or quantized model nearer to its original, "
+        "without training.",
+        "tlm repair out/int4 --against minilm --rank 32 --out out/adapter",
+        "out/<model>-adapter",
+        checkpoint=False,
+    ),
     "evaluate": Verb(
         "Score a model, alone or against a second one.",
         "tlm evaluate out/m8 --task similarity --data pairs.csv --baseline minilm",

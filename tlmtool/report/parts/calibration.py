@@ -11,7 +11,7 @@ class Calibration(Part):
     """The text whose activations weighed the error of the factors."""
 
     key: ClassVar[str] = "calibration"
-    verbs: ClassVar = {"compress": ""}
+    verbs: ClassVar = {"compress": "", "repair": ""}
 
     source: str | None = entry("where the text comes from", optional=True)
     texts: int | None = entry("number of texts", when="weighed")

@@ -62,7 +62,7 @@ class Inputs(Part):
 class Files(Part):
     """The files of a checkpoint. `--overwrite` may replace these and no others."""
 
-    verbs: ClassVar = WRITTEN
+    verbs: ClassVar = WRITTEN | {"repair": ""}
 
     files: tuple[str, ...] = entry("paths below the folder")
 

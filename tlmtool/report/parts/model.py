@@ -8,7 +8,7 @@ from tlmtool.report.layout import Document, Part, entry
 
 EVERY = dict.fromkeys(
     (
-        *("compress", "quantize", "merge", "overparam", "export", "finetune"),
+        *("compress", "quantize", "repair", "merge", "overparam", "export", "finetune"),
         *("profile", "evaluate", "generate"),
     ),
     "",
