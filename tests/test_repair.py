@@ -146,8 +146,9 @@ def test_without_text_the_weights_alone_decide(room, tmp_path):
     assert abs(found["after"] - found["original"]) < abs(found["before"] - found["original"]) / 10
 
 
-def test_what_cannot_be_repaired_is_refused(room, refused, tmp_path):
+def test_what_cannot_be_repaired_is_refused(room, refused, tmp_path, capsys):
     original, model = room("llama"), room("llama", "int4")
+    capsys.readouterr()  # what quantize printed
     text = ("--calibration", original.parent / "text.txt")
     assert "repair needs --against" in refused(2, model, verb="repair")
     same = refused(2, original, "--against", original, *text, verb="repair")
