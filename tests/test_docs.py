@@ -56,6 +56,9 @@ def check(words: list[str]) -> None:
         return check_run(rest)
     if verb == "compare":
         return check_compare(rest)
+    if verb == "push":
+        get_command(application([verb])).commands[verb].make_context(verb, rest)
+        return None
     if verb in BESIDE:
         assert all(not word.startswith("-") or word == "--json" for word in rest)
         return None
@@ -213,7 +216,7 @@ def test_generated_parts_are_up_to_date():
 @EVERY
 def test_flags_are_those_there_are(page):
     known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
-    known |= {"sort", "where", "format", "plots"}  # of compare
+    known |= {"sort", "where", "format", "plots", "private", "public"}  # of compare and push
     known |= {"install-completion", "show-completion"}
     foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
     foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks

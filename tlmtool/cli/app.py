@@ -19,6 +19,7 @@ from tlmtool.cli.explaining import explained
 from tlmtool.cli.flags import Command, Commands, command, parameters
 from tlmtool.cli.performing import perform
 from tlmtool.cli.pipeline import run_stages
+from tlmtool.cli.pushing import push_folder
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.telling import examine, inform
 from tlmtool.cli.terminal import flushed, open_streams
@@ -137,6 +138,7 @@ def application(words: Collection[str]) -> typer.Typer:
     work = {
         "info": (flags.info_parameters, inform),
         "compare": (flags.compare_parameters, compare_results),
+        "push": (flags.push_parameters, push_folder),
         "run": (flags.pipeline_parameters, run_stages),
         "doctor": (flags.outputs, examine),
     }

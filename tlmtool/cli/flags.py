@@ -111,6 +111,20 @@ def compare_parameters() -> Iterator[inspect.Parameter]:
     yield from outputs()
 
 
+def push_parameters() -> Iterator[inspect.Parameter]:
+    """The folder that is uploaded, its id, and the flags of an upload."""
+    info = typer.Argument(metavar="DIR", help="Folder of a checkpoint", show_default=False)
+    yield _parameter("folder", str, inspect.Parameter.empty, info)
+    words = "Id of the model on the Hub, such as me/minilm-rank8"
+    info = typer.Argument(metavar="ID", help=words, show_default=False)
+    yield _parameter("id", str, inspect.Parameter.empty, info)
+    yield _option("private", bool, ("--private",), "Only you see a new model; this is the default")
+    words = "Everyone sees a new model; an existing public one is uploaded to only with this"
+    yield _option("public", bool, ("--public",), words)
+    yield _option("dry_run", bool, ("--dry-run",), "List the files and their sizes only")
+    yield from outputs()
+
+
 def command(
     name: str,
     help: str,

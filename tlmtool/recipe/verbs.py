@@ -89,13 +89,18 @@ INFO = Verb(
     "from, what was measured, and what can open it.",
     "tlm info out/m8",
 )  # it opens no model, and so has no recipe
+PUSH = Verb(
+    "Upload the folder of a checkpoint to the Hugging Face Hub, as a private model unless told "
+    "otherwise.",
+    "tlm push out/m8 me/minilm-rank8 --dry-run",
+)  # it runs no model
 DOCTOR = Verb(
     "Tell what tlm finds on this machine: versions, devices, memory, and which optional packages "
     "are missing.",
     "tlm doctor",
 )
 # commands without a recipe of their own
-BESIDE = {"info": INFO, "compare": COMPARE, "run": RUN, "doctor": DOCTOR}
+BESIDE = {"info": INFO, "compare": COMPARE, "push": PUSH, "run": RUN, "doctor": DOCTOR}
 EVERY = " ".join(VERBS)
 WRITES = tuple(name for name, verb in VERBS.items() if verb.out)  # those that write a folder
 CHECKPOINTS = tuple(name for name in WRITES if VERBS[name].checkpoint)
