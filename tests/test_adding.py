@@ -124,7 +124,43 @@ def test_an_edited_card_keeps_every_word(room, ends):
         assert f"| {samples} |" in text and text.count("## Evaluations") == 1
         start = text.index("## Evaluations")
         end = text.index("## How it was made")
-        assert text[:start] + text[end:] == mine.replace("\n", ends)
+        without = text[:start] + text[end:]
+        shown = yaml.safe_load(without.replace(ends, "\n").split("---\n")[1])["model-index"]
+        assert shown[0]["results"][0]["metrics"][0]["value"] == pytest.approx(
+            report()["evaluations"][0]["model"]["score"], abs=1e-4
+        )
+        first = without.index("model-index:")
+        last = without.index(f"---{ends}", first)
+        assert without[:first] + without[last:] == mine.replace("\n", ends)
+
+
+def test_the_index_of_an_edited_card_follows_the_scores_and_keeps_others(room):
+    """Scores that tlm wrote are replaced, those of someone else and their keys stay in place."""
+    evaluate("--task", "mlm", "--data", "texts.txt")
+    own = {"task": {"type": "fill-mask", "name": "mine"}, "metrics": [{"type": "x", "value": 1.0}]}
+    own["dataset"] = {"type": "d", "name": "d"}
+    front = yaml.safe_load(card().split("---\n")[1])
+    front["model-index"][0]["results"].append(own)
+    front["model-index"][0]["name"] = "Mine"
+    mine = yaml.safe_dump({**front, "language": "en"}, sort_keys=False)
+    (room / "small" / "README.md").write_text(f"---\n{mine}---\n# Mine\n")
+    similarity("--samples", 6)
+    similarity("--samples", 7)
+    found = yaml.safe_load(card().split("---\n")[1])
+    assert {k: v for k, v in found.items() if k != "model-index"} == {
+        **{k: v for k, v in front.items() if k != "model-index"},
+        "language": "en",
+    }
+    (index,) = found["model-index"]
+    assert index["name"] == "Mine" and own in index["results"]
+    assert sorted(each["task"]["name"] for each in index["results"]) == [
+        "mine",
+        "mlm",
+        "similarity",
+    ]
+    (room / "small" / "README.md").write_text("# No front matter\n")
+    similarity("--samples", 6)
+    assert card().startswith("# No front matter\n")
 
 
 def test_a_file_keeps_its_mode_and_a_folder_without_a_card_gets_one(room):

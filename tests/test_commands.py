@@ -113,7 +113,8 @@ def test_the_report_says_where_everything_comes_from(made):
 
 def test_the_card_names_its_base_and_its_code_runs(made, monkeypatch):
     card = (made.out / "README.md").read_text()
-    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == made.dense.name
+    assert card.split("---\n")[2].split("\n")[2].startswith(f"`{made.dense.name}` with ")
+    assert "base_model" not in yaml.safe_load(card.split("---\n")[1])  # a folder has no id
     monkeypatch.chdir(made.out.parent)
     exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], space := {})
     model, ours = space["model"], checkpoint.load(made.out)
@@ -151,8 +152,7 @@ def test_merge_writes_a_plain_checkpoint_that_computes_the_same(made, tmp_path, 
     assert report["parameters"] == counts and plain.num_parameters() == counts["after"]
     worst = (output(plain) - output(small)).abs().max() / output(small).abs().max()
     assert worst <= report["parity"]["tolerance"]
-    front = yaml.safe_load((tmp_path / "plain" / "README.md").read_text().split("---\n")[1])
-    assert front["base_model"] == made.dense.name  # not the factorized one between
+    assert report["model"]["base_model"] == made.dense.name  # not the factorized one between
 
 
 def test_merge_writes_nothing_where_the_parity_fails(made, tmp_path, capsys, monkeypatch):

@@ -106,11 +106,13 @@ def test_evaluation_shows_the_interval():
 
 
 def test_card_front_matter_and_loading():
-    card = compressed().card("out/m8")
+    known = {"id": "minilm", "class": "BertModel", "license": "apache-2.0", "hub_id": "a/b"}
+    card = compressed(model=known).card("out/m8")
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
-        "base_model": "minilm",
+        "base_model": "a/b",
         "library_name": "transformers",
+        "pipeline_tag": "feature-extraction",
         "license": "apache-2.0",
         "tags": ["tlm", "btd"],
     }

@@ -2,7 +2,7 @@
 
 Only `report.json` and `README.md` are written, each whole: the report first, since the card is made
 from it. Nothing else in them is lost. A card that someone has edited keeps every word but those of
-its section "Evaluations".
+its section "Evaluations" and of the scores that tlm wrote to `model-index`.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import NotLoadable, Usage
+from tlmtool.files import notation
 from tlmtool.files.claims import claim, sweep_within
 from tlmtool.files.kept import Kept, read
 from tlmtool.files.places import path_of
@@ -20,6 +21,7 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.report.card import section
+from tlmtool.report.index import renewed
 from tlmtool.report.layout import SCHEMA_VERSION, plain
 from tlmtool.report.parts.ending import Ending, Source
 from tlmtool.report.parts.evaluation import Evaluation
@@ -29,6 +31,8 @@ from tlmtool.report.report import Report
 
 REPORT, CARD = "report.json", "README.md"
 KEY = "evaluations"
+FRONT = re.compile(r"\A---\n(.*?^)---$", re.MULTILINE | re.DOTALL)
+INDEX = re.compile(r"^model-index:.*?(?=^[^\s-]|\Z)", re.MULTILINE | re.DOTALL)  # of its front
 SECTION = re.compile(r"^## Evaluations\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 AFTER = re.compile(r"^## (How it was made|References|Recipe)$", re.MULTILINE)  # where it is put
 MOST = 2**24  # bytes of a card; a larger one is refused
@@ -164,7 +168,7 @@ def _card(out: Path, before: Report, after: Report) -> str:
         if text == before.card(name):
             return after.card(name)
     lines = "\r\n" if "\r\n" in text else "\n"
-    text = text.replace("\r\n", "\n")
+    text = _with_index(text.replace("\r\n", "\n"), before, after, names[0])
     part = after.part(Evaluations)
     ours = "".join(section(view) for view in (part.views(after, False) if part else [])) + "\n"
     if SECTION.search(text):
@@ -174,3 +178,19 @@ def _card(out: Path, before: Report, after: Report) -> str:
     else:
         text = f"{text.rstrip()}\n\n{ours}"
     return text.replace("\n", lines)
+
+
+def _with_index(text: str, before: Report, after: Report, name: str) -> str:
+    """A card whose front matter lists the scores of the new report; all else of it stays. A card
+    without front matter, or with one that cannot be read, stays as it is."""
+    if not (found := FRONT.match(text)):
+        return text
+    try:
+        kept = notation.parse(found[1], "the front matter")
+    except Usage:
+        return text
+    index = renewed(kept.get("model-index"), before, after, name) if isinstance(kept, dict) else []
+    ours = notation.written({"model-index": index}) if index else ""
+    there = INDEX.search(found[1])
+    front = INDEX.sub(lambda _: ours, found[1], count=1) if there else found[1] + ours
+    return text.replace(found[1], front, 1)

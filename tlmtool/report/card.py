@@ -9,7 +9,7 @@ from tlmtool.report.index import model_index
 from tlmtool.report.layout import Document
 from tlmtool.report.parts.attention import Attention
 from tlmtool.report.parts.costs import Parameters
-from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.ending import Ending, Files
 from tlmtool.report.parts.exported import Exported
 from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.quantization import Quantization
@@ -19,38 +19,31 @@ from tlmtool.report.printable import printable
 from tlmtool.report.views import alarms, facts, views, warnings
 
 NARROW = "narrow"  # the decomposition that leaves out neurons
-AUTO_CLASSES = {  # end of a class name: the Auto class that loads it
-    "ForMaskedLM": "AutoModelForMaskedLM",
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-    "MTModel": "AutoModelForSeq2SeqLM",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
+HEADS = {  # end of a class name: (the Auto class that loads it, the task as the Hub calls it)
+    "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
+    "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
+    "LMHeadModel": ("AutoModelForCausalLM", "text-generation"),
+    "ForConditionalGeneration": ("AutoModelForSeq2SeqLM", "text2text-generation"),
+    "MTModel": ("AutoModelForSeq2SeqLM", "translation"),
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
+    "ForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
+    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", "question-answering"),
 }
+BARE = ("AutoModel", "feature-extraction")  # of any other class
+CODE = "modeling_tlm.py"  # a file of every folder that needs tlm to load
+SENTENCES = "sentence-transformers"  # the library of a folder with modules.json
 
 
 def card(report: Document, model_id: str) -> str:
     """Front matter and Markdown of a report."""
-    model, ending, methods = report.part(Model) or Model(), report.part(Ending), _methods(report)
-    exported = report.part(Exported)
-    base = None if model.new else model.base_model or model.id
-    front = {
-        "base_model": base,
-        "library_name": exported.library if exported else "transformers",
-        "license": model.license,
-        "tags": ["tlm", *methods],
-        "model-index": model_index(report, model_id),
-    }
-    front = {key: value for key, value in front.items() if value}
+    ending, methods = report.part(Ending), _methods(report)
+    front = {key: value for key, value in _front(report, model_id).items() if value}
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
     if loud := [f"> **WARNING: {each}.**" for each in alarms(report)]:
         parts.append("\n>\n".join(loud) + "\n")
-    bits, asked = report.part(Quantization), ending.recipe if ending else {}
-    plain = bits.plain if bits else _plain(report.verb, asked)
-    if exported:
-        parts.append(f"```python\n{exported.example.strip()}\n```\n")
-    else:
-        parts.append(_loading(model_id, model.class_ or "", plain, bits is not None))
+    exported = report.part(Exported)
+    how = f"```python\n{exported.example.strip()}\n```\n" if exported else ""
+    parts.append(how or _loading(report, model_id))
     parts += [section(view) for view in views(report)]
     made = [f"* {label}: {text}" for label, text in facts(report)]
     made += [f"* warning: {each}" for each in warnings(report) if each not in alarms(report)]
@@ -63,9 +56,45 @@ def card(report: Document, model_id: str) -> str:
     return printable("\n".join(parts))
 
 
-def _plain(verb: str, asked: dict[str, Any]) -> bool:
-    """Whether a checkpoint that is not quantized loads without tlm."""
-    return verb == "merge" or bool(asked.get("compression", {}).get("plain"))
+def _front(report: Document, model_id: str) -> dict[str, Any]:
+    """What the Hub reads of a card. Values may be empty."""
+    model, sentences = report.part(Model) or Model(), _holds(report, "modules.json")
+    exported = report.part(Exported)
+    library = SENTENCES if sentences else "transformers"
+    attention, bits = report.part(Attention), report.part(Quantization)
+    kernels = {str(each.attention["name"]) for each in (attention.layers if attention else ())}
+    tags = [*_methods(report), *sorted(kernels), *([f"{bits.bits}-bit"] if bits else [])]
+    return {
+        "base_model": None if model.new else model.hub_id,
+        "library_name": exported.library if exported else library,
+        "pipeline_tag": "sentence-similarity" if sentences else _head(model)[1],
+        "license": model.license,
+        "tags": [*([SENTENCES] if sentences else []), "tlm", *tags],
+        "model-index": model_index(report, model_id),
+    }
+
+
+def _head(model: Model) -> tuple[str, str]:
+    """(the Auto class that loads a model, its task as the Hub calls it)."""
+    kind = model.class_ or ""
+    return next((each for end, each in HEADS.items() if kind.endswith(end)), BARE)
+
+
+def _holds(report: Document, file: str) -> bool:
+    """Whether the folder of a report has a file."""
+    files = report.part(Files)
+    return files is not None and file in files.files
+
+
+def _plain(report: Document) -> bool:
+    """Whether a checkpoint loads without tlm."""
+    if bits := report.part(Quantization):
+        return bits.plain
+    if report.verb in ("merge", "finetune") and report.part(Files):
+        return not _holds(report, CODE)
+    ending = report.part(Ending)
+    asked = ending.recipe if ending else {}
+    return report.verb == "merge" or bool(asked.get("compression", {}).get("plain"))
 
 
 def _introduction(report: Document) -> str:
@@ -139,13 +168,26 @@ def _markdown(view: View) -> str:
     )
 
 
-def _loading(model_id: str, kind: str, plain: bool, packed: bool) -> str:
-    auto = next((a for end, a in AUTO_CLASSES.items() if kind.endswith(end)), "AutoModel")
-    register = "" if plain else "import tlmtool  # makes transformers know the type\n"
-    needs = "compressed-tensors" if plain else "'tlmtool[bits]'"
-    register = (f"# needs: pip install {needs}\n" if packed else "") + register
-    return (
-        f"```python\n{register}from transformers import {auto}, AutoTokenizer\n\n"
-        f'model = {auto}.from_pretrained("{model_id}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n```\n'
-    )
+def _loading(report: Document, model_id: str) -> str:
+    """Code that loads the model, with what it needs to be installed."""
+    plain, packed = _plain(report), report.part(Quantization) is not None
+    needs = "compressed-tensors" if packed else ""
+    needs = needs if plain else "'tlmtool[bits]'" if packed else "tlmtool"
+    if _holds(report, "modules.json"):
+        trust = "" if plain else ", trust_remote_code=True"
+        lines = [
+            f"# pip install {f'{SENTENCES} {needs}'.rstrip()}",
+            "from sentence_transformers import SentenceTransformer\n",
+            f'model = SentenceTransformer("{model_id}"{trust})',
+            'embeddings = model.encode(["A cat sat on the mat.", "Dogs ran far away."])',
+        ]
+    else:
+        auto = _head(report.part(Model) or Model())[0]
+        lines = [
+            *([f"# pip install {needs}"] if needs else []),
+            *([] if plain else ["import tlmtool  # makes transformers know the type"]),
+            f"from transformers import {auto}, AutoTokenizer\n",
+            f'model = {auto}.from_pretrained("{model_id}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")',
+        ]
+    return "\n".join(["```python", *lines, "```\n"])

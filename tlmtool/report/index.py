@@ -44,6 +44,27 @@ def model_index(report: Document, name: str) -> list[dict[str, Any]]:
     return [{"name": name, "results": results}] if results else []
 
 
+def renewed(kept: Any, before: Document, after: Document, name: str) -> list[Any]:
+    """A `model-index` that someone may have edited, with the scores of one report in place of those
+    of an earlier one. What the earlier one did not write stays."""
+    first, *others = kept if isinstance(kept, list) and kept else [{}]
+    first = first if isinstance(first, dict) else {}
+    name = str(first.get("name") or name)
+    own = [each for part in model_index(before, name) for each in part["results"]]
+    new = [each for part in model_index(after, name) for each in part["results"]]
+    held = first.get("results") if isinstance(first.get("results"), list) else []
+    again = [_of(each) for each in new]
+    theirs = [each for each in held or () if each not in own and _of(each) not in again]
+    results = [*new, *theirs]
+    return [{"name": name, "results": results}, *others] if results else others
+
+
+def _of(result: Any) -> tuple[Any, ...]:
+    """The task and the data of a result, however it is written."""
+    parts = [result.get(key) if isinstance(result, dict) else None for key in ("task", "dataset")]
+    return tuple(each.get("name") if isinstance(each, dict) else each for each in parts)
+
+
 def _scores(report: Document) -> Iterator[tuple[str, str, list[Figure]]]:
     """(task, data, its metrics) of each score of the checkpoint."""
     later = report.part(Evaluations)

@@ -30,6 +30,9 @@ class Model(Part):
         optional=True,
     )
     base_model: str | None = entry("the model that it was made from", optional=True)
+    hub_id: str | None = entry(
+        "the id of `base_model` on the Hugging Face Hub, where it is known", optional=True
+    )
     license: str | tuple[str, ...] | None = entry(
         "the license that its model card names, or a list of several", optional=True
     )
