@@ -154,7 +154,10 @@ def checkpoints(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+SHOWN = [p for p in PAGES if blocks(p, "python") and p.name != "serving.md"]  # see test_serving.py
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda p: p.name)
 def test_python_runs(page, checkpoints, monkeypatch):
     """Block after block, as a reader would, in a registry that stays as it was."""
     monkeypatch.chdir(checkpoints)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import bmm_flop, register_flop_formula
 
+from tlmtool.attention._plain import plain
+
 PIECE = 1 << 18  # numbers whose squares are held at once: more of them take more memory
 LEAST = 64  # tokens in a piece at least, however large PIECE is
 
@@ -26,6 +28,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def squares(x: Tensor) -> Tensor:
     """The sum of x^2 over tokens, piece by piece: (B, H, N, D) -> (B, H, D)."""
+    if plain():
+        return x.square().sum(2)
     return _squares(x) if _traced() else _sums(x)
 
 
@@ -51,6 +55,8 @@ _squares.register_autograd(
 
 def by_head(x: Tensor, w: Tensor) -> Tensor:
     """x (B, H, N, I) and w (B, H, O, I) -> x w^T (B, H, N, O), laid out as (B, N, H, O)."""
+    if plain():
+        return x @ w.mT
     return _by_head(x, w) if _traced() else _matmuls(x, w)
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from tlmtool.attention import _plain
 from tlmtool.attention._blocks import Blocks, cut, outer
 from tlmtool.attention._heads import empty
 from tlmtool.attention._linear import inverse_norms
@@ -220,4 +221,5 @@ def by_kernel(
     """`prefix` of q, k, v (B, H, N, D) for each kernel of w (H, c, D, D) -> (B, H, N, c, D)."""
     c, d = w.shape[1:3]
     q = q.repeat(1, 1, 1, c) if c > 1 else q
-    return prefix(q, k, v, w.flatten(1, 2), size, eps).unflatten(-1, (c, d))
+    product = _plain.prefix if _plain.plain() else prefix
+    return product(q, k, v, w.flatten(1, 2), size, eps).unflatten(-1, (c, d))

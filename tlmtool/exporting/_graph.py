@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from tlmtool.attention._plain import as_plain
 from tlmtool.exporting._inputs import PAST, Signature, axes, example
+from tlmtool.exporting._quiet import quiet
 from tlmtool.failure import Failure, first_line
 from tlmtool.measuring.inputs import takes
+from tlmtool.models.kernels import converted
 
 OPSET = 18  # of the ONNX operators; a newer one leaves out older programs
 
@@ -43,6 +46,13 @@ class Flat(nn.Module):
         return (*(found[name] for name in plain), *cache)
 
 
+def _cause(error: BaseException) -> str:
+    """The first line of the error that began it."""
+    while (earlier := error.__cause__) is not None:
+        error = earlier
+    return first_line(error)
+
+
 def filled(held: list[Tensor]) -> DynamicCache:
     """A cache that holds these keys and values, which may be of no token yet."""
     cache = DynamicCache()
@@ -61,19 +71,22 @@ def write_graph(model: Any, made: Signature, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     flat = Flat(model, made).eval()
     try:
-        program = torch.onnx.export(
-            flat,
-            given,
-            dynamo=True,
-            dynamic_shapes=(tuple(axes(made)),),  # one argument: all tensors of `forward`
-            input_names=[*made.inputs],
-            output_names=[*made.outputs],
-            opset_version=OPSET,
-            verbose=False,
-        )
+        with quiet(), as_plain():
+            program = torch.onnx.export(
+                flat,
+                given,
+                dynamo=True,
+                dynamic_shapes=(tuple(axes(made)),),  # one argument: all tensors of `forward`
+                input_names=[*made.inputs],
+                output_names=[*made.outputs],
+                opset_version=OPSET,
+                verbose=False,
+            )
     except Exception as error:  # of many kinds, from torch and from the model's own code
+        kernels = {each.mixing.name for _, each in converted(model)}
+        who = f"{' and '.join(sorted(kernels))} attention" if kernels else type(model).__name__
         raise Failure(
-            f"{model.name_or_path} cannot be traced by torch.export: {first_line(error)}"
+            f"torch.export cannot make a graph of {who} with an open length: {_cause(error)}"
         ) from error
     assert program is not None
     program.save(str(file))

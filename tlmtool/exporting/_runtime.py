@@ -74,6 +74,8 @@ class Runtime(Target):
         if (bits := recipe.quantization.bits) not in (None, 8):
             raise Usage(f"--to {self.name} rounds to 8 bits: give --bits 8")
         made = signature(empty)
+        if recipe.profiling.against is not None:
+            Folder.of(recipe.profiling.against).check(weights=True)
         return Exported(
             to=self.name,
             file=self.file,
@@ -101,12 +103,7 @@ class Runtime(Target):
             rounding = apart(model, made, ready[-1].run, ready[-2].run)[1]
             parity = replace(parity, rounding=rounding)
         if (other := job.recipe.profiling.against) is not None:
-            source = Folder.of(other)
-            beside, held = job.load(source).cpu(), work / "against" / file.name
-            ready += self._measured(job, source, beside, held)[0]
-            if expected.bits is not None:
-                rounded = held.with_name(f"rounded-{held.name}")
-                ready.append(self._round(source, ready[-1], held, rounded))
+            ready += self._against(job, Folder.of(other), work / "against" / file.name)
         with job.stage("measure"):
             job.bars("measuring", 0, 1)
             found = [expected, parity, timed(ready, job.recipe.profiling.runs)]
@@ -132,6 +129,15 @@ class Runtime(Target):
             job.bars(f"checking {_name(source)}", 0, 1)
             parity = checked(model, made, ready[-1].run, f"the graph of {source.asked}")
         return ready, parity
+
+    def _against(self, job: Job, source: Folder, file: Path) -> list[Ready]:
+        """The model of `--against` in torch, as a graph, and as a rounded one."""
+        found = self._measured(job, source, job.load(source).cpu(), file)[0]
+        if job.recipe.quantization.bits is not None:
+            rounded = file.with_name(f"rounded-{file.name}")
+            found.append(self._round(source, found[-1], file, rounded))
+        same = _name(source) == _name(job.source)
+        return [replace(each, id=f"--against {each.id}") for each in found] if same else found
 
     def _round(self, source: Folder, plain: Ready, file: Path, to: Path) -> Ready:
         """The graph in a file with 8 bits, which is written to another one."""

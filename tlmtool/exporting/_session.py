@@ -1,14 +1,11 @@
 """ONNX files with onnxruntime: a session as a runner, and weights rounded to 8 bits."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from tlmtool.exporting._quiet import quiet
 from tlmtool.exporting._running import Runner
 
 ERRORS = 3  # of onnxruntime's log levels: warnings are of its optimizer alone
@@ -36,17 +33,5 @@ def round_file(file: Path, rounded: Path) -> None:
     rounds the inputs of each product too, while the graph runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    with quiet():
         quantize_dynamic(str(file), str(rounded), weight_type=QuantType.QInt8, per_channel=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer writes advice into the root logger."""
-    root: Any = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
