@@ -112,15 +112,9 @@ def _check_replaced(stages: list[Stage], overwrite: bool) -> None:
         if stage.recipe.verb not in WRITES:
             check_out(stage.out, True, _foreign_to_report)
         elif overwrite:
-<<<<<<< HEAD
             written = None if stage.recipe.verb in CHECKPOINTS else foreign_to_export
             study = stage.recipe.study.seeds
             check_out(stage.out, True, foreign_to_study if study else written)
-=======
-            own = foreign_to_study if stage.recipe.study.seeds else None
-            exported = stage.recipe.verb not in CHECKPOINTS
-            check_out(stage.out, True, foreign_to_export if exported else own)
->>>>>>> 608951f (export: OpenVINO, kernels as plain products, docs/serving.md)
 
 
 def _foreign_to_report(folder: Path) -> str | None:

@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from tlmtool.models import quantizer  # noqa: F401, for which transformers then knows our bits
 from tlmtool.models.architectures import NAME, PREFIX, base_type
 from tlmtool.models.classes import heads_of
+from tlmtool.models.exporters import known_to_exporters
 from tlmtool.models.factorized import Factorized
 from tlmtool.models.inheriting import same_names, same_tokenizer
 from tlmtool.models.kernels import converted, take_over
@@ -74,6 +75,7 @@ def _config_class(base: type[PreTrainedConfig], kind: str) -> type[PreTrainedCon
         if self.tlm is not None:
             plan_from_dict(self.tlm)
         register_models(kind)
+        known_to_exporters(kind)
 
     def to_dict(self: Any) -> dict[str, Any]:
         kept = spelled(self, base.to_dict(self))
