@@ -62,7 +62,7 @@ def signature(model: Any) -> Signature:
     tables = getattr(config.get_text_config(), "type_vocab_size", None) or 0
     types = ["token_type_ids"] if takes(model, "token_type_ids") and tables > 1 else []
     given = example_of(model, min(4, position_limit(model) or 4), 1)
-    cached = takes(model, "past_key_values") and not any(converted(model))
+    cached = model.can_generate() and not any(converted(model))
     found = model(**given | ({"use_cache": True} if cached else {}))
     held = getattr(found, "past_key_values", None) if cached else None
     shapes = tuple((k.shape[1], k.shape[3]) for k in _keys(held, name)) if held else ()

@@ -19,11 +19,9 @@ from tlmtool.exporting._running import (
 from tlmtool.exporting.base import Job, Target, bytes_of
 from tlmtool.failure import Usage
 from tlmtool.measuring.counting import count_parameters
-from tlmtool.measuring.inputs import takes
 from tlmtool.models.architectures import base_type
 from tlmtool.models.beside import copy_side_files
 from tlmtool.models.folder import Folder
-from tlmtool.models.kernels import converted
 from tlmtool.recipe.schema import Recipe
 from tlmtool.report.layout import Part
 from tlmtool.report.parts.exported import Exported
@@ -93,7 +91,7 @@ class Runtime(Target):
         """Write the graph, the config and the files beside the weights."""
         model, file, work = job.model.cpu(), job.out / self.file, job.out / WORK
         made = signature(model)
-        if made.cache == () and takes(model, "past_key_values") and any(converted(model)):
+        if model.can_generate() and not made.cache:
             job.warn(NO_CACHE)
         held = file if expected.bits is None else work / "float" / file.name
         ready, parity = self._measured(job, job.source, model, held)
