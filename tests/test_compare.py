@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_reports import compressed, profiled
+from conftest import WORDS, pico, word_tokenizer
+from made_reports import compressed, evaluated, profiled
 
 from tlmtool.cli import run
 from tlmtool.commands.compare import compare
-from tlmtool.measuring.intervals import paired_interval
+from tlmtool.measuring.evaluation import evaluate
+from tlmtool.measuring.intervals import by_left_out, paired_interval
 from tlmtool.measuring.marks import left_out, mark
+from tlmtool.report.building import built
+from tlmtool.report.parts.ending import Source
+from tlmtool.report.parts.evaluation import Evaluation
+from tlmtool.report.report import Report
 
 RNG = np.random.default_rng(0)
 
@@ -120,6 +126,7 @@ def test_verbs_are_mixed_and_that_is_told(three, tmp_path, capsys):
     assert found.notes == [
         "results of compress, profile: a figure stands only where a command measures it"
     ]
+    assert [row.name for row in found.table.rows[-2:]] == ["p.json", "p.json: out/m8"]
     assert found.table.rows[-1].cells["latency"].value == pytest.approx(6.17)
 
 
@@ -146,8 +153,6 @@ def test_an_interval_by_groups_is_near_that_of_resamples():
     def mean(values):
         return lambda i: values[i].mean(-1)
 
-    from tlmtool.measuring.intervals import by_left_out
-
     for of in (correlation, mean):
         apart = np.subtract(left_out(of(one), 400), left_out(of(two), 400))
         whole = np.arange(400)[None]
@@ -166,3 +171,27 @@ def test_a_mark_tells_examples_and_how_they_are_read_apart():
         mark("similarity", rows, 128),
     }
     assert len(marks) == 4 and mark("similarity", list(rows)) in marks
+
+
+def test_two_evaluations_alone_give_nearly_what_one_with_a_baseline_gives(tmp_path):
+    """The same difference, and an interval of nearly the same width."""
+    models = [pico("bert", "lm", seed=seed) for seed in (0, 1)]
+    given = (word_tokenizer(), [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))] * 12)
+    for place, each in enumerate(models):
+        found = evaluate("mlm", each, *given)
+        found.pop("warnings")
+        parts = [Source(data="lines.txt"), built(Evaluation, found)]
+        (tmp_path / f"{place}.json").write_text(Report("evaluate", parts).to_json())
+    table = compare([tmp_path / "1.json", tmp_path / "0.json"]).table
+    apart = table.difference(table.rows[1], "mlm.nll")
+    together = evaluate("mlm", models[0], *given, baseline=models[1])["baseline"]
+    assert apart.value == pytest.approx(together["difference"], abs=1e-6)
+    low, high = together["interval"]
+    assert apart.interval[1] - apart.interval[0] == pytest.approx(high - low, rel=0.4)
+
+
+def test_a_second_model_of_an_evaluation_is_a_row(tmp_path):
+    (tmp_path / "e.json").write_text(evaluated().to_json())
+    rows = compare([tmp_path / "e.json"]).table.rows
+    assert [row.name for row in rows] == ["e.json", "e.json: minilm"]
+    assert [row.cells["similarity.spearman"].value for row in rows] == [0.8441, 0.8671]

@@ -55,7 +55,7 @@ def test_each_budget_is_as_by_itself(family, more, models, texts, tmp_path, monk
     assert dense["quality"] == report["quality"]["before"] and dense["share"] == 1
     assert points[0]["bytes"] > points[1]["bytes"] > points[2]["bytes"]
     names = {each.name for each in out.iterdir()}
-    assert names == {"README.md", "front.png", "recipe.yaml", "report.json"} | {
+    assert names == {"README.md", "front.png", "page.html", "recipe.yaml", "report.json"} | {
         f"keep-{keep}" for keep in KEEPS
     }
     again = build("compress", recipe_file=out / "recipe.yaml")

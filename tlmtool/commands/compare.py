@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +14,20 @@ from tlmtool.files.kept import Kept, read
 from tlmtool.files.notation import written
 from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
+from tlmtool.report import plots
 from tlmtool.report.card import section
-from tlmtool.report.figures import TEXT_COLUMNS, View
+from tlmtool.report.figures import View
+from tlmtool.report.latex import latex
 from tlmtool.report.layout import SCHEMA_VERSION
 from tlmtool.report.page import MARK, Detail, page
 from tlmtool.report.parts.ending import Ending
 from tlmtool.report.parts.front import Front
 from tlmtool.report.picture import Picture, png, svg
 from tlmtool.report.pictures import pictures_of
-from tlmtool.report.plots import drawable
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
-from tlmtool.report.rows import Row, named_alone, references, rows_of
+from tlmtool.report.rows import Row, each_report, named_alone, references, rows_of
+from tlmtool.report.spots import sizes
 from tlmtool.report.views import warnings
 
 FORMATS = ("table", "csv", "json", "latex", "markdown")
@@ -53,15 +55,20 @@ class Compared:
 
     def pictures(self) -> list[Picture]:
         """All pictures; none without matplotlib."""
-        return pictures_of(self.table.rows, self.table.known) if drawable() else []
+        return pictures_of(self.table.rows, self.table.known) if plots.drawable() else []
+
+    def sizes(self) -> list[Picture]:
+        """The pictures of quality against size."""
+        return [*sizes(self.table.rows, self.table.known)]
 
     def page(self, title: str) -> str:
         """The HTML page."""
         rows = self.table.rows
-        about = f"{len(rows)} results; differences and ratios are to {self.table.baseline.name}."
-        notes = [*self.notes, *([] if drawable() else [NO_PLOTS])]
-        every = {id(row.report): row for row in rows if row.report}
-        details = [Detail(row.name, _detail(row)) for row in every.values()]
+        about = f"Differences and ratios are to {self.table.baseline.name}."
+        notes = [*self.notes, *([] if plots.drawable() else [NO_PLOTS])]
+        every = each_report(rows)
+        details = [Detail(row.name.partition(": ")[0], _detail(row)) for row in every]
+        title = f"{title}: {len(rows)} results side by side"
         return page(title, about, self.views, self.pictures(), notes, details)
 
     def text(self, kind: str) -> str:
@@ -76,7 +83,7 @@ class Compared:
             writer.writerows(records)
             return stream.getvalue().rstrip("\n")
         if kind == "latex":
-            return "\n\n".join(_latex(view) for view in self.views)
+            return "\n\n".join(latex(view) for view in self.views)
         notes = "".join(f"* {each}\n" for each in self.notes)
         return "\n".join([*map(section, self.views), notes]).rstrip("\n")
 
@@ -98,10 +105,20 @@ def compare(
     if baseline is not None and path_of(baseline).exists():
         theirs = reports_in(path_of(baseline))
         found, baseline = theirs | found, next(iter(theirs))
-    names = _short(found)
-    rows = [row for place, report in found.items() for row in rows_of(names[place], report)]
+    return beside(found, baseline, where, sort)
+
+
+def beside(
+    reports: Mapping[str, Report],
+    baseline: str | Path | None = None,
+    where: Iterable[str] = (),
+    sort: str | None = None,
+) -> Compared:
+    """The same of {path: report}."""
+    names = _short(reports)
+    rows = [row for place, report in reports.items() for row in rows_of(names[place], report)]
     if not rows:
-        raise NotLoadable(f"{', '.join(found)}: no figure of a model to compare; {WANTS}")
+        raise NotLoadable(f"{', '.join(reports)}: no figure of a model to compare; {WANTS}")
     known_rows = references(rows)
     named = named_alone([*known_rows, *rows])
     known_rows, rows = named[: len(known_rows)], named[len(known_rows) :]
@@ -185,26 +202,9 @@ def _detail(row: Row) -> str:
     ending = row.report.part(Ending) if row.report else None
     if ending is None:
         return "no recipe is known"
-    told = {"recipe": ending.recipe, "versions": ending.versions}
+    versions = {name: str(each) for name, each in ending.versions.items()}  # torch's is no str
+    told = {"recipe": ending.recipe, "versions": versions}
     return written(told | ({"warnings": [*ending.warnings]} if ending.warnings else {}))
-
-
-def _latex(view: View) -> str:
-    """A table in LaTeX, with its note as a comment."""
-    columns = "l" + "".join("l" if n in TEXT_COLUMNS else "r" for n in view.header[1:])
-
-    def line(cells: list[str]) -> str:
-        return " & ".join(_escaped(cell) for cell in cells) + r" \\"
-
-    head = [f"% {each}" for each in (view.title, *view.note.split("\n")) if each]
-    body = [line(view.header), r"\hline", *map(line, view.rows)]
-    return "\n".join([*head, rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
-
-
-def _escaped(text: str) -> str:
-    for letter in "\\&%$#_{}~^":
-        text = text.replace(letter, r"\textbackslash{}" if letter == "\\" else f"\\{letter}")
-    return text
 
 
 # ---- files
@@ -237,6 +237,6 @@ def write_pictures(found: Compared, folder: Path) -> list[Path]:
     return files
 
 
-def add_page(folder: Path) -> None:
-    """Put the page of a study's or a front's results into its folder."""
-    write_page(compare([folder]), folder / PAGE, folder.name)
+def add_page(reports: Mapping[str, Report], folder: Path) -> None:
+    """Put the page of the results in a folder, those of a study or of several budgets, into it."""
+    write_page(beside(reports), folder / PAGE, folder.name)

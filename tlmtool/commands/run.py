@@ -39,6 +39,7 @@ from tlmtool.report.parts.costs import FileBytes, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Files
 from tlmtool.report.parts.forecast import Forecast as Forecasted
 from tlmtool.report.parts.forecast import StageTime
+from tlmtool.report.pictures import draw_card
 from tlmtool.report.progress import Bars
 from tlmtool.report.report import Report
 
@@ -187,8 +188,10 @@ class Run(AbstractContextManager):
             before = source.file_bytes if self.recipe.model else None
             files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
             size = FileBytes(before=before, after=Folder(folder).file_bytes)
+            every = _beside(parts, size)
+            files |= draw_card(Report(self.recipe.verb, every), folder)
             written = Files(files=tuple(sorted(files | WRITTEN)))
-            made.append(self.report([*_beside(parts, size), written], warnings, peak))
+            made.append(self.report([*every, written], warnings, peak))
             return {
                 "report.json": made[0].to_json() + "\n",
                 "README.md": made[0].card(out.name),

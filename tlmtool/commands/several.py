@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from tlmtool.commands import compare
 from tlmtool.commands.fronts import front_of
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.sharing import Shared
@@ -26,13 +27,14 @@ from tlmtool.report.layout import Part
 from tlmtool.report.parts.ending import Ending, Predicted
 from tlmtool.report.parts.front import Front
 from tlmtool.report.parts.model import Model
+from tlmtool.report.picture import together
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
 from tlmtool.report.views import alarms, facts, views, warnings
 
 PICTURE = "front.png"
 OURS = re.compile(  # what the folder of several budgets may hold
-    r"(report\.json|README\.md|recipe\.yaml|front\.png)"
+    r"(report\.json|README\.md|recipe\.yaml|front\.png|page\.html)"
     r"|keep-[\d.e-]+(\.compressing|\.finished\d*)?|\..+\.(lock|unfinished|replaced)"
 )
 One = Callable[[Recipe, Shared], Report]  # compresses to one budget
@@ -162,12 +164,14 @@ def _warnings(reports: dict[str, Report]) -> list[str]:
     return told
 
 
-def _write(found: Report, recipe: Recipe, out: Path) -> None:
-    """The report, its tables and its picture beside the folders of the budgets."""
+def _write(found: Several, recipe: Recipe, out: Path) -> None:
+    """The report, its tables, its picture and its page beside the folders of the budgets."""
     front = found.part(Front)
     assert front is not None
+    made = {str(out / f"keep-{keep.split()[1]}"): each for keep, each in found.reports.items()}
+    beside = compare.beside(made)
     if front.picture:
-        plots.front(front, f"{recipe.model}, compressed", Path(front.picture))
+        write_whole(Path(front.picture), together([*beside.sizes()]))
     shown = [f"# {out.name}\n", f"{found.title()}\n"]
     shown += [f"![size against quality]({PICTURE})\n"] if front.picture else []
     shown += [section(view) for view in views(found)]
@@ -176,3 +180,4 @@ def _write(found: Report, recipe: Recipe, out: Path) -> None:
     write_whole(out / "README.md", printable("\n".join(shown) + "\n"))
     write_whole(out / "recipe.yaml", recipes.dump(recipe))
     write_whole(out / "report.json", found.to_json() + "\n")
+    compare.write_page(beside, out / compare.PAGE, out.name)

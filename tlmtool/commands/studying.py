@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tlmtool.commands.compare import add_page
 from tlmtool.commands.run import Run
 from tlmtool.data.fingerprints import changed
 from tlmtool.failure import Usage, check_alone
@@ -28,7 +29,8 @@ from tlmtool.training.study import Study
 
 NAME = "study.json"  # in the folder of a study: the settings that its results share
 FILES = r"(study|report|rate-[\w.+-]+|[\w-]+-seed\d+)\.json"  # all that it writes
-FILES = re.compile(rf"{FILES}|\.{FILES}\.\d+\.unfinished")
+FILES = rf"{FILES}|page\.html"
+FILES = re.compile(rf"{FILES}|\.({FILES})\.\d+\.unfinished")
 
 
 def studied(
@@ -67,6 +69,7 @@ def studied(
     told = dict.fromkeys(f"{r.arm}: {each}" for r in found.results for each in r.warnings)
     report = run.report([Model(id=name, out=str(out)), found], told)
     write_whole(out / "report.json", report.to_json() + "\n")
+    add_page({str(out): report}, out)
     return report
 
 

@@ -18,7 +18,7 @@ from tlmtool.training.verdicts import paired
 
 VIEWS = (  # of sizes and costs: a table each, so that it fits a terminal
     ("size", ("keep", "parameters", "bytes", "flops")),
-    ("time and memory of the command", ("latency", "seconds", "memory")),
+    ("time and memory", ("latency", "seconds", "memory")),
 )
 
 
@@ -101,7 +101,8 @@ class Table:
             record: dict[str, Any] = {"name": row.name, "verb": row.verb or None}
             for key in self.keys:
                 cell = row.cells.get(key)
-                record[key] = None if cell is None else cell.value
+                known = cell is not None and np.isfinite(cell.value)
+                record[key] = cell.value if cell and known else None
                 if key in SIZES:
                     continue
                 apart = self.difference(row, key)
@@ -156,7 +157,7 @@ class Table:
         data = ", ".join(dict.fromkeys(r.cells[key].data for r in held if key in r.cells))
         on = f" on {data}" if data else ""
         note = f"{title_of(key)}{on}: {first.what}, {first.better} is better".replace(": ,", ":")
-        note += f"\ndifference: to {self.baseline.name}" * (len(self.rows) > 1)
+        note += f"\ndifference: to {self.baseline.name}" * any(row[2] for row in rows)
         note += "; interval: 95 %, paired" * any(row[3] for row in rows)
         return View(
             title_of(key), ["", "value", "difference", "interval"], rows, "\n".join([note, *whys])
@@ -169,11 +170,17 @@ class Table:
 def difference(mine: Cell, base: Cell) -> Difference:
     """mine - base, with a paired interval where both hold what each example, or seed, gave."""
     value = mine.value - base.value
+    if mine.alone:
+        return Difference(None, None)
     if mine.seeds and base.seeds:
         if mine.data != base.data or mine.seeds.keys() != base.seeds.keys():
             return Difference(None, None, "other data or seeds than the baseline")
         found = paired(*([c.seeds[s] for s in sorted(c.seeds)] for c in (mine, base)))
-        return Difference(value, found["interval"], "" if found["interval"] else "no spread")
+        return Difference(
+            value,
+            found["interval"],
+            "" if found["interval"] else "the same difference in every seed",
+        )
     if mine.examples is None or base.examples is None:
         return Difference(None, None, "its report, or the baseline's, has no mark of the examples")
     if mine.examples.sha256 != base.examples.sha256:
@@ -193,7 +200,7 @@ def _interval(mine: Cell, base: Cell, value: float) -> tuple[tuple[float, float]
     try:
         return by_left_out(apart, value), ""
     except Failure:
-        return None, "no spread"
+        return None, "every example gives the same difference"
 
 
 def shown(cell: Cell | None, key: str) -> str:

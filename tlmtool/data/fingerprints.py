@@ -17,7 +17,8 @@ from tlmtool.recipe.schema import settings
 from tlmtool.tasks.table import TRANSLATION
 
 SAVED = {*TEXT_SUFFIXES, *SUFFIXES, ".arrow"}  # suffixes of files that `datasets` reads in a folder
-OURS = ("README.md", "report.json", "recipe.yaml")  # files of a checkpoint that no command reads
+# files of a checkpoint that no command reads
+OURS = ("README.md", "report.json", "recipe.yaml", "report.png")
 Sums = dict[str, dict[str, str]]  # {setting: {file: sha256}}
 Known = dict[tuple[str, int, int, int], str]  # {(path, inode, size, time): sha256}
 

@@ -11,7 +11,7 @@ from tlmtool.models.guarding import inside, modules
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl")
 NOT_COPIED = (*PICKLES, ".safetensors", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".py")
-REWRITTEN = ("config.json", "README.md", "report.json", "recipe.yaml")
+REWRITTEN = ("config.json", "README.md", "report.json", "report.png", "recipe.yaml")
 OTHERS = ("onnx", "openvino")  # folders with the same model for other programs
 
 

@@ -9,9 +9,10 @@ from scipy.stats import t as student
 
 from tlmtool.report.cells import title_of
 from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.study import Study
 from tlmtool.report.parts.training import Scores, Training
-from tlmtool.report.picture import COLOURS, MOST, Picture, brief, style
+from tlmtool.report.picture import COLOURS, DASHES, INK, MOST, Picture, brief, style
 from tlmtool.report.rows import Row, each_report
 
 VARIED = {  # what a study or a training may differ in: its key in recipes
@@ -20,29 +21,28 @@ VARIED = {  # what a study or a training may differ in: its key in recipes
     "n": "strategy.n",
     "growth": "strategy.growth",
 }
-Points = dict[float, list[float]]  # {place on the x axis: a score of each seed}
+TICKS = 8  # places that are each named on the x axis; more would run into one another
+KIND = ("metric", "task", "data", "model")  # runs that differ in these are not drawn together
+Points = dict[float, dict[int, float]]  # {place on the x axis: {seed: score}}
+Run = dict[str, Any]  # a training: its arm, seed, score, its KIND and what it has of VARIED
 
 
 def varied(rows: list[Row]) -> Iterator[Picture]:
     """The score against each setting that differs between the trainings, a line an arm."""
-    runs = [run for row in each_report(rows) for run in _runs(row)]
-    kinds = dict.fromkeys((run["metric"], run["task"]) for run in runs)
-    for metric, task in kinds:
-        own = [run for run in runs if (run["metric"], run["task"]) == (metric, task)]
-        differs = [n for n in VARIED if len({run[n] for run in own if run[n] is not None}) > 1]
+    kinds: dict[tuple[str, ...], list[Run]] = {}
+    for run in (run for row in each_report(rows) for run in _runs(row)):
+        kinds.setdefault(tuple(str(run[key]) for key in KIND), []).append(run)
+    for (metric, task, data, model), runs in kinds.items():
+        differs = [n for n in VARIED if len({run[n] for run in runs if run[n] is not None}) > 1]
+        whose = f", {model} on {task} {data}" if len(kinds) > 1 else ""
         for name in differs:
-            lines = _lines(own, name, [each for each in differs if each != name])
-            if not lines:
-                continue
-            caption = (
-                f"{metric} of {task} against {name}, a line an arm: mean over seeds, with its "
-            )
-            caption += "95 % t interval where there are two or more."
-            yield Picture(
-                f"{metric} against {'rate' if name == 'lr' else name}",
-                caption,
-                partial(_arms, lines=lines, name=name, metric=metric),
-            )
+            if lines := _lines(runs, name, [each for each in differs if each != name]):
+                level = {} if name == "lr" else _level(runs)
+                x = "rate" if name == "lr" else name
+                caption = f"{metric} of {task} against {x}, a line an arm: mean over seeds, with "
+                caption += "its 95 % t interval where there are two or more."
+                draw = partial(_arms, lines=lines, level=level, x=x, metric=metric)
+                yield Picture(f"{metric} against {x}{whose}", caption, draw)
 
 
 def means(rows: list[Row]) -> Iterator[Picture]:
@@ -74,27 +74,28 @@ def _dots(axes: Any, held: list[tuple[str, list[float]]]) -> None:
     axes.invert_yaxis()
 
 
-def _runs(row: Row) -> Iterator[dict[str, Any]]:
-    """Each training of a report: its arm, seed, score, and what may vary."""
+def _runs(row: Row) -> Iterator[Run]:
+    """Each training of a report."""
     report = row.report
     assert report is not None
-    ending = report.part(Ending)
+    ending, model = report.part(Ending), report.part(Model)
     recipe = ending.recipe if ending else {}
-    base = {name: _at(recipe, path) for name, path in VARIED.items()}
-    base |= {"task": _at(recipe, "training.task") or "distillation"}
+    given = {name: _at(recipe, path) for name, path in VARIED.items()}
+    given |= {"task": _at(recipe, "training.task"), "data": _at(recipe, "training.data")}
+    given |= {"seed": ending.seed if ending else 0, "model": model.id if model else None}
+    plain = given | dict.fromkeys(("N", "n", "growth"))  # of trainings that expand nothing
     scores, training = report.part(Scores), report.part(Training)
     if study := report.part(Study):
-        rated = len(study.rates) > 1
-        for each in (*study.results, *study.rates):
-            trial = each.arm is None
-            own = base | ({"N": None, "n": None, "growth": None} if trial else {})
-            arm = "dense, trials of the rate" if trial else str(each.arm)
-            if arm.startswith("dense"):
-                own |= {"N": None, "n": None, "growth": None}
-            lr = each.lr if trial or not rated else None
-            yield own | {"arm": arm, "metric": each.metric, "score": each.score, "lr": lr}
+        rate = None if len(study.rates) > 1 else study.lr
+        for each in study.results:
+            own = plain if str(each.arm).startswith("dense") else given
+            own = own | {"arm": each.arm, "seed": each.seed, "lr": rate}
+            yield own | {"metric": each.metric, "score": each.score}
+        for each in study.rates:
+            own = plain | {"arm": "dense, trials of the rate", "lr": each.lr}
+            yield own | {"metric": each.metric, "score": each.score}
     elif scores and training:
-        own = base if training.strategy != "none" else base | dict.fromkeys(("N", "n", "growth"))
+        own = plain if training.strategy == "none" else given
         yield own | {"arm": training.strategy, "metric": scores.name, "score": scores.after.score}
 
 
@@ -104,27 +105,46 @@ def _at(recipe: Any, path: str) -> Any:
     return recipe
 
 
-def _lines(runs: list[dict[str, Any]], name: str, others: list[str]) -> dict[str, Points]:
-    """{arm, with what else differs: its points}; only arms with two places or more."""
+def _lines(runs: list[Run], name: str, others: list[str]) -> dict[str, Points]:
+    """{arm, with what else differs: its points}; only arms with two places or more. A training
+    that several studies hold counts once."""
     found: dict[str, Points] = {}
     for run in runs:
         if run[name] is None:
             continue
         more = [f"{other} {run[other]:g}" for other in others if run[other] is not None]
         line = found.setdefault(", ".join([run["arm"], *more]), {})
-        line.setdefault(float(run[name]), []).append(run["score"])
+        line.setdefault(float(run[name]), {})[run["seed"]] = run["score"]
     return {arm: points for arm, points in found.items() if len(points) > 1}
 
 
-def _arms(axes: Any, lines: dict[str, Points], name: str, metric: str) -> None:
+def _level(runs: list[Run]) -> dict[str, float]:
+    """{arm that expands nothing: its mean over seeds}"""
+    found: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run["growth"] is None and "trials" not in run["arm"]:
+            found.setdefault(run["arm"], {})[run["seed"]] = run["score"]
+    return {arm: fmean(scores.values()) for arm, scores in found.items()}
+
+
+def _arms(
+    axes: Any, lines: dict[str, Points], level: dict[str, float], x: str, metric: str
+) -> None:
     for place, (arm, points) in enumerate(list(lines.items())[:MOST]):
-        xs = sorted(points)
-        means = [fmean(points[x]) for x in xs]
-        halves = [half_width(points[x]) for x in xs]
-        axes.errorbar(xs, means, yerr=halves, label=arm, capsize=3, **style(place))
-    axes.set(xlabel="learning rate" if name == "lr" else name, ylabel=metric)
-    if name == "lr":
+        held = {at: [*scores.values()] for at, scores in sorted(points.items())}
+        halves = [half_width(scores) for scores in held.values()]
+        middle = [fmean(scores) for scores in held.values()]
+        axes.errorbar([*held], middle, yerr=halves, label=arm, capsize=3, **style(place))
+    for place, (arm, mean) in enumerate(level.items()):
+        axes.axhline(mean, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1, label=arm)
+    axes.set(xlabel="learning rate" if x == "rate" else x, ylabel=metric)
+    if x == "rate":
         axes.set_xscale("log")
+    places = sorted({at for points in lines.values() for at in points})
+    if len(places) <= TICKS:
+        axes.set_xticks(places, [f"{at:g}" for at in places])
+        axes.set_xticks([], minor=True)
+    axes.margins(y=0.25)
     axes.legend(frameon=False)
 
 

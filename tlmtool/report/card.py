@@ -18,6 +18,7 @@ from tlmtool.report.parts.training import Training
 from tlmtool.report.printable import printable
 from tlmtool.report.views import alarms, facts, views, warnings
 
+PICTURE = "report.png"  # of a checkpoint, beside its card
 NARROW = "narrow"  # the decomposition that leaves out neurons
 HEADS = {  # end of a class name: (the Auto class that loads it, the task as the Hub calls it)
     "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
@@ -39,6 +40,9 @@ def card(report: Document, model_id: str) -> str:
     ending, methods = report.part(Ending), _methods(report)
     front = {key: value for key, value in _front(report, model_id).items() if value}
     parts = [f"---\n{written(front)}---\n", f"# {model_id}\n", _introduction(report)]
+    files = report.part(Files)
+    if files and PICTURE in files.files:
+        parts.append(f"![what it keeps and what it loses]({PICTURE})\n")
     if loud := [f"> **WARNING: {each}.**" for each in alarms(report)]:
         parts.append("\n>\n".join(loud) + "\n")
     exported = report.part(Exported)

@@ -8,7 +8,7 @@ from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Source
 from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.evaluations import Evaluations, short
-from tlmtool.report.parts.profiled import Profile
+from tlmtool.report.parts.profiled import Profile, Profiled
 from tlmtool.report.parts.quality import Quality
 from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.training import Scores, Training
@@ -29,7 +29,8 @@ SIZES = {  # of every row: its title and unit
 
 class Cell(NamedTuple):
     """A figure of a row. `examples`: what it was measured on; `data`: the same in words; `seeds`:
-    the scores of a study, by seed; `unit`: cells of other units are not compared."""
+    the scores of a study, by seed; `unit`: cells of other units are not compared; `alone`: nor is
+    this one, as another says the same."""
 
     value: float
     better: str = "lower"
@@ -38,6 +39,7 @@ class Cell(NamedTuple):
     seeds: Mapping[int, float] | None = None
     unit: str = ""
     what: str = ""
+    alone: bool = False
 
 
 def title_of(key: str) -> str:
@@ -53,7 +55,7 @@ def cells_of(report: Report) -> dict[str, Cell]:
     files = report.part(FileBytes) or report.part(WeightBytes)
     found["bytes"] = files.after if files else None
     if profile := report.part(Profile):
-        found |= _profiled(profile)
+        found |= profiled(profile.models[0])
     if (scored := report.part(Evaluation)) and found["bytes"] is None:
         found["bytes"] = scored.models[0].file_bytes
     cells = {key: Cell(value) for key, value in found.items() if value is not None}
@@ -68,16 +70,12 @@ def cells_of(report: Report) -> dict[str, Cell]:
     return cells
 
 
-def _profiled(profile: Profile) -> dict[str, float | None]:
-    """Of the model that is profiled last, at the shortest length."""
-    model = profile.models[-1]
-    first = model.runs[0]
-    latency = first.latency_ms.median if first.latency_ms else None
-    return {
-        "parameters": model.parameters,
-        "bytes": model.file_bytes or model.weight_bytes,
-        "latency": latency,
-    }
+def profiled(model: Profiled) -> dict[str, float | None]:
+    """The figures of a model that is profiled, at the shortest length."""
+    time = model.runs[0].latency_ms
+    size = model.file_bytes or model.weight_bytes
+    latency = time.median if time else None
+    return {"parameters": model.parameters, "bytes": size, "latency": latency}
 
 
 def _quality(report: Report) -> dict[str, Cell]:
@@ -87,44 +85,51 @@ def _quality(report: Report) -> dict[str, Cell]:
     cell = Cell(quality.after, "lower", quality.examples, "held-out text", what=quality.what)
     found = {quality.name: cell}
     if quality.perplexity and quality.perplexity.after is not None:
-        found["perplexity"] = Cell(quality.perplexity.after, what="e to the power of the loss")
+        what = "e to the power of the loss"
+        found["perplexity"] = Cell(quality.perplexity.after, what=what, alone=True)
     return found
 
 
 def _scores(report: Report) -> Iterator[tuple[str, Cell]]:
-    """(task.metric@data, score) of everything that was scored, the latest of the same first."""
+    """(task.metric@data, score) of everything that was scored; the latest of equal ones."""
     seen: set[str] = set()
-    for task, metric, better, data, what, value, loss, examples in _scored(report):
-        key = f"{task}.{metric.replace(' ', '_')}"
-        mark = examples.sha256 if examples else f"{task} {data}"
+    for task, metric, loss, cell in _scored(report):
+        mark = cell.examples.sha256 if cell.examples else f"{task} {cell.data}"
         if mark in seen:
             continue
         seen.add(mark)
-        at = short(data).replace(" ", "_")
-        cell = Cell(value, better, examples, short(data), what=what)
-        if metric == "perplexity" and loss is not None:  # its examples have the loss
-            yield f"{task}.loss@{at}", cell._replace(value=loss, what="mean NLL in nats")
-            cell = cell._replace(examples=None)
-        yield f"{key}@{at}", cell
+        if metric == "perplexity" and loss is not None:  # what is left out has the loss
+            yield key_of(task, "loss", cell.data), cell._replace(value=loss, what="mean NLL, nats")
+            cell = cell._replace(alone=True)
+        yield key_of(task, metric, cell.data), cell
 
 
-def _scored(report: Report) -> Iterator[tuple]:
+def key_of(task: str, metric: str, data: str) -> str:
+    """The name of a score before `named_alone`: 'similarity.spearman@test.csv'."""
+    return f"{task}.{metric}@{data}".replace(" ", "_")
+
+
+Scored = tuple[str, str, float | None, Cell]  # task, metric, loss, score
+
+
+def _scored(report: Report) -> Iterator[Scored]:
     later, now = report.part(Evaluations), report.part(Evaluation)
     source = report.part(Source)
-    data = source.data if source else ""
+    data = short(source.data) if source else ""
     for each in later.evaluations if later else ():
         m = each.model
-        head = (each.task, each.metric, each.better, each.data, each.what)
-        yield *head, m.score, m.loss, m.examples
+        cell = Cell(m.score, each.better, m.examples, short(each.data), what=each.what)
+        yield each.task, each.metric, m.loss, cell
     if now:
         m = now.models[0]
-        yield now.task, now.metric, now.better, data, now.what, m.score, m.loss, m.examples
+        cell = Cell(m.score, now.better, m.examples, data, what=now.what)
+        yield now.task, now.metric, m.loss, cell
     if score := report.part(Score):
-        head = (score.task, score.metric, score.better, score.data, score.what)
-        yield *head, score.after, None, score.examples
+        cell = Cell(score.after, score.better, score.examples, short(score.data), what=score.what)
+        yield score.task, score.metric, None, cell
     scores, training = report.part(Scores), report.part(Training)
     if scores and training:
-        s, words_ = scores.after, METRICS.get(scores.name)
-        what = words_.words if words_ else ""
-        head = (training.task, scores.name, scores.better, data, what)
-        yield *head, s.score, s.loss, s.examples
+        end, metric = scores.after, METRICS.get(scores.name)
+        what = metric.words if metric else ""
+        cell = Cell(end.score, scores.better, end.examples, data, what=what)
+        yield training.task, scores.name, end.loss, cell

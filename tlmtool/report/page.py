@@ -43,6 +43,7 @@ details { margin: .5rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: .75rem; background: var(--band); font-size: .8125rem; }
 :focus-visible { outline: 2px solid var(--link); }
+@media (max-width: 40rem) { th, td { padding: .3rem .4rem; font-size: .875rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } details { display: none; }
   .wide { overflow: visible; } .pictures { grid-template-columns: 1fr 1fr; }
   tr, h2 { break-inside: avoid; break-after: auto; } h2 { break-after: avoid; } }

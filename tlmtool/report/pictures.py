@@ -2,17 +2,23 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from tlmtool.report import plots
 from tlmtool.report.arms import means, varied
+from tlmtool.report.card import PICTURE
 from tlmtool.report.cells import title_of
 from tlmtool.report.figures import layer, words
 from tlmtool.report.parts.recovery import Recovery
 from tlmtool.report.parts.sites import Sites
 from tlmtool.report.parts.training import Training
-from tlmtool.report.picture import COLOURS, MOST, Picture, brief, style
-from tlmtool.report.rows import Row, each_report
+from tlmtool.report.picture import COLOURS, MOST, Picture, brief, style, together
+from tlmtool.report.report import Report
+from tlmtool.report.rows import Row, each_report, references, rows_of
 from tlmtool.report.spots import sizes
+
+MOST_OF_CARD = 2  # pictures side by side; more would be too small to read in a card
 
 
 def pictures_of(rows: list[Row], known: Iterable[Row] = ()) -> list[Picture]:
@@ -20,6 +26,18 @@ def pictures_of(rows: list[Row], known: Iterable[Row] = ()) -> list[Picture]:
     known = list(known)
     own = (sizes(rows, known), means(rows), varied(rows), _courses(rows), _errors(rows))
     return [picture for each in (*own, _costs(rows)) for picture in each]
+
+
+def draw_card(report: Report, folder: Path) -> set[str]:
+    """Draw the picture of a checkpoint's card: its quality against its size, its errors, and its
+    training. Returns the names of the files written; none without matplotlib or such figures."""
+    if not plots.drawable():
+        return set()
+    rows = rows_of("this model", report)
+    found = [*sizes(rows, references(rows)), *_errors(rows), *_courses(rows)]
+    if found:
+        (folder / PICTURE).write_bytes(together(found[:MOST_OF_CARD]))
+    return {PICTURE} if found else set()
 
 
 def _courses(rows: list[Row]) -> Iterator[Picture]:
@@ -53,6 +71,14 @@ def _errors(rows: list[Row]) -> Iterator[Picture]:
                 found.setdefault(f"{side} {site.role}".strip(), {}).setdefault(row.name, []).append(
                     (int(place), error)
                 )
+    if len(names := {name for lines in found.values() for name in lines}) == 1:
+        (name,) = names
+        roles = {words(role): lines[name] for role, lines in found.items()}
+        caption = "Relative error of each layer, of its output on the calibration text where that "
+        caption += "was measured, else of the weight. Layers without a point are dense."
+        draw = partial(_plot, lines=roles, x="layer", y="relative error", whole=True)
+        yield Picture("error by layer", caption, draw)
+        return
     for role, lines in found.items():
         caption = f"Relative error of {words(role)}, of its output on the calibration text where "
         caption += "that was measured, else of the weight. Layers without a point are dense."
@@ -75,11 +101,11 @@ def _plot(
     places = sorted({place for points in lines.values() for place, _ in points})
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if whole:
-        axes.margins(y=0.15)
-        axes.set_ylim(bottom=0)
+        top = max(y for points in lines.values() for _, y in points)
+        axes.set_ylim(0, top * (1.15 + 0.08 * -(-len(lines) // 2)) or 1)  # room for the legend
         axes.set_xticks(places[:: -(-len(places) // 12)])
     if len(lines) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="upper center")
 
 
 def _costs(rows: list[Row]) -> Iterator[Picture]:

@@ -1,22 +1,18 @@
-"""Pictures of reports, drawn with matplotlib, which the extra `plots` installs."""
+"""The picture of attention kernels, drawn with matplotlib, which the extra `plots` installs."""
 
 import os
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from tlmtool.failure import MissingDependency, Usage
 from tlmtool.files.claims import claim
 from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
-from tlmtool.report.figures import words
 from tlmtool.report.parts.complexity import QUANTITIES, Complexity, power
-from tlmtool.report.parts.front import INT8, WHOLE, Front, Point
+from tlmtool.report.picture import COLOURS, MARKERS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
-MARKERS = "os^Dvp"
 MARK = "drawn by tlm profile --plot"  # in a picture's metadata; without it none is replaced
 LARGEST = 2**24  # bytes of a picture in which the mark is looked for
 UNITS = {  # of an axis, and the factor from the unit of the report to it
@@ -69,58 +65,6 @@ def complexity(found: Complexity, file: Path) -> None:
     )
     figure.supxlabel("\n".join(filter(None, caption)), fontsize=9, color="#444444")
     _write(figure, file)
-
-
-def front(found: Front, title: str, file: Path) -> None:
-    """Draws quality against the bytes of the weights, a point for each budget."""
-    from matplotlib.figure import Figure
-
-    points = [each for each in found.points if each.bytes is not None]
-    names = {"quality": found.quality, "score": found.metric}
-    shown = {
-        key: name for key, name in names.items() if any(getattr(p, key) is not None for p in points)
-    }
-    figure = Figure(figsize=(6.5 * max(1, len(shown)), 4.8), layout="constrained")
-    figure.suptitle(title, fontsize=13)
-    for axes, (key, name) in zip(
-        figure.subplots(1, len(shown), squeeze=False)[0] if shown else (),
-        shown.items(),
-        strict=True,
-    ):
-        _against_size(axes, [p for p in points if getattr(p, key) is not None], key)
-        better = found.better if key == "score" else "lower"
-        axes.set(xlabel="files of weights", ylabel=f"{words(str(name))} ({better} is better)")
-    if found.what:
-        figure.supxlabel(fill(found.what, 80 * max(1, len(shown))), fontsize=8, color="#444444")
-    _write(figure, file)
-
-
-def _against_size(axes: Any, points: list[Point], key: str) -> None:
-    """The points of one panel, joined by a line; with the interval of what is above the dense."""
-    from matplotlib.ticker import EngFormatter
-
-    dense = getattr(points[0], key)
-    joined = sorted((p.bytes, getattr(p, key)) for p in points if p.budget != INT8)
-    axes.plot(*zip(*joined, strict=True), color=COLOURS[0], linewidth=1.2, alpha=0.6)
-    for point in points:
-        value = getattr(point, key)
-        ends = point.interval if key == "quality" else point.score_interval
-        above = None
-        if ends is not None:
-            above = [[max(0.0, value - dense - ends[0])], [max(0.0, ends[1] - value + dense)]]
-        colour = COLOURS[point.budget in WHOLE]
-        axes.errorbar(point.bytes, value, yerr=above, fmt="o", color=colour, capsize=3)
-        axes.annotate(
-            point.budget,
-            (point.bytes, value),
-            xytext=(6, 6),
-            textcoords="offset points",
-            fontsize=9,
-        )
-    axes.xaxis.set_major_formatter(EngFormatter("B"))
-    axes.margins(x=0.15, y=0.15)
-    axes.grid(True, color="#dddddd", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _processor(found: Complexity) -> str:

@@ -1,17 +1,20 @@
 """Reports as rows of one table."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tlmtool.report.cells import Cell, cells_of
+from tlmtool.report.cells import Cell, cells_of, key_of, profiled
 from tlmtool.report.parts.costs import FileBytes, Flops, Parameters
 from tlmtool.report.parts.ending import Ending, Predicted
+from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.evaluations import short
 from tlmtool.report.parts.front import WHOLE, Front, Point
 from tlmtool.report.parts.int8 import Int8
 from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.profiled import Profile
 from tlmtool.report.parts.quality import Quality
+from tlmtool.report.parts.quantization import Quantization
 from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.study import Study
 from tlmtool.report.pieces import Examples
@@ -22,8 +25,8 @@ CHANGES = ("compress", "quantize")  # verbs whose reports have the dense model b
 
 @dataclass(frozen=True)
 class Row:
-    """A result by its name. `report`: what was read, if it is of this row alone; `known`: a model
-    before its change, which is shown for comparison."""
+    """A result by its name. `report`: what it was read from, which rows may share; `known`: a
+    model before its change, which is shown for comparison."""
 
     name: str
     cells: dict[str, Cell]
@@ -40,15 +43,15 @@ def rows_of(name: str, report: Report) -> list[Row]:
     own = Row(name, cells_of(report), report, verb=report.verb)
     front = report.part(Front)
     if front is None:
-        return [own] if own.cells else []
+        return [each for each in (own, *_second(name, report)) if each.cells]
     tries = [p for p in front.points if p.budget not in WHOLE and not p.failed and not p.out]
     found = [_try(name, each, front) for each in tries if not each.taken]
     return ([own] if report.part(Quality) else []) + found
 
 
-def references(rows: Iterable[Row]) -> list[Row]:
+def references(rows: list[Row]) -> list[Row]:
     """The models before, by themselves and in 8 bits, as the reports of the rows have them; each
-    model once."""
+    model once, and not in 8 bits where a row is that."""
     found: dict[str, Row] = {}
     for row in rows:
         if row.report is None or row.verb not in CHANGES or row.report.part(Predicted):
@@ -59,7 +62,15 @@ def references(rows: Iterable[Row]) -> list[Row]:
             held = found.setdefault(reference.name, reference)
             merged = reference.cells | held.cells
             found[reference.name] = replace(held, cells=merged)
-    return sorted(found.values(), key=lambda row: row.name)
+    made = {
+        f"{m.id}, int{bits.bits}"
+        for row in rows
+        if row.report
+        if (m := row.report.part(Model))
+        and (bits := row.report.part(Quantization))
+        and row.verb == "quantize"
+    }
+    return sorted((r for r in found.values() if r.name not in made), key=lambda row: row.name)
 
 
 def named_alone(rows: list[Row]) -> list[Row]:
@@ -79,8 +90,12 @@ def named_alone(rows: list[Row]) -> list[Row]:
 
 
 def each_report(rows: list[Row]) -> list[Row]:
-    """A row of each report."""
-    return list({id(row.report): row for row in rows if row.report}.values())
+    """The first row of each report."""
+    found: dict[int, Row] = {}
+    for row in rows:
+        if row.report:
+            found.setdefault(id(row.report), row)
+    return list(found.values())
 
 
 def _arms(name: str, report: Report, study: Study) -> Iterator[Row]:
@@ -93,8 +108,22 @@ def _arms(name: str, report: Report, study: Study) -> Iterator[Row]:
         seeds = {each.seed: each.score for each in own if each.seed is not None}
         first = own[0]
         cell = Cell(arm.mean, first.better, None, data, seeds, what=f"mean over {len(own)} seeds")
-        key = f"{task}.{first.metric.replace(' ', '_')}@{data}"
+        key = key_of(task, first.metric, data)
         yield Row(f"{name}: {arm.arm}", {key: cell}, report, verb="finetune", label=arm.arm)
+
+
+def _second(name: str, report: Report) -> Iterator[Row]:
+    """The second model of an evaluation or a profile."""
+    found, profile = report.part(Evaluation), report.part(Profile)
+    for each in profile.models[1:] if profile else ():
+        held = {key: Cell(value) for key, value in profiled(each).items() if value is not None}
+        yield Row(f"{name}: {each.id}", held, verb=report.verb)
+    if found and (model := found.baseline):
+        swapped = replace(found, models=(model,), baseline=None)
+        parts = [swapped if part is found else part for part in report.parts]
+        cells = cells_of(Report(report.verb, parts))
+        cells = {k: cell for k, cell in cells.items() if k not in ("seconds", "memory")}
+        yield Row(f"{name}: {model.id}", cells, verb=report.verb)
 
 
 def _try(name: str, point: Point, front: Front) -> Row:
@@ -121,10 +150,9 @@ def _before(name: str, report: Report) -> Iterator[Row]:
         known = _unpaired(quality.examples)
         measured[quality.name] = Cell(quality.before, "lower", known, "held-out text")
         if quality.perplexity and quality.perplexity.before is not None:
-            measured["perplexity"] = Cell(quality.perplexity.before)
+            measured["perplexity"] = Cell(quality.perplexity.before, alone=True)
     if score:
-        at = short(score.data).replace(" ", "_")
-        key = f"{score.task}.{score.metric.replace(' ', '_')}@{at}"
+        key = key_of(score.task, score.metric, short(score.data))
         known = _unpaired(score.examples)
         measured[key] = Cell(score.before, score.better, known, short(score.data))
     if not measured:

@@ -10,7 +10,7 @@ from tlmtool.report.rows import Row
 
 
 class Spot(NamedTuple):
-    """A result as a point: bytes, quality, name, and whether it is a model before."""
+    """A result as a point: bytes, quality, name. `known`: the dense model, perhaps in few bits."""
 
     bytes: float
     value: float
@@ -26,18 +26,21 @@ def sizes(rows: list[Row], known: list[Row]) -> Iterator[Picture]:
         held = [row for row in every if key in row.cells and "bytes" in row.cells]
         if len(held) < 2 or (key == "loss" and "perplexity" in keys):
             continue
-        spots = [
-            Spot(r.cells["bytes"].value, r.cells[key].value, r.label or r.name, r.known)
-            for r in held
-        ]
+        spots = [_spot(row, key) for row in held]
         better = held[0].cells[key].better
         caption = f"{title_of(key)} ({better} is better) against the bytes of the weights. "
-        caption += "Ringed: no other result is both smaller and better. Squares: the model before."
+        caption += "Ringed: no other result is both smaller and better. "
+        caption += "Squares: the dense model, also in few bits."
         yield Picture(
             f"{title_of(key)} against size",
             caption,
             partial(_spots, spots=spots, better=better, key=key),
         )
+
+
+def _spot(row: Row, key: str) -> Spot:
+    name, known = row.label or row.name, row.known or row.verb == "quantize"
+    return Spot(row.cells["bytes"].value, row.cells[key].value, name, known)
 
 
 def front_of(spots: list[Spot], better: str) -> list[Spot]:
@@ -57,16 +60,19 @@ def _spots(axes: Any, spots: list[Spot], better: str, key: str) -> None:
     axes.plot(
         [s.bytes for s in best], [s.value for s in best], color=COLOURS[0], linewidth=1.2, alpha=0.7
     )
+    middle = sum(f(s.bytes for s in spots) for f in (min, max)) / 2
     for spot in spots:
         colour = COLOURS[1] if spot.known else COLOURS[0]
         ring = {"markeredgecolor": INK, "markeredgewidth": 1.3} if spot in best else {}
         axes.plot(
             spot.bytes, spot.value, "s" if spot.known else "o", color=colour, markersize=6, **ring
         )
+        right = spot.bytes > middle  # its name stands to the left of it
         axes.annotate(
             brief(spot.name),
             (spot.bytes, spot.value),
-            xytext=(5, 5),
+            xytext=(-6 if right else 6, 5),
+            ha="right" if right else "left",
             textcoords="offset points",
             fontsize=8,
         )
