@@ -187,10 +187,9 @@ class Run(AbstractContextManager):
             self.seconds["save"] = time.perf_counter() - started
             before = source.file_bytes if self.recipe.model else None
             files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-            size = FileBytes(before=before, after=Folder(folder).file_bytes)
-            every = _beside(parts, size)
-            files |= draw_card(Report(self.recipe.verb, every), folder)
-            written = Files(files=tuple(sorted(files | WRITTEN)))
+            every = _beside(parts, FileBytes(before=before, after=Folder(folder).file_bytes))
+            files |= WRITTEN | draw_card(Report(self.recipe.verb, every), folder)
+            written = Files(files=tuple(sorted(files)))
             made.append(self.report([*every, written], warnings, peak))
             return {
                 "report.json": made[0].to_json() + "\n",
@@ -217,8 +216,7 @@ def bits_per_weight(size: int | None, parameters: int) -> float | None:
 
 
 def sizes(folder: Folder, parameters: int) -> dict[str, Any]:
-    """The size on disk of a model with so many parameters, as reports on one or two models have
-    it."""
+    """The size on disk of a model with so many parameters, as reports have it."""
     size = folder.file_bytes
     return {"file_bytes": size, "bits_per_weight": bits_per_weight(size, parameters)}
 
