@@ -1,11 +1,13 @@
 """Guards what is measured on calibration text, against plain computations of the same."""
 
+import tempfile
+
 import pytest
 import torch
 from conftest import CONFIGS, WORDS, V, pico, word_tokenizer
 from torch.nn.functional import pad
 
-from tlmtool.compression import calibration, shelving
+from tlmtool.compression import calibration
 from tlmtool.compression.calibration import (
     DAMPING,
     Moments,
@@ -175,7 +177,7 @@ def test_token_frequencies_count_real_tokens():
 
 
 def test_a_shelf_spills_beyond_its_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(shelving.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     values = {f"s{k}": torch.randn(4, 4).double().T for k in range(5)}  # 128 bytes each
     shelf = Shelf(600)
     for site, value in values.items():

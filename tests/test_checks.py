@@ -12,6 +12,7 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.sources import from_mapping
 from tlmtool.recipe.verbs import VERBS
 from tlmtool.report import checks
+from tlmtool.report.helped import HELPED
 from tlmtool.report.layout import leaves
 from tlmtool.report.report import Report
 from tlmtool.report.timed import SECONDS
@@ -202,7 +203,8 @@ def test_the_help_names_figures(capsys, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "200")
     assert run([verb, "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert checks.helped(verb).split(", ")[0] in said.split("figures:")[1]
+    assert checks.helped(verb)[0] in said.split("figures:")[1]
+    assert HELPED.get(verb, ", ".join(checks.helped(verb))) == ", ".join(checks.helped(verb))
 
 
 def test_short_names_are_those_of_the_model_itself(places, capsys):

@@ -32,7 +32,6 @@ width, E model width, O and I out and in features of a weight (in that order), R
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -82,7 +81,7 @@ def _register() -> None:
     import_module("tlmtool.models.modeling")  # registers as its last act
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds one module once, as if it were not there, and calls `then` with it once it has run."""
 
     def __init__(self, wanted: str, then: Callable[[ModuleType], None]):

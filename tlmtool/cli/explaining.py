@@ -76,7 +76,7 @@ def _usage(error: Any) -> str:
         flags = [name for param in context.command.params for name in param.opts] if context else []
         near = [name for name in get_close_matches(option, flags, 3, 0.5) if name[:1] == "-"]
         hint = f"did you mean {near[0]}?" if near else f"see {path} --help"
-        return f"{path} has no option {option}; {flag_meant(option, flags) or hint}"
+        return f"{path} has no option {option}; {flag_meant(option, flags, path) or hint}"
     unknown = re.search(r"[Nn]o such command ['\"](.+?)['\"]", error.format_message())
     if unknown and (known := command_meant(unknown[1])):
         return f"tlm has no command {unknown[1]}: {known}"

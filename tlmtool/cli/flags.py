@@ -143,6 +143,16 @@ def command(
     return given_to
 
 
+def _figures(verb: str) -> str:
+    from tlmtool.report.helped import HELPED
+
+    if verb in HELPED:
+        return HELPED[verb]
+    from tlmtool.report.checks import helped
+
+    return ", ".join(helped(verb))
+
+
 class Command(TyperCommand):
     """A verb, with `--help` among its general flags."""
 
@@ -152,13 +162,12 @@ class Command(TyperCommand):
         return super().get_help(ctx)
 
     def name_figures(self) -> None:
-        """Names them in the help of `--fail-if`. Only now: it reads all parts of a report."""
-        from tlmtool.report.checks import helped
-
+        """Names them in the help of `--fail-if`. Only now: the schema does not know them."""
         for each in self.params:
-            words = f"; figures: {helped(self.name or '')} ..." if each.name == "fail_if" else ""
-            if isinstance(each, TyperOption) and each.help and not each.help.endswith(words):
-                each.help += words
+            if isinstance(each, TyperOption) and each.name == "fail_if" and each.help:
+                words = f"; figures: {_figures(self.name or '')} ..."
+                if not each.help.endswith(words):
+                    each.help += words
 
     def get_help_option(self, ctx: Any) -> Any:
         return _plain(super().get_help_option(ctx), GENERAL)

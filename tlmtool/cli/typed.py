@@ -88,7 +88,10 @@ def command_meant(word: str) -> str:
     return found if found in ("", LISTS) else f"use {found}"
 
 
-def flag_meant(word: str, known: list[str]) -> str:
-    """What to give instead of an unknown flag, of those that are `known`; else empty."""
-    flag, words = FLAGS.get(word.partition("=")[0], ("", ""))
-    return f"use {flag} ({words})" if flag in known else ""
+def flag_meant(word: str, known: list[str], path: str) -> str:
+    """What to give instead of an unknown flag, of those that are `known`; empty where nothing is
+    known of the word. `path`: the command."""
+    if (word := word.partition("=")[0]) not in FLAGS:
+        return ""
+    flag, words = FLAGS[word]
+    return f"use {flag} ({words})" if flag in known else f"see {path} --help"

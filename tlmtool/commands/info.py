@@ -13,7 +13,7 @@ from tlmtool.report.parts.about import About
 from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 
-PACKED, FOUR = ".weight_packed", 8  # of weights in few bits, so many lie in a number of 32 bits
+BESIDE = ("_scale", "_shape", "_zero_point", "_g_idx")  # ends of names beside packed weights
 FIGURES = (  # the figures of a report that are shown, by the beginning of their path
     *("parameters.before", "parameters.after", "parameters.keep", "parameters.growth"),
     *("flops.before", "flops.after", "file_bytes.before", "file_bytes.after"),
@@ -86,13 +86,13 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def _counted(tensors: dict[str, Tensor]) -> tuple[dict[str, int], int]:
-    """({type: numbers of it}, how many weights there are). Packed weights count as they are, and
-    what says how to unpack them does not."""
+    """({type: numbers of it}, how many weights there are). What says how to unpack others is no
+    weight."""
     kinds, total = Counter[str](), 0
     for name, each in tensors.items():
         kinds[each.dtype] += each.numbers
-        beside = name.endswith(("_scale", "_shape", "_zero_point", "_g_idx"))
-        total += 0 if beside else each.numbers * (FOUR if name.endswith(PACKED) else 1)
+        if not name.endswith(BESIDE):
+            total += each.numbers if each.packed is None else each.packed
     return dict(kinds.most_common()), total
 
 

@@ -1,6 +1,5 @@
 """Activations in memory, or on disk once they take more than their part of the memory."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tlmtool.files.scratch import Scratch
 from tlmtool.models.weights import ALIGNED, write_tensors
 
 HOLDERS = 8  # rows and shelves that there are at once; each may take this part of the memory
@@ -37,7 +37,7 @@ class Disk:
     """A temporary folder of tensors; it is removed when nothing refers to it any more."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="tlm-")
+        self.folder = Scratch()
         self.count = 0
 
     def put(self, values: list[Tensor]) -> Path:

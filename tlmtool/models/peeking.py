@@ -2,12 +2,14 @@
 
 import json
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from tlmtool.failure import NotLoadable
 from tlmtool.files.reading import regular
 
+PACKED, SHAPE = ".weight_packed", ".weight_shape"  # tensors of weights in few bits
 LONGEST = 100 * 2**20  # bytes of a header of safetensors; the format allows no more
 FEW = 64  # entries of a list in a GGUF file that are kept; longer ones are vocabularies
 MOST_TENSORS = 10**6  # of a GGUF file; a damaged one may claim any number
@@ -33,33 +35,39 @@ KINDS = {  # names of the types of tensors that are common; another one is shown
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file: its shape, and its number type as the file calls it."""
+    """A tensor in a file: its shape, and its number type as the file calls it. `packed`: how many
+    weights of few bits lie in it, where they do."""
 
     shape: tuple[int, ...]
     dtype: str
+    packed: int | None = None
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
-        found = 1
-        for side in self.shape:
-            found *= side
-        return found
+        """How many numbers it holds as it is stored."""
+        return prod(self.shape)
 
 
 def safetensors_header(file: Path) -> dict[str, Tensor]:
-    """{name: tensor} of a safetensors file. Raises NotLoadable for a damaged one."""
+    """{name: tensor} of a safetensors file. Of packed weights their shape is read as well, since
+    nothing else says how many there are. Raises NotLoadable for a damaged file."""
     try:
         with regular(file).open("rb") as opened:
             (size,) = struct.unpack("<Q", opened.read(8))
             if size > LONGEST:
                 raise ValueError("its header is too long")
-            found: dict[str, Any] = json.loads(opened.read(size))
-        return {
-            name: Tensor(tuple(each["shape"]), str(each["dtype"]))
-            for name, each in found.items()
-            if name != "__metadata__"
-        }
+            listed: dict[str, Any] = json.loads(opened.read(size))
+            listed.pop("__metadata__", None)
+            found = {
+                name: Tensor(tuple(each["shape"]), str(each["dtype"]))
+                for name, each in listed.items()
+            }
+            for name in [name for name in found if name.endswith(PACKED)]:
+                if place := listed.get(name.removesuffix(PACKED) + SHAPE):
+                    opened.seek(8 + size + place["data_offsets"][0])
+                    sides = struct.unpack("<2q", opened.read(16))
+                    found[name] = found[name]._replace(packed=prod(sides))
+        return found
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, NotLoadable):
             raise

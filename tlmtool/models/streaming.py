@@ -7,7 +7,6 @@ every weight can still be read and replaced as if it were loaded.
 
 import ctypes
 import re
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tlmtool.files.scratch import Scratch
 from tlmtool.models.weights import ALIGNED, write_tensors
 
 DONTNEED = 4  # MADV_DONTNEED of Linux: the pages of a file leave this process, and can come back
@@ -112,7 +112,7 @@ class Streamed:
     def folder(self) -> Path:
         """Where changed weights are written."""
         if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="tlm-")
+            self._temporary = Scratch()
             self._folder = Path(self._temporary.name)
         return self._folder
 

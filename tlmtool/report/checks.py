@@ -27,23 +27,6 @@ USUAL = (  # those that are checked most, which the help and a refusal name firs
     *("baseline.difference", "generations.0.tokens_per_second"),
     *("peak_memory_bytes", "peak_rss_bytes"),
 )
-HELPED = {  # what the help of a verb names: the first nine of `brief`, which takes a while to find
-    "compress": "loss, feature_error, perplexity, parameters.keep, parameters.after, flops.after, "
-    "file_bytes.after, recovery.recovered, peak_memory_bytes",
-    "quantize": "loss, feature_error, perplexity, parameters.after, flops.after, file_bytes.after, "
-    "peak_memory_bytes, peak_rss_bytes",
-    "evaluate": "score, nll, loss, perplexity, tokens, blocks, n, models.0.score, "
-    "baseline.difference",
-    "generate": "generations.0.tokens_per_second, peak_rss_bytes",
-    "profile": "models.0.parameters, models.0.runs.0.flops, models.0.runs.0.latency_ms.median, "
-    "peak_rss_bytes",
-    "merge": "parameters.after, flops.after, file_bytes.after, parity.relative, "
-    "peak_memory_bytes, peak_rss_bytes",
-    "finetune": "score, parameters.after, file_bytes.after, training.last_loss, "
-    "peak_memory_bytes, peak_rss_bytes",
-    "overparam": "parameters.growth, parameters.after, flops.after, file_bytes.after, "
-    "parity.relative, step.step_flops.after, peak_memory_bytes, peak_rss_bytes",
-}
 RENAMED = {  # a part of a path in reports of schema 1: what it is called now
     "bytes": "file_bytes (the files of weights on disk) or weight_bytes (the weights in memory)",
 }
@@ -99,12 +82,8 @@ def brief(paths: Iterable[str], named: Mapping[str, str]) -> list[str]:
     return [*named, *(path for path in USUAL if path in paths)]
 
 
-def helped(verb: str) -> str:
-    """The figures that the help of a verb names."""
-    return HELPED.get(verb) or ", ".join(_helped(verb))
-
-
-def _helped(verb: str) -> list[str]:
+def helped(verb: str) -> list[str]:
+    """The figures that the help of a verb names: the first nine of `brief`."""
     given: dict[str, dict[str, Any]] = {
         "compress": {"compression.keep": 0.5, "recovery.steps": 1},
         "evaluate": {"evaluation.baseline": "", "evaluation.task": "mlm"},
