@@ -82,18 +82,21 @@ def _register() -> None:
 
 
 class _Finder:
-    """Finds one module once, as if it were not there, and calls `then` with it once it has run."""
+    """Finds one module as if it were not there, and calls `then` with it once it has run."""
 
     def __init__(self, wanted: str, then: Callable[[ModuleType], None]):
-        self.wanted, self.then = wanted, then
+        self.wanted, self.then, self.busy = wanted, then, False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self.wanted or self not in sys.meta_path:
+        if name != self.wanted or self.busy:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self.busy = True
+        try:
+            spec = find_spec(name)  # as the other finders have it
+        finally:
+            self.busy = False
         loader: Any = None if spec is None else spec.loader
         if loader is None:  # the import fails, and says so
             return spec
@@ -101,6 +104,7 @@ class _Finder:
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
+            sys.meta_path.remove(self)  # now, since some only ask whether there is such a module
             self.then(module)
 
         loader.exec_module = exec_module

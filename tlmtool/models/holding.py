@@ -50,6 +50,8 @@ class Chain(nn.Sequential, Asked):
     def applied(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), x in any dtype."""
         if type(x) is not Tensor or (links := self._links()) is None:
+            for link in self:
+                _fill_no_blocks(link)
             return self(met(x, self[0]))
         if x.dtype is not (dtype := links[0]["weight"].dtype):
             x = x.to(dtype)
@@ -106,6 +108,15 @@ def met(x: Tensor, link: nn.Module) -> Tensor:
     numbers, or is no tensor at all; such a module takes floats as they are."""
     weight = getattr(link, "weight", None)
     return x.to(weight.dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else x
+
+
+def _fill_no_blocks(link: Any) -> None:
+    """On some CPUs bitsandbytes packs a 4-bit weight in blocks of 32 rows and `blocksize` columns,
+    and fails where they are not filled. Factors seldom fill them; such a weight stays as it is."""
+    if getattr(link, "support_avx512bf16_for_cpu", False):
+        columns = getattr(link.weight, "blocksize", 64)
+        if link.in_features % columns or link.out_features % 32:
+            link.support_avx512bf16_for_cpu = False
 
 
 def _watched(own: dict[str, Any]) -> bool:

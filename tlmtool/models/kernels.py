@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -18,6 +19,10 @@ from tlmtool.models.states import Given, StateLayer, layer_of
 
 NAME = "tlm"  # of our mixing function, in transformers' attention interface
 
+PACKED = (
+    "an attention kernel reads one text a row, and got several texts in one row, as packing or "
+    "generate_batch makes them: pad the texts to one length instead, or call generate"
+)
 _made: dict[Any, type[Any]] = {}  # {a family's attention class: our subclass}
 
 
@@ -48,9 +53,15 @@ def mix(
     value: Tensor,
     attention_mask: Tensor | BlockMask | None,
     tlm_layer: StateLayer | None = None,
+    cu_seq_lens_q: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The function that transformers' attention interface calls: (B, H, N, D) -> (B, N, 1, F)."""
+    """The function that transformers' attention interface calls: (B, H, N, D) -> (B, N, 1, F).
+
+    Raises ValueError for several texts in one row.
+    """
+    if cu_seq_lens_q is not None:
+        raise ValueError(PACKED)
     heads, n = query.shape[1], query.shape[2]
     if key.shape[1] != heads:
         key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
@@ -69,7 +80,8 @@ def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -
     The mask is (B, M), or (B, 1, N, M), which is boolean, added to scores, or a function of
     positions, as flex attention takes it. A token that no query
     sees is padding. The N tokens begin at `start`, by default so that they are the last ones. The
-    mask of a cache of fixed length extends beyond the last token.
+    mask of a cache of fixed length extends beyond the last token. Raises ValueError where the last
+    token does not see all others.
     """
     if mask is None:
         return None
@@ -80,8 +92,16 @@ def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -
     if mask.ndim == 4:
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         mask = seen[:, 0].any(1)
+        if n > 1 and _has_numbers(mask) and not torch.equal(mask, seen[:, 0, -1]):
+            raise ValueError(PACKED)  # the last token sees no more than its own text
     start = mask.shape[1] - n if start is None else min(start, mask.shape[1] - n)
     return mask[:, start : start + n].bool()
+
+
+def _has_numbers(mask: Tensor) -> bool:
+    """Whether a decision may depend on the values of a mask: not while a graph is traced."""
+    traced = is_compiling() or type(mask) is not Tensor or mask.is_meta
+    return not traced and not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def converted(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tlmtool.models import quantizer  # noqa: F401, for which transformers then knows our bits
+from tlmtool.models import quantizer  # transformers then knows our bits
 from tlmtool.models.architectures import NAME, PREFIX, base_type
 from tlmtool.models.classes import heads_of
 from tlmtool.models.exporters import known_to_exporters
@@ -131,6 +131,7 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
             skeleton(self, plan_from_dict(plan))
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        quantizer.refuse_saving(self)
         self.config.tlm = _noted(self)
         return base.save_pretrained(self, *args, **kwargs)
 

@@ -80,3 +80,17 @@ class Unpack(ConversionOps):
             return {name: held.detach().to("meta")}
         numbers = unpacked(packed, scale, shape, held.shape[1]).numbers(held.dtype)
         return {name: numbers}
+
+
+def refuse_saving(model: Any) -> None:
+    """Raises ValueError for factors that bitsandbytes has quantized. transformers would look for
+    their numbers under other names, and not find them."""
+    if getattr(model, "_hf_peft_config_loaded", False):  # then only the adapter is saved
+        return
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("bitsandbytes") and f".{WEIGHT}." in path:
+            raise ValueError(
+                f"{path} holds a factor that bitsandbytes has quantized, and transformers cannot "
+                "re-load it: keep the checkpoint in floats and quantize it whenever it is loaded, "
+                "or write one with `tlm quantize --bits 8`"
+            )
