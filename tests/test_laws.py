@@ -223,3 +223,19 @@ def test_half_precision_loses_only_its_rounding(name):
         exact = d.reconstruct({k: f.double() for k, f in d.decompose(w.to(dtype).float()).items()})
         found = d.reconstruct({k: f.double() for k, f in d.decompose(w.to(dtype)).items()})
         assert (exact - found).norm() <= 8 * unit * exact.norm()
+
+
+@EVERY
+@given(size=sizes, seed=st.integers(0, 9))
+@few
+def test_what_takes_lora_holds_the_sum(name, size, seed):
+    made, w = named(name)(1), weight(*size, seed, torch.float64)
+    factors = made.decompose(w)
+    b, a = weight(size[0], 3, 1, torch.float64), weight(3, size[1], 2, torch.float64)
+    if not made.takes_lora:
+        with pytest.raises(NotImplementedError):
+            made.plus(factors, b, a)
+        return
+    more, wider = made.plus(factors, b, a)
+    assert {k: tuple(f.shape) for k, f in wider.items()} == more.shapes(*size)
+    torch.testing.assert_close(more.reconstruct(wider), made.reconstruct(factors) + b @ a)

@@ -104,7 +104,10 @@ class _Finder:
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            sys.meta_path.remove(self)  # now, since some only ask whether there is such a module
+            if (
+                self in sys.meta_path
+            ):  # till now, since some only ask whether there is such a module
+                sys.meta_path.remove(self)
             self.then(module)
 
         loader.exec_module = exec_module

@@ -50,8 +50,8 @@ class Chain(nn.Sequential, Asked):
     def applied(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O), x in any dtype."""
         if type(x) is not Tensor or (links := self._links()) is None:
-            for link in self:
-                _fill_no_blocks(link)
+            for each in self:
+                _fill_no_blocks(each)
             return self(met(x, self[0]))
         if x.dtype is not (dtype := links[0]["weight"].dtype):
             x = x.to(dtype)

@@ -5,7 +5,8 @@ has a config of its own with our name in it, and a class that passes its layer o
 Everything else stays the family's: projections, rotary angles, masks, residuals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -96,6 +97,18 @@ def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -
             raise ValueError(PACKED)  # the last token sees no more than its own text
     start = mask.shape[1] - n if start is None else min(start, mask.shape[1] - n)
     return mask[:, start : start + n].bool()
+
+
+def one_text_a_row(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model that packs texts, which raises ValueError where the model has kernels."""
+
+    @wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(converted(self)):
+            raise ValueError(PACKED)
+        return method(self, *args, **kwargs)
+
+    return called
 
 
 def _has_numbers(mask: Tensor) -> bool:

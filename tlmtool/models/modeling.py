@@ -22,7 +22,7 @@ from tlmtool.models.classes import heads_of
 from tlmtool.models.exporters import known_to_exporters
 from tlmtool.models.factorized import Factorized
 from tlmtool.models.inheriting import same_names, same_tokenizer
-from tlmtool.models.kernels import converted, take_over
+from tlmtool.models.kernels import converted, one_text_a_row, take_over
 from tlmtool.models.refusing import read, spelled
 from tlmtool.models.remote import STAYS, auto_map, writing
 from tlmtool.models.surgery import merge as merge_modules
@@ -180,6 +180,7 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     }
     if hasattr(base, _prepare_cache_for_generation.__name__):
         body[_prepare_cache_for_generation.__name__] = _prepare_cache_for_generation
+        body["init_continuous_batching"] = one_text_a_row(base.init_continuous_batching)
     made: Any = type(NAME + base.__name__, (base,), body)
     return _findable(made, kind, base.config_class)
 
