@@ -78,11 +78,7 @@ def test_scores_reach_the_hub(tmp_path):
 
 def test_a_folder_of_sentence_transformers_says_how_to_encode(tmp_path):
     library = pytest.importorskip("sentence_transformers")
-    parts = (
-        library.sentence_transformer.modules
-        if hasattr(library, "sentence_transformer")
-        else library.models
-    )
+    parts = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     inner = parts.Transformer(str(saved(tmp_path / "m")))
     model = library.SentenceTransformer(modules=[inner, parts.Pooling(32)])
     model.save_pretrained(str(tmp_path / "st"), create_model_card=False)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tlmtool.commands import harness
 from tlmtool.commands.adding import add, target_of
 from tlmtool.commands.run import Run, sizes
 from tlmtool.failure import NotLoadable, Usage
@@ -21,7 +22,7 @@ from tlmtool.report.parts.ending import Source
 from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
-from tlmtool.tasks.table import PERPLEXITY, TASKS
+from tlmtool.tasks.table import HARNESS, PERPLEXITY, TASKS
 
 
 def evaluate(recipe: Recipe) -> Report:
@@ -37,41 +38,27 @@ def evaluate(recipe: Recipe) -> Report:
     beside = {key: Folder.of(name) for key, name in names.items() if name is not None}
     theirs = _their_tokenizer(recipe, tokenizer, beside)
     columns = {key: getattr(recipe.training, key) for key in ("text", "pair", "label")}
+    foreign = wanted.task.startswith(HARNESS)
+    manager = harness.manager_of(recipe) if foreign else None
     with Run(recipe) as run:
-        read = _read(run, folder, beside, columns)
+        read = None if foreign else _read(run, folder, beside, columns)
         model = run.load(folder)
         others = {key: run.load(each) for key, each in beside.items()}
         with run.stage("evaluate"):
-            found = evaluate_model(
-                wanted.task,
-                model,
-                tokenizer,
-                wanted.data,
-                baseline_tokenizer=theirs,
-                batch=wanted.batch,
-                max_length=wanted.max_length,
-                seed=recipe.seed,
-                samples=wanted.samples,
-                pack=recipe.training.pack,
-                eos=recipe.training.eos,
-                columns=columns,
-                read=read,
-                languages=recipe.training.languages,
-                beams=recipe.training.beams,
-                window=wanted.window,
-                stride=wanted.stride,
-                tokens=wanted.tokens,
-                progress=run.bars.of("evaluating"),
-                **others,
-            )
+            if foreign:
+                run.bars("evaluating", 0, 1)
+                found = harness.scored(recipe, manager, tokenizer, [model, *others.values()])
+            else:
+                found = _scored(run, model, tokenizer, theirs, columns, read, **others)
         found["models"][0] |= sizes(folder, count_parameters(model))
         for key in beside.keys() & {"baseline"}:
             found[key] |= sizes(beside[key], count_parameters(others[key]))
-        source = TASKS[wanted.task].source or wanted.data or "the text that comes with tlm"
+        own = harness.DATA if foreign else TASKS[wanted.task].source
+        source = (foreign and wanted.data) or own or wanted.data or "the text that comes with tlm"
         told = found.pop("warnings")
         for each in (model, *others.values()):
             told += oddities(each, tokenizer)
-            if wanted.task != PERPLEXITY:
+            if wanted.task != PERPLEXITY and not foreign:
                 told += shortened(each, wanted.max_length)
         place = None if target is None else str(target)
         model_part = Model(id=recipe.model, out=place)
@@ -79,6 +66,41 @@ def evaluate(recipe: Recipe) -> Report:
     if target:
         add(target, report)
     return report
+
+
+def _scored(
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    theirs: Any,
+    columns: dict[str, str | None],
+    read: Any,
+    **others: Any,
+) -> dict[str, Any]:
+    """What a task of ours finds."""
+    wanted, training = run.recipe.evaluation, run.recipe.training
+    return evaluate_model(
+        wanted.task,
+        model,
+        tokenizer,
+        wanted.data,
+        baseline_tokenizer=theirs,
+        batch=wanted.batch,
+        max_length=wanted.max_length,
+        seed=run.recipe.seed,
+        samples=wanted.samples,
+        pack=training.pack,
+        eos=training.eos,
+        columns=columns,
+        read=read,
+        languages=training.languages,
+        beams=training.beams,
+        window=wanted.window,
+        stride=wanted.stride,
+        tokens=wanted.tokens,
+        progress=run.bars.of("evaluating"),
+        **others,
+    )
 
 
 def _read(

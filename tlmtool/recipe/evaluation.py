@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tlmtool.recipe.setting import setting
-from tlmtool.tasks.table import TASKS
+from tlmtool.tasks.table import HARNESS, TASKS
 
 
 @dataclass(frozen=True)
@@ -13,15 +13,17 @@ class Evaluation:
     task: str | None = setting(
         None,
         "evaluate",
-        f"What to measure: {', '.join(TASKS)}",
+        f"What to measure: {', '.join(TASKS)}; or {HARNESS}NAME, a task of lm-evaluation-harness "
+        "such as lm-eval:arc_easy",
         "TASK",
         choices=tuple(TASKS),
+        prefix=HARNESS,
     )
     data: str | None = setting(
         None,
         "evaluate",
         "A file with one text per line; for perplexity a file with any text; for other tasks as "
-        "finetune reads it",
+        "finetune reads it; for tasks of lm-evaluation-harness a folder with such tasks",
         "SOURCE",
         reads="data",
         otherwise="as in finetune; for perplexity and features a text that comes with tlm",

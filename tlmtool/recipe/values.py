@@ -86,9 +86,10 @@ def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
     else:
         if kind is int and value > LARGEST_INTEGER:
             raise Usage(f"{name} is too large: at most 2**63 - 1 is possible")
-        if not choices or value in choices:
+        prefix = rules.get("prefix")
+        if not choices or value in choices or (prefix and str(value).startswith(prefix)):
             return value
-    choices = [*map(str, choices)]
+    choices = [*map(str, choices), *([f"{rules['prefix']}NAME"] if "prefix" in rules else [])]
     near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""
     raise Usage(f"{name} must be {_rule(kind, rules, choices)}, got {show(raw)}{hint}")

@@ -15,6 +15,7 @@ Kind = Literal[
     "translation",
 ]
 Names = tuple[str, ...]
+HARNESS = "lm-eval:"  # a task that begins so is one of lm-evaluation-harness
 
 
 @dataclass(frozen=True)
