@@ -56,6 +56,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bart": _BART_LIKE,
     "marian": _BART_LIKE,
 }
+LLAMA_CPP = {"llama": "llama"}  # {model type: what llama.cpp calls it}, of those that tlm writes
 ALIASES = {  # short names of checkpoints on the Hub
     "bert-base": "bert-base-uncased",
     "bert-large": "bert-large-uncased",

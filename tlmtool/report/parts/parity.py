@@ -17,7 +17,7 @@ class Parity(Part):
     key: ClassVar[str] = "parity"
     verbs: ClassVar[Mapping[str, str]] = {
         "merge": "",
-        "export": "written graph",
+        "export": "written",
         "overparam": "written",
         "finetune": "written single expands",
     }
