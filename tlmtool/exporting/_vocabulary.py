@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from tlmtool.failure import Usage
+from tlmtool.models.architectures import BYTE_LEVEL, SPLITS
 
 NORMAL, CONTROL, OWN, UNUSED = 1, 3, 4, 5  # kinds of tokens, as llama.cpp counts them
 IDS = ("bos", "eos", "unk", "pad")  # tokens with a meaning, as tokenizers name them
@@ -24,7 +25,7 @@ def add_tokenizer(writer: Any, tokenizer: Any, size: int, name: str) -> None:
     tokens = [known.get(index, f"[UNUSED{index}]") for index in range(size)]
     kinds = [_kind(added.get(index), index in known) for index in range(size)]
     merges = parts["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(BYTE_LEVEL)
     writer.add_tokenizer_pre(_splitting(parts, name))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
@@ -80,6 +81,5 @@ def _splitting(parts: dict[str, Any], name: str) -> str:
 def _named(pattern: dict[str, str]) -> str | None:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    names = {"llama-bpe", "qwen2", "tekken", "gpt-4o"}
-    found = (n for n in sorted(names) if GGUF_PRE_TOKENIZER_SPLITS.get(n) == pattern.get("Regex"))
-    return next(found, None)
+    known = GGUF_PRE_TOKENIZER_SPLITS
+    return next((n for n in SPLITS if known.get(n) == pattern.get("Regex", "")), None)

@@ -57,6 +57,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "marian": _BART_LIKE,
 }
 LLAMA_CPP = {"llama": "llama"}  # {model type: what llama.cpp calls it}, of those that tlm writes
+BYTE_LEVEL = "gpt2"  # what llama.cpp calls byte-level BPE
+SPLITS = ("gpt-4o", "llama-bpe", "qwen2", "tekken")  # ways to split text that it has names for
 ALIASES = {  # short names of checkpoints on the Hub
     "bert-base": "bert-base-uncased",
     "bert-large": "bert-large-uncased",
