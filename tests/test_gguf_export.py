@@ -106,7 +106,7 @@ def test_the_tokenizer_travels(export, room, tmp_path):
         ("bert", (), "writes language models of the type llama"),
         ("words", (), "is WordLevel, and tlm writes byte-level BPE"),
         ("bare", (), "has no tokenizer"),
-        ("widths", (), "one width for all MLPs"),
+        ("widths", (), "one width for all MLPs of such a model"),
     ],
 )
 def test_what_it_cannot_hold_is_refused(room, tmp_path, capsys, name, more, says):

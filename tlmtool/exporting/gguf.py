@@ -44,7 +44,7 @@ class Gguf(Target):
             raise Usage(f"--out is a folder, in which the file is {FILE}: leave out the .gguf")
         if (bits := recipe.quantization.bits) not in (None, 8):
             raise Usage(
-                "--to gguf rounds to 8 bits: give --bits 8, or llama-quantize the file to fewer"
+                "--to gguf rounds to 8 bits: give --bits 8, or round the file further by llama.cpp"
             )
         _check(empty, recipe.model or "", checkpoint.load_tokenizer(source))
         size = count_parameters(empty) * (BYTES[bits] or empty.dtype.itemsize)
@@ -105,7 +105,7 @@ def _check(empty: Any, name: str, tokenizer: Any) -> None:
     widths = _widths(thin(empty))
     if len({*widths}) > 1:
         raise Usage(
-            f"the llama of llama.cpp has one width for all MLPs, and those of {name} have "
+            f"llama.cpp has one width for all MLPs of such a model, and those of {name} have "
             f"{min(widths)} to {max(widths)}: compress with --method narrow --plain"
         )
     scaling = (empty.config.rope_parameters or {}).get("rope_type", "default")
