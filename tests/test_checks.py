@@ -52,6 +52,8 @@ RUNS = {  # {name: (words, what a report may leave out)}
     "merge": ("merge {small} --out {out}", "parity.rounding"),
     "overparam": ("overparam {bert} --growth 2 --out {out}", ""),
     "overparam dry": ("overparam {bert} --growth 2 --dry-run", ""),
+    "export": ("export {small} --to onnx --bits 8 --runs 1 --out {out}", ""),
+    "export dry": ("export {small} --to onnx --dry-run", ""),
     "profile": ("profile {bert} --against {small} --seq-len 8,9 --latency --runs 1", ""),
     "kernels": ("profile --attention softmax --heads 2 --head-width 4 --runs 1", ""),
     "mlm": ("evaluate {bert} --task mlm --baseline {small}", "models.0.blocks baseline.blocks"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import apart as apart_of
 from conftest import output, pico, word_tokenizer
-from factored import compressed
+from factored import compressed, plan_for
 
 from tlmtool.attention import named as kernel
 from tlmtool.attention._plain import as_plain, plain
@@ -19,6 +19,7 @@ from tlmtool.exporting._session import of_file
 from tlmtool.models.attending import attend, attention_sites
 from tlmtool.models.modeling import adopt
 from tlmtool.models.saving import save
+from tlmtool.models.surgery import factorize, plan_of
 from tlmtool.recipe.exporting import targets
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -51,10 +52,13 @@ def test_the_folder_is_the_registry():
         named("coreml")
 
 
-@pytest.mark.parametrize("name", ["btd", "mpo", "cp"])
-def test_factors_in_an_encoder(graph, name):
-    model = compressed("bert", "base", name=name, embedding=name == "btd")
-    made, runner = graph(model)
+def test_factors_of_every_kind_in_an_encoder(graph):
+    """Each site is of the next kind, and the embedding has factors too."""
+    model, kinds = pico("bert"), ("svd", "btd", "tucker", "cp", "mpo")
+    plans = [plan_for(model, name, embedding=True) for name in kinds]
+    factorize(model, {site: plans[i % len(kinds)][site] for i, site in enumerate(plans[0])})
+    made, runner = graph(adopt(model))
+    assert {each.name for each in plan_of(model).values()} == {*kinds}
     assert made.outputs == ("last_hidden_state",) and not made.cache
     assert apart(model, made, runner, of_torch(model, made))[1] < TOLERANCE
 

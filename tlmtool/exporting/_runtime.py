@@ -85,6 +85,7 @@ class Runtime(Target):
             inputs=made.inputs,
             outputs=made.outputs,
             cache=bool(made.cache),
+            packages=self.versions(),
         )
 
     def write(self, job: Job, expected: Exported) -> list[Part]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +53,10 @@ class Target:
             raise MissingDependency(
                 f"--to {self.name} needs {', '.join(missing)}: pip install 'tlmtool[{self.extra}]'"
             )
+
+    def versions(self) -> dict[str, str]:
+        """{package that must be there: its version}"""
+        return {each: version(each) for each in self.packages}
 
     def expected(self, recipe: Recipe, source: Folder, empty: Any) -> Exported:
         """What will be written of this model, which has no weights yet. Raises Usage for whatever

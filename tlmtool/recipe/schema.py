@@ -47,8 +47,8 @@ class Recipe:
         reads="model",
     )
     compression: Compression = section(Compression, "Compression")
-    quantization: Quantization = section(Quantization, "Bits of the stored weights")
     export: Export = section(Export, "Export")
+    quantization: Quantization = section(Quantization, "Bits of the stored weights")
     repair: Repair = section(Repair, "Repair")
     overparam: Growth = section(Growth, "Over-parameterization")
     evaluation: Evaluation = section(Evaluation, "Evaluation")

@@ -87,6 +87,7 @@ def helped(verb: str) -> list[str]:
     given: dict[str, dict[str, Any]] = {
         "compress": {"compression.keep": 0.5, "recovery.steps": 1},
         "evaluate": {"evaluation.baseline": "", "evaluation.task": "mlm"},
+        "export": {"export.to": "onnx"},
         "profile": {"profiling.latency": True},
     }
     values = given.get(verb, {})

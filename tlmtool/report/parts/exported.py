@@ -29,6 +29,10 @@ class Exported(Part):
         "whether it takes and gives the keys and values of earlier tokens", optional=True
     )
 
+    packages: dict[str, str] | None = entry(
+        "version of each package that wrote or ran the file", optional=True
+    )
+
     def views(self, report: Document, full: bool) -> list[View]:
         return []
 
@@ -37,7 +41,9 @@ class Exported(Part):
         inputs = ", ".join(_brief(self.inputs or ()))
         outputs = ", ".join(_brief(self.outputs or ()))
         size = f"about {human(self.expected_bytes, 'B')} of weights"
-        return [("file", written), ("size", size), ("inputs", inputs), ("outputs", outputs)]
+        made = ", ".join(f"{name} {version}" for name, version in (self.packages or {}).items())
+        found = [("file", written), ("size", size), ("inputs", inputs), ("outputs", outputs)]
+        return [*found, ("made with", made)]
 
 
 def _brief(names: tuple[str, ...]) -> list[str]:
