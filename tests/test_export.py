@@ -7,6 +7,7 @@ import torch
 from conftest import apart as apart_of
 from conftest import output, pico, word_tokenizer
 from factored import compressed, plan_for
+from transformers import AutoConfig, BertConfig
 
 from tlmtool.attention import named as kernel
 from tlmtool.attention._plain import as_plain, plain
@@ -113,6 +114,7 @@ def test_the_command_writes_checks_and_times(place, capsys):
     assert there == {*report["files"]} and "tokenizer.json" in there
     config = json.loads((place / "out" / "config.json").read_text())
     assert config["model_type"] == "bert" and not {"tlm", "auto_map"} & {*config}
+    assert type(AutoConfig.from_pretrained(place / "out")) is BertConfig
     assert "import onnxruntime" in (place / "out" / "README.md").read_text()
     assert run([*words, "--out", str(place / "out"), "-q"]) == 2
     assert "--overwrite" in capsys.readouterr().err

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from tlmtool.commands.provenance import provenance
-from tlmtool.commands.run import Run, out_folder
+from tlmtool.commands.run import Run, bits_per_weight, out_folder
 from tlmtool.exporting import named
 from tlmtool.exporting.base import Job, Target, bytes_of
 from tlmtool.files.writing import whole_folder
+from tlmtool.measuring.counting import count_parameters
 from tlmtool.measuring.profiling import PeakMemory
 from tlmtool.models.folder import Folder
 from tlmtool.models.replacing import check_out, foreign_to_export
@@ -61,7 +62,14 @@ def _written(run: Run, target: Target, expected: Exported, folder: Folder, out: 
         with run.stage("save"):
             after = bytes_of(new, expected.file)
             files = {f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file()}
-        parts.insert(1, FileBytes(before=folder.file_bytes, after=after))
+        before, counted = folder.file_bytes, count_parameters(model)
+        size = FileBytes(
+            before=before,
+            after=after,
+            bits_per_weight_before=bits_per_weight(before, counted),
+            bits_per_weight_after=bits_per_weight(after, counted),
+        )
+        parts.insert(1, size)
         listed = Files(files=tuple(sorted(files | BESIDE)))
         report = run.report([*parts, listed], peak=memory.bytes)
         texts = {"report.json": report.to_json() + "\n", "README.md": report.card(out.name)}

@@ -1,10 +1,13 @@
 """Formats that hold what a model computes: the graph is written, checked, rounded and timed."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING
 
 from tlmtool.exporting._inputs import Signature, signature
 from tlmtool.exporting._running import (
@@ -156,7 +159,10 @@ def _name(source: Folder) -> str:
 
 def _config(model: Any) -> str:
     """The config.json of the plain type: the graph holds whatever is ours."""
-    kept = {key: value for key, value in model.config.to_dict().items() if key not in OURS}
-    kept["model_type"] = base_type(model.config.model_type)
+    config, kind = copy.deepcopy(model.config), base_type(model.config.model_type)
+    config.__class__ = CONFIG_MAPPING[kind]  # ours would note that it needs tlm
+    for key in ("tlm", "model_type"):  # a config that was read from a file holds its type
+        vars(config).pop(key, None)
+    kept = {key: value for key, value in config.to_dict().items() if key not in OURS}
     kept["architectures"] = [type(model).__name__.removeprefix(OUR_CLASSES)]
     return json.dumps(kept, indent=2, sort_keys=True) + "\n"
