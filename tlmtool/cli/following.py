@@ -5,10 +5,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from tlmtool.recipe.verbs import VERBS
+from tlmtool.recipe.verbs import CHECKPOINTS
 
 MANY = 3  # commands that are suggested; more are not read
-WRITES = "the commands that usually come next"
 
 
 def suggest(report: Any) -> None:
@@ -27,7 +26,8 @@ def following(report: Any) -> Iterator[list[str]]:
     from tlmtool.report.parts.model import Model
 
     model = report.part(Model)
-    if model is None or not model.out or report.part(Predicted) or not VERBS[report.verb].out:
+    written = model is not None and model.out and not report.part(Predicted)
+    if not written or report.verb not in CHECKPOINTS:
         return
     out, source, causal = model.out, model.id or "", _causal(model.class_ or "")
     original = [source] if source and not model.new else []
@@ -42,6 +42,7 @@ def following(report: Any) -> Iterator[list[str]]:
         yield ["tlm", "quantize", out, "--bits", "8"]
     if report.verb in ("finetune", "overparam"):
         yield ["tlm", "merge", out]
+    yield ["tlm", "export", out, "--to", "onnx"]
     yield ["tlm", "profile", out, *(["--against", *original] if original else []), "--latency"]
     yield ["tlm", "info", out]
 

@@ -13,11 +13,11 @@ from tlmtool.models.front import front_matter
 from tlmtool.models.guarding import OTHER
 from tlmtool.models.peeking import Tensor
 from tlmtool.models.quantized import by_config, reads
+from tlmtool.recipe.exporting import targets
 from tlmtool.report.figures import described, kernel
 from tlmtool.report.parts.about import Held
 
 GENERATES = ("ForCausalLM", "LMHeadModel")
-ENCODES = ("Model", "ForMaskedLM", "ForPreTraining")  # classes that give features of a text
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -170,13 +170,19 @@ def opening(folder: Path, config: Mapping[str, Any], weights: bool) -> dict[str,
     name = str(classes[0])
     if (folder / "modules.json").exists():
         found["sentence-transformers"] = after
+    if not how or reads(config):
+        given = shlex.join(["tlm", "export", str(folder), "--to"])
+        found["ONNX Runtime"] = f"the graph that {given} onnx writes"
+        found["OpenVINO"] = f"the graph that {given} openvino writes"
     if name.endswith(GENERATES):
-        base = shlex.join(["tlm", "merge", str(folder)])
+        base, gguf = shlex.join(["tlm", "merge", str(folder)]), "convert_hf_to_gguf.py of llama.cpp"
+        if "gguf" in targets():
+            gguf = shlex.join(["tlm", "export", str(folder), "--to", "gguf"])
         found["llama.cpp"] = (
             f"no: it has no layers of factors; {base} writes a plain checkpoint first"
             if factors
             else f"no: {base} writes floats first"
             if how
-            else "as GGUF, which convert_hf_to_gguf.py of llama.cpp writes"
+            else f"the GGUF file that {gguf} writes, of a type that llama.cpp has"
         )
     return found
