@@ -34,7 +34,7 @@ def generate(recipe: Recipe) -> Report:
         prompts = prompts or [*PROMPTS[kind]]
         with run.stage("generate"):
             texts = _texts(run, writers, prompts)
-        part = _part(folders, prompts, texts, first, recipe)
+        part = _part(folders, prompts, texts, writers, recipe)
         return run.report(
             [
                 Model(
@@ -80,10 +80,12 @@ def _part(
     folders: list[Folder],
     prompts: list[str],
     texts: list[list[Text]],
-    first: Writer,
+    writers: list[Writer],
     recipe: Recipe,
 ) -> Generations:
-    models = []
+    first, models = writers[0], []
+    words = [each.tokenizer.get_vocab() for each in writers]
+    alike = len(words) > 1 and words[0] == words[1]  # else the same token is another word
     for place, folder in enumerate(folders):
         own = [each[place] for each in texts]
         tokens, seconds = sum(len(each.ids) for each in own), sum(each.seconds for each in own)
@@ -96,21 +98,21 @@ def _part(
             prompt=prompt,
             texts=tuple(each.text for each in both),
             loops=tuple(each.loops for each in both),
-            same=shared(both[0].ids, both[1].ids) if len(both) > 1 else None,
+            same=shared(both[0].ids, both[1].ids) if alike else None,
         )
         for prompt, both in zip(prompts, texts, strict=True)
     )
-    return Generations(generations=tuple(models), samples=samples, how=_how(first, recipe))
+    how = _how(first, any(each.chat for each in writers), recipe)
+    return Generations(generations=tuple(models), samples=samples, how=how)
 
 
-def _how(first: Writer, recipe: Recipe) -> str:
+def _how(first: Writer, chat: bool, recipe: Recipe) -> str:
     """How tokens were chosen, in words."""
     if first.kind == "masked":
         return "the most likely words of each mask, with their probabilities; | parts masks"
     wanted: Any = recipe.generation
     drawn = f"drawn at temperature {wanted.temperature:g}, seed {recipe.seed}"
     chosen = drawn if wanted.temperature else "the most likely token each time"
-    given = (
-        "prompts in the chat template (--raw: as they are)" if first.chat else "prompts as they are"
-    )
+    template = "prompts in the chat template of a model that has one (--raw: as they are)"
+    given = template if chat else "prompts as they are"
     return f"{chosen}, at most {wanted.tokens}; {given}; one text at a time, keys and values cached"

@@ -27,7 +27,9 @@ class Written:
     texts: tuple[str, ...] = entry("what each model wrote, in the order of `generations`")
     loops: tuple[bool, ...] = entry("whether the text ends in a loop")
     same: int | None = entry(
-        "number of first tokens that both models share", "tokens", optional=True
+        "number of first tokens that both texts share, where both models have the same tokens",
+        "tokens",
+        optional=True,
     )
 
 
