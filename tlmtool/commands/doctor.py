@@ -27,6 +27,7 @@ PURPOSES = {  # {extra: what it is for}
     "bits": "weights in 8 or 4 bits: tlm quantize, --bits",
     "onnx": "tlm export --to onnx, and ONNX Runtime",
     "openvino": "tlm export --to openvino",
+    "lm-eval": "tasks of lm-evaluation-harness in tlm evaluate",
     "plots": "tlm profile --plot",
     "translation": "BLEU, the metric of the task translation",
     "trackers": "tlm finetune --tracker tensorboard",
