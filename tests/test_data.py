@@ -14,6 +14,7 @@ from tlmtool.data.language import language_splits
 from tlmtool.data.lessons import lesson
 from tlmtool.data.reading import choose, texts
 from tlmtool.failure import MissingDependency, NotLoadable, Usage
+from tlmtool.measuring.samples import prompts_of
 
 
 def test_texts_are_lines_without_mark_and_blanks(tmp_path):
@@ -31,6 +32,11 @@ def test_samples_are_a_seeded_choice_in_order(tmp_path):
     assert texts(path, 1000) == texts(path)
     with pytest.raises(Usage, match="samples is 0"):
         choose(["a"], 0, 0)
+
+
+def test_a_prompt_may_be_one_word(tmp_path):
+    (tmp_path / "prompts.txt").write_text("Once\n\n")
+    assert prompts_of(str(tmp_path / "prompts.txt")) == ["Once"]
 
 
 @pytest.mark.parametrize(

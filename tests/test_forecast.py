@@ -145,13 +145,13 @@ def test_a_run_tells_its_forecast_and_holds_it_beside_its_time(
 ONLY = {name: replace(Rates(**dict.fromkeys(NAMES, inf)), **{name: 1.0}) for name in NAMES}
 
 
-def stages(rate: Rates, texts: Texts, **wanted) -> dict[str, float]:
+def stages(rate: Rates, texts: Texts, bits=None, **wanted) -> dict[str, float]:
     model = pico("llama", "lm").to("meta")
     asked = Compression(sites=("attention", "ffn"), **wanted)
     chosen = check(model, asked, bool(texts.calibration.tokens)).roles
     parts = forward_flops(model, 16, 1, sites(model))["by_part"]
     body = Body.of(model, chosen, parts, 16, texts.calibration.length)
-    return dict(forecast(model, body, chosen, asked, texts, 0.5, rate, Room()).stages)
+    return dict(forecast(model, body, chosen, asked, texts, 0.5, rate, Room(), bits).stages)
 
 
 def test_seconds_are_work_divided_by_rates():
@@ -179,6 +179,36 @@ def test_a_machine_of_half_the_speed_takes_twice_as_long():
         fast, late = stages(FAST, texts, **wanted), stages(slow, texts, **wanted)
         assert fast.keys() == late.keys() and len(fast) >= 5
         assert [2 * x for x in fast.values()] == pytest.approx([*late.values()])
+
+
+def test_narrower_mlps_are_foreseen_as_such():
+    """No spectrum and no factors of a narrower model; under auto rankings beside the spectra; in
+    few bits nothing to choose from."""
+    texts = Texts(Text(1000, 4))
+    svd, auto, narrow = (
+        stages(FAST, texts, keep=0.5, method=name) for name in ("svd", "auto", "narrow")
+    )
+    assert narrow["planning"] + svd["planning"] == pytest.approx(auto["planning"])
+    assert 0 < narrow["planning"] < svd["planning"]
+    assert narrow["factorizing"] < svd["factorizing"]
+    assert "choosing decompositions" in auto and "choosing decompositions" not in narrow
+    assert "choosing decompositions" not in stages(FAST, texts, bits=8, keep=0.5)
+    once = stages(FAST, texts, keep=0.5, method="auto", fit="once")
+    assert once["planning"] < auto["planning"]
+
+
+def test_a_dry_run_says_that_mlps_may_get_narrower(room, fast, capsys):
+    from tlmtool.cli import run
+
+    def told(*more) -> str:
+        words = ["compress", str(room / "causal"), "--keep", "0.6", "--sites", BOTH, "--dry-run"]
+        assert run([*words, "-q", *more]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    says = "auto may make any of the 2 MLPs narrower instead"
+    assert says in told() and says not in told("--method", "svd")
+    assert says not in told("--fit", "once") and says not in told("--calibration", "none")
+    assert "ranks are those of narrow: neurons that an MLP keeps" in told("--method", "narrow")
 
 
 def test_more_text_takes_longer_but_the_plan_reads_no_more_than_it_needs():

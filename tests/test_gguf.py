@@ -78,6 +78,7 @@ def test_compress_tells_what_the_weights_were(file, capsys):
 def test_a_folder_that_holds_only_one(file, tmp_path):
     assert Folder.of(tmp_path).origin == Folder.of(file).origin != None  # noqa: E711
     (tmp_path / "other.gguf").write_bytes(file.read_bytes())
+    (tmp_path / "training_args.bin").touch()  # no weights: it hides none
     with pytest.raises(NotLoadable, match=r"several GGUF files, other.gguf, small.gguf: give"):
         Folder.of(tmp_path)
     (tmp_path / "model.safetensors").touch()  # then the folder is what it was without them

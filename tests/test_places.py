@@ -4,6 +4,7 @@ folder can be put."""
 import json
 import os
 import random
+import shutil
 
 import pytest
 import yaml
@@ -159,9 +160,19 @@ def test_a_pipeline_replaces_nothing_of_others_in_its_stages(room, capsys):
 
 def test_save_from_python_knows_its_source(room):
     model = tlmtool.load(room / "teacher")
-    for out in (room / "teacher", room / "teacher" / "new", room):
+    for out in (room / "teacher" / "new", room):
         with pytest.raises(Usage, match=r"which is read|working directory"):
             tlmtool.save(model, out, source=room / "teacher", overwrite=True)
+    with pytest.raises(Usage, match="which is read"):
+        tlmtool.save(model, room / "teacher", source=room / "teacher")
+
+
+def test_a_folder_may_replace_itself(room):
+    """All of it is written beside it, with the files that it held beside the weights."""
+    own = shutil.copytree(room / "teacher", room / "own")
+    names = {each.name for each in own.iterdir()}
+    tlmtool.save(tlmtool.load(own), own, source=own, overwrite=True)
+    assert {each.name for each in own.iterdir()} == names - {"report.json", "recipe.yaml"}
 
 
 def test_a_mount_point_is_refused_before_any_work(room, capsys, monkeypatch):

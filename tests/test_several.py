@@ -9,10 +9,11 @@ import pytest
 from compressions import WRITE, arguments, made
 from trainings import sentence, started
 
-from tlmtool.cli import run
+from tlmtool.cli import app, run
 from tlmtool.commands import run as running
 from tlmtool.compression.journal import Journal
 from tlmtool.compression.statistics import Statistics
+from tlmtool.failure import note_kept
 from tlmtool.recipe.building import build
 from tlmtool.report import plots
 
@@ -163,6 +164,25 @@ def test_a_folder_with_other_files_is_left_alone(models, texts, tmp_path, capfd)
     for more in ([], ["--resume"], ["--overwrite"]):
         assert run([*words, *more]) == 2
         assert "which is of no such budgets" in sentence(capfd)
+
+
+def test_overwriting_leaves_no_budget_of_the_run_before(models, texts, tmp_path, capfd):
+    out, more = tmp_path / "out", ["--calibration", "none", "--method", "svd"]
+    assert run(arguments(models["bert"], texts, out, "--keep", "0.8,0.5,0.4", *more)) == 0
+    (out / "keep-0.4" / "notes").write_text("mine")
+    words = arguments(models["bert"], texts, out, "--keep", "0.8,0.3", *more)
+    assert run([*words, "--overwrite"]) == 0
+    assert "keep-0.4 stays, because it holds notes" in capfd.readouterr().err
+    assert {each.name for each in out.glob("keep-*")} == {"keep-0.8", "keep-0.4", "keep-0.3"}
+
+
+@pytest.mark.parametrize("words", [["--keep", "0.8,0.5"], ["--keep=0.8,0.5"], ["--keep", "0.8"]])
+def test_the_command_that_goes_on_is_one_that_can(words):
+    """Several budgets refuse both flags, as what they replace is gone."""
+    error = KeyboardInterrupt()
+    note_kept(error, "1 of 2 budgets are done")
+    told = app._going_on(error, ["compress", "m", *words, "--overwrite"])
+    assert told.endswith("--resume") and ("--overwrite" in told) == ("," not in words[-1])
 
 
 def test_without_matplotlib_there_is_no_picture(models, texts, tmp_path, monkeypatch):

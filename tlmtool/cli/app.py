@@ -5,6 +5,7 @@ Heavy imports happen inside the command, so that `--help` needs typer and rich o
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Collection
@@ -77,7 +78,8 @@ def _going_on(error: BaseException, args: list[str]) -> str:
     """What is done of the run that an error ended, and the command that goes on with it."""
     if not (kept := kept_of(error)):
         return ""
-    begun = args[0] == "run" or any(each.startswith("--seeds") for each in args)
+    several = re.search(r"(--keep|compression\.keep)[ =]\S+,", " ".join(args))  # budgets
+    begun = args[0] == "run" or several or any(each.startswith("--seeds") for each in args)
     again = [each for each in args if each != "--overwrite" or not begun]  # it has replaced them
     words = shlex.join(["tlm", *again, *(["--resume"] if "--resume" not in args else [])])
     return f"; {kept}: go on with {words}"

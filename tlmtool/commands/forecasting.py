@@ -77,9 +77,9 @@ def foretold(
         share = kept / sum(sizes.values())
     before, length = costs.before, texts.calibration.length
     body = Body.of(empty, sites.roles, before.parts, before.length, length)
-    room = _room(run.limit, body.bytes, device.type == "cuda")
+    bits, room = recipe.quantization.bits, _room(run.limit, body.bytes, device.type == "cuda")
     speed = run.shared.once("rates", lambda: rates(probed))
-    found = forecast(empty, body, sites.roles, wanted, texts, share, speed, room)
+    found = forecast(empty, body, sites.roles, wanted, texts, share, speed, room, bits)
     return found.without(KNOWN) if run.shared.measured else found
 
 
@@ -176,6 +176,7 @@ def _ranged(empty: Any, costs: Costs, budget: Open, converted: bool) -> tuple[Dr
     `converted`: whether the attention of the model has changed since its costs before."""
     ranges = budget.ranges()  # of the model before it is factorized
     smallest, size = budget.smallest(), count_parameters(empty)
+    mlps = len(budget.sites.mlps) if budget.narrower else 0
     spans: dict[str, Any]
     if budget.wanted.share is None:
         least = copy.deepcopy(empty)
@@ -192,6 +193,11 @@ def _ranged(empty: Any, costs: Costs, budget: Open, converted: bool) -> tuple[Dr
         note = "after: if every site keeps the same share"
         if budget.wanted.allocate == "greedy":
             note += "; the run spreads the parameters by what they save"
+        if mlps:
+            note += (
+                f"; auto may make any of the {mlps} MLPs narrower instead, by as many parameters, "
+                "and then these ranks are not theirs"
+            )
     sites = [
         SiteRange(
             site=each.site,

@@ -60,15 +60,18 @@ def ended(
     ending, read = found.part(Ending), found.part(Inputs)
     made, asked = same(ending.recipe if ending else {}), same(to_dict(recipe))
     key = next((k for k in sorted({*made, *asked}) if made.get(k) != asked.get(k)), None)
+    advice = "give another --out, or --overwrite"
+    if state.there:  # a run that was to replace it was killed
+        advice = f"--resume --overwrite goes on with the interrupted run in {state.folder}"
     if key:
         raise Usage(
             f"{out} holds a finished run with {key} {made.get(key)!r}, not {asked.get(key)!r}: "
-            "give another --out, or --overwrite"
+            f"{advice}"
         )
     if read is None or read.inputs != inputs:
         raise Usage(
             f"{changed(read and read.inputs, inputs)} is not the file that the finished run in "
-            f"{out} read: give another --out, or --overwrite"
+            f"{out} read: {advice}"
         )
     if speaks():
         state.check_place()

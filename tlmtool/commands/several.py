@@ -1,6 +1,7 @@
 """Several budgets of one model (`--keep 0.9,0.8`): one measuring, a checkpoint for each budget."""
 
 import re
+import shutil
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from tlmtool.commands import compare
 from tlmtool.commands.fronts import front_of
 from tlmtool.commands.run import Run, place_of
+from tlmtool.compression.journal import KIND, Journal
 from tlmtool.compression.sharing import Shared
 from tlmtool.failure import CheckFailed, Usage, check_alone, first_line, noting
 from tlmtool.files.claims import claim
@@ -16,7 +18,7 @@ from tlmtool.files.places import check_place
 from tlmtool.files.writing import write_whole
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.finding import cached
-from tlmtool.models.replacing import check_out
+from tlmtool.models.replacing import check_out, foreign_to_checkpoint
 from tlmtool.recipe import building as recipes
 from tlmtool.recipe.building import Recipe
 from tlmtool.recipe.inputs import reads_of
@@ -29,6 +31,7 @@ from tlmtool.report.parts.front import Front
 from tlmtool.report.parts.model import Model
 from tlmtool.report.picture import together
 from tlmtool.report.printable import printable
+from tlmtool.report.progress import log
 from tlmtool.report.report import Report
 from tlmtool.report.views import alarms, facts, views, warnings
 
@@ -88,7 +91,25 @@ def several(recipe: Recipe, one: One) -> Report:
     found = Several(report.parts, reports, next(iter(failed.values()), None))
     if not recipe.output.dry_run:
         _write(found, recipe, out)
+        if recipe.output.overwrite:
+            _sweep(out, {f"keep-{keep}" for keep in keeps})
     return found
+
+
+def _sweep(out: Path, current: set[str]) -> None:
+    """Remove the checkpoints of budgets of an earlier run, which this one replaces. A folder with
+    other files stays."""
+    for folder in sorted(out.glob("keep-*")):
+        place = out / folder.name.removesuffix(f".{KIND}")
+        if place.name in current or folder.is_symlink() or not folder.is_dir():
+            continue
+        if folder != place:
+            Journal(place, {}).remove()
+        elif (foreign := foreign_to_checkpoint(folder)) is None:
+            shutil.rmtree(folder)
+            log.info("%s is removed: it is of the run that this one replaces", folder)
+        else:
+            log.warning("%s stays, because it holds %s", folder, foreign)
 
 
 def _single(recipe: Recipe, keep: float, out: Path, dry_run: bool | None = None) -> Recipe:

@@ -17,6 +17,7 @@ from tlmtool.measuring.logits import LOGITS
 from tlmtool.measuring.machine import Rates
 from tlmtool.measuring.perplexity import AT_ONCE
 from tlmtool.recipe.compression import Compression
+from tlmtool.recipe.rules import NARROW
 
 PLANNING = ("measuring inputs", "measuring sensitivity", "planning", "choosing decompositions")
 
@@ -113,9 +114,11 @@ def forecast(
     share: float,
     rates: Rates,
     room: Room,
+    bits: int | None = None,
 ) -> Forecast:
     """The forecast of a run. `model` may be without weights, and `body` is what it costs; `roles`:
-    {chosen site: role}; `share`: of the parameters of these sites that will be kept."""
+    {chosen site: role}; `share`: of the parameters of these sites that will be kept; `bits`: of the
+    stored weights."""
     passes, shapes = Passes(body, rates), Matrices(model, roles)
     weighed, sequential = bool(texts.calibration.tokens), wanted.fit == "sequential"
     method = wanted.method or "auto"
@@ -125,14 +128,15 @@ def forecast(
     if room.weights >= body.bytes:  # a streamed model is not rounded to be measured
         stages.append(("measuring int8", passes.loss(texts.held, 1.0, texts.predicted)))
     if wanted.rank is None:
-        stages += _planned(shapes, passes, texts, sequential, share)
-        if method == "auto":
+        stages += _planned(shapes, passes, texts, wanted, share)
+        if method == "auto" and bits is None:  # in few bits there is one decomposition
             stages.append(("choosing decompositions", shapes.choices(rates)))
     else:
         method = wanted.method or "btd"
     greedy = wanted.share is not None and wanted.allocate == "greedy"
-    part = min(1.0, MOST - share) if greedy else 1.0
+    part = 0.0 if method == NARROW else min(1.0, MOST - share) if greedy else 1.0
     fitted = shapes.factors(rates, method, weighed, weighed and sequential, part)
+    fitted += shapes.rankings(rates) * (weighed and method == NARROW)
     if weighed:
         work = LOCKSTEP if sequential else ONCE
         fitted += _work(work, passes, shapes, texts.calibration, share)
@@ -163,16 +167,22 @@ def _measured(when: str, passes: Passes, texts: Texts, share: float) -> list[tup
 
 
 def _planned(
-    shapes: Matrices, passes: Passes, texts: Texts, sequential: bool, share: float
+    shapes: Matrices, passes: Passes, texts: Texts, wanted: Compression, share: float
 ) -> list[tuple[str, float]]:
-    """What the plan is measured on, and its spectra."""
+    """What the plan is measured on, and what each site loses at each rank or width."""
     text = texts.calibration.cut(PLAN)
     weighed = bool(text.tokens)
-    sensitive = weighed and sequential
+    sensitive = weighed and wanted.fit == "sequential"
+    ranked = wanted.method == NARROW or (
+        wanted.method in (None, "auto") and sensitive and wanted.share is not None
+    )
+    losses = shapes.rankings(passes.rates) if ranked and weighed else 0.0
+    if wanted.method != NARROW:
+        losses += shapes.spectra(passes.rates, weighed, sensitive)
     return [
         ("measuring inputs", _work(INPUTS, passes, shapes, text, share) * weighed),
         ("measuring sensitivity", _work(GRADIENTS, passes, shapes, text, share) * sensitive),
-        ("planning", shapes.spectra(passes.rates, weighed, sensitive)),
+        ("planning", losses),
     ]
 
 

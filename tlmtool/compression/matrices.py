@@ -12,6 +12,7 @@ VALUES = 0.4  # time of eigenvalues alone, of that with eigenvectors
 METHODS = {"btd": 12.0, "tucker": 6.0, "mpo": 3.0, "cp": 40.0}  # time to factorize a matrix,
 # compared with svd
 AUTO = 4.0  # products that `auto` takes for its comparison, of those of a spectrum
+RANKED = 3.0  # FLOPs for each cube of a width in which the neurons of an MLP are ranked
 MOVED = 8.0  # numbers made for each of the metrics, the weight and the target of a site
 
 
@@ -24,6 +25,7 @@ class Matrices:
         linears = {s: each for s, each in shapes.items() if roles[s] != "embedding"}
         self.linears, alike = [*linears.values()], {"gate": "up"}
         alike |= dict.fromkeys(("query", "key", "value"), "in")
+        self.widths = [i for s, (_, i) in linears.items() if roles[s] == "down"]
         groups = dict[tuple[str, str], int]()  # {sites that read one input: its width}
         for site, (_, i) in linears.items():
             parent, _, name = site.rpartition(".")
@@ -42,6 +44,10 @@ class Matrices:
             seconds += _gram(o, i, weighed, sensitive) / rates.exact
             seconds += MOVED * (i * i * weighed + o * o * sensitive) / rates.numbers
         return seconds + sum(_gram(o, i) for o, i in self.tables) / rates.exact
+
+    def rankings(self, rates: Rates) -> float:
+        """The seconds in which the neurons of all MLPs are ranked."""
+        return sum(RANKED * i**3 / rates.exact + MOVED * i * i / rates.numbers for i in self.widths)
 
     def choices(self, rates: Rates) -> float:
         """The seconds in which `auto` compares the decompositions of all sites."""

@@ -31,11 +31,18 @@ class Open:
     """A budget of `keep` or `energy` for some sites. `weighed`: a text calibrates."""
 
     def __init__(self, sites: Candidates, wanted: Compression, weighed: bool):
-        self.sites, self.wanted = sites, wanted
+        self.sites, self.wanted, self.weighed = sites, wanted, weighed
         self.methods = methods(wanted.method, weighed, sites.bits)
         self.sizes = {site: prod(sites.shape(site)) for site in sites.roles}
         self.narrow = NARROW in self.methods and wanted.share is not None
         self.least = {site: self._least(site) for site in sites.roles}
+
+    @property
+    def narrower(self) -> bool:
+        """Whether `auto` may make MLPs narrower in place of giving their linears ranks."""
+        wanted, auto = self.wanted, self.wanted.method in (None, "auto")
+        able = auto and wanted.share is not None and wanted.fit == "sequential" and self.weighed
+        return able and bool(self.sites.mlps)
 
     def method(self, site: str) -> str:
         """The decomposition that stands for all that `auto` may choose from."""

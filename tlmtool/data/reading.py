@@ -26,18 +26,20 @@ def choose(items: list[Item], samples: int | None, seed: int) -> list[Item]:
     return [items[i] for i in sorted(random.Random(seed).sample(range(len(items)), samples))]
 
 
-def texts(source: str | Path | None = None, samples: int | None = None, seed: int = 0) -> list[str]:
+def texts(
+    source: str | Path | None = None, samples: int | None = None, seed: int = 0, words: int = 2
+) -> list[str]:
     """The texts of a file (one a line, stripped, blank lines dropped), or of a data set.
 
     `None` is the calibration text that comes with the package. A folder, or a name that is no file,
     is given to `datasets` (split `train`, column `text` or else the first column of strings). Of
     more lines than `samples`, a seeded choice is made. Raises NotLoadable for a file that is
-    missing, empty or binary, or that holds fewer than two words.
+    missing, empty or binary, or that holds fewer than so many `words`.
     """
     name, whole = _whole(source)
     lines = whole.split("\n") if isinstance(whole, str) else whole
     found = [line.strip() for line in lines if line.strip()]
-    _two_words(found, name, "one text a line")
+    _enough(found, name, "one text a line", words)
     return choose(found, samples, seed)
 
 
@@ -50,7 +52,7 @@ def joined(source: str | Path | None = None) -> str:
     name, whole = _whole(source)
     if not isinstance(whole, str):
         whole = "".join(text if text.endswith("\n") else f"{text}\n" for text in whole)
-    _two_words([whole.strip()] if whole.strip() else [], name, "a text")
+    _enough([whole.strip()] if whole.strip() else [], name, "a text")
     return whole
 
 
@@ -77,11 +79,12 @@ def _whole(source: str | Path | None) -> tuple[str, str | list[str]]:
     return str(source), _dataset(str(source))
 
 
-def _two_words(found: list[str], name: str, what: str) -> None:
-    """Raises NotLoadable for texts of fewer than two words; `what` names what is needed."""
+def _enough(found: list[str], name: str, what: str, words: int = 2) -> None:
+    """Raises NotLoadable for texts of fewer than so many words, one or two; `what` names what is
+    needed."""
     if not found:
         raise NotLoadable(f"{name} is empty: it should hold {what}")
-    if sum(len(text.split()) for text in found) < 2:
+    if sum(len(text.split()) for text in found) < words:
         raise NotLoadable(
             f"{name} holds one word ({found[0][:40]!r}): two or more are needed, {what}"
         )

@@ -24,7 +24,7 @@ TIMES, LEAST = 3, 12  # a loop is repeated so often, and has as many tokens; les
 def prompts_of(path: str | None) -> list[str]:
     """The first three prompts of a file, one a line; those that come with tlm for None. Raises a
     Failure for a file that cannot be read."""
-    return list(PROMPTS) if path is None else texts(path)[:MANY]
+    return list(PROMPTS) if path is None else texts(path, words=1)[:MANY]
 
 
 class Samples:

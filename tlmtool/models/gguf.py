@@ -10,6 +10,7 @@ from typing import Any
 
 from tlmtool.failure import MissingDependency, NotLoadable, blaming
 from tlmtool.files.reading import regular
+from tlmtool.models.pickles import is_pickle
 
 SUFFIX = ".gguf"
 PLAIN = ("F64", "F32", "F16", "BF16")  # types of tensors that hold ordinary numbers
@@ -54,7 +55,7 @@ def gguf_in(folder: Path) -> Path | None:
     except OSError:  # whoever reads the folder has the sentence for that
         return None
     found = [file for file in files if is_gguf(file)]
-    if not found or any(file.suffix in (".safetensors", ".bin") for file in files):
+    if not found or any(f.suffix == ".safetensors" or is_pickle(f.name) for f in files):
         return None
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:8]) + (" ..." if found[8:] else "")

@@ -39,7 +39,10 @@ def save(
     there, and nothing else.
     """
     out, folder = path_of(out), None if source is None else Folder.of(source)
-    check_place(out, [] if folder is None else [("source", folder.path)])
+    reads = [] if folder is None else [("source", folder.path)]
+    if overwrite and reads and _same(reads[0][1], out) and streamed(model) is None:
+        reads = []  # a folder may replace itself: all is written beside it
+    check_place(out, reads)
     with claimed(out):
         check_out(out, overwrite)
         with whole_folder(out, lambda: check_out(out, overwrite)) as new:
@@ -52,6 +55,11 @@ def save(
             for name, content in (texts(new) if texts else {}).items():
                 (new / name).write_text(content, encoding="utf-8")
     return out
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder."""
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @contextmanager

@@ -121,7 +121,9 @@ def _ranks(sites: tuple[SiteRange, ...], full: bool) -> View:
     rows = [
         [name, str(len(group)), *_ends(group), *_sizes(group)] for name, group in groups.items()
     ]
-    note = "ranks are those of " + ", ".join(dict.fromkeys(each.decomposition for each in sites))
+    names = [*dict.fromkeys(each.decomposition for each in sites)]
+    note = f"ranks are those of {', '.join(names)}"
+    note += ": neurons that an MLP keeps" if names == ["narrow"] else ""
     header = ["", "sites", "least rank", "highest", "parameters", "at most"]
     return View("what the run may choose", header, rows, note)
 

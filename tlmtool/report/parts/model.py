@@ -23,7 +23,9 @@ class Model(Part):
     verbs: ClassVar = EVERY | {"info": ""}
 
     id: str | None = entry("the model as it was named in the command", optional=True)
-    sha256: dict[str, str] | None = entry("checksum of each file of weights", optional=True)
+    sha256: dict[str, str] | None = entry(
+        "checksum of each file of weights that was read", optional=True
+    )
     gguf: dict[str, Any] | None = entry(
         "the GGUF file that the weights were unpacked from: its name, bytes and sum, its "
         "quantization, and the number of tensors of each type",
