@@ -113,7 +113,7 @@ def test_the_report_says_where_everything_comes_from(made):
 
 def test_the_card_names_its_base_and_its_code_runs(made, monkeypatch):
     card = (made.out / "README.md").read_text()
-    assert card.split("---\n")[2].split("\n")[2].startswith(f"`{made.dense.name}` with ")
+    assert f"\n`{made.dense.name}` with " in card.split("---\n")[2]
     assert "base_model" not in yaml.safe_load(card.split("---\n")[1])  # a folder has no id
     monkeypatch.chdir(made.out.parent)
     exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], space := {})
