@@ -36,6 +36,7 @@ NO_CACHE = (
     "the graph keeps no cache, as kernels of attention have states of their own: for each new "
     "token the whole text is read again"
 )
+DAMAGED = 0.5  # of the largest number of an output: a rounded file beyond it gets a warning
 WORK = ".work"  # a folder below the result for graphs that are measured and not kept
 
 
@@ -104,6 +105,11 @@ class Runtime(Target):
                 ready.append(self._round(job.source, ready[-1], held, file))
             rounding = apart(model, made, ready[-1].run, ready[-2].run)[1]
             parity = replace(parity, rounding=rounding)
+            if not rounding <= DAMAGED:
+                job.warn(
+                    f"8 bits change an output by {rounding:.1f} of its largest number: measure the "
+                    "quality of this file before using it, or export without --bits"
+                )
         if (other := job.recipe.profiling.against) is not None:
             ready += self._against(job, Folder.of(other), work / "against" / file.name)
         with job.stage("measure"):
