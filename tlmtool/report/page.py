@@ -25,7 +25,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem; color: var(--ink); backg
 h1 { font-size: 1.5rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p, li, figcaption { max-width: 46rem; }
-.note, figcaption, footer { color: var(--soft); font-size: .875rem; }
+.note, figcaption, footer { color: var(--soft); font-size: .875em; }
 .note { white-space: pre-line; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -44,7 +44,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 pre { overflow-x: auto; padding: .75rem; background: var(--band); font-size: .8125rem; }
 :focus-visible { outline: 2px solid var(--link); }
 @media (max-width: 40rem) { th, td { padding: .3rem .4rem; font-size: .875rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 11px; } details { display: none; }
+@media print { body { max-width: none; padding: 0; font-size: 11px; } .details { display: none; }
   .wide { overflow: visible; } .pictures { grid-template-columns: 1fr 1fr; }
   tr, h2 { break-inside: avoid; break-after: auto; } h2 { break-after: avoid; } }
 """
@@ -83,12 +83,13 @@ def page(
         parts += [_figure(each) for each in pictures]
         parts.append("</div>")
     if details:
-        parts.append("<h2>Each result</h2>")
+        parts.append('<section class="details">\n<h2>Each result</h2>')
         for each in details:
             parts.append(
                 f"<details><summary>{_text(each.name)}</summary><pre>{_text(each.text)}</pre>"
                 "</details>"
             )
+        parts.append("</section>")
     parts.append("</main>\n</body>\n</html>\n")
     return "\n".join(parts)
 

@@ -123,11 +123,12 @@ def _costs(rows: list[Row]) -> Iterator[Picture]:
 
 
 def _bars(axes: Any, held: list[tuple[str, float]], unit: str) -> None:
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     names = [brief(name) for name, _ in held]
     places = range(len(held))
     axes.barh(places, [value for _, value in held], color=COLOURS[0], height=0.6)
     axes.set_yticks(places, names)
     axes.set_ylim(max(len(held), 4) - 0.5, -0.5)  # few bars stay thin
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(unit))
