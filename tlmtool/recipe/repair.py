@@ -24,7 +24,7 @@ class Repair:
         ge=1,
     )
     fit: str = setting(
-        "sequential",
+        "once",
         "repair",
         "What a layer is fitted to: sequential takes its inputs with the layers before it repaired "
         "and the outputs of the original, once takes the error of its weight alone (EoRA)",
