@@ -24,7 +24,7 @@ NAMES = re.compile(
     | (spiece|tokenizer|sentencepiece\.bpe|spm|sentencepiece|source|target)\.(model|spm|bpe)
     | (modules|sentence_bert_config|config_sentence_transformers)\.json
     | (configuration|modeling)_tlm\.py
-    | (report\.json|recipe\.yaml|README\.md|LICENSE(\.txt|\.md)?)
+    | (report\.(json|png)|recipe\.yaml|README\.md|LICENSE(\.txt|\.md)?)
     | training_args\.bin | trainer_state\.json | (optimizer|scheduler|scaler)\.pt
     | rng_state(_\d+)?\.pth
     """,
