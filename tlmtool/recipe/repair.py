@@ -26,8 +26,8 @@ class Repair:
     fit: str = setting(
         "once",
         "repair",
-        "What a layer is fitted to: sequential takes its inputs with the layers before it repaired "
-        "and the outputs of the original, once takes the error of its weight alone (EoRA)",
+        "With once, a layer is fitted to the error of its weight alone (EoRA). With sequential, it "
+        "is fitted to the outputs of the original, on the inputs that repaired layers give",
         "HOW",
         choices=("sequential", "once"),
     )
