@@ -1,7 +1,10 @@
 """Folders for files that a run needs while it works; those of killed runs are removed."""
 
+import os
 import shutil
 import tempfile
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,20 +24,20 @@ class Scratch(tempfile.TemporaryDirectory[str]):
     def __init__(self) -> None:
         sweep()
         super().__init__(prefix=PREFIX)
-        self._held: Any = None
+        self._give_back: Callable[[], Any] = lambda: None
         if fcntl is not None:
             file = Path(self.name) / LOCK
             new = file.with_suffix(".new")
+            held = os.open(new, os.O_CREAT | os.O_WRONLY)
+            self._give_back = weakref.finalize(self, os.close, held)
             with suppress(OSError):  # a file system without locks: the folder is never swept
-                self._held = new.open("w")
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 new.rename(file)  # locked before it can be found
 
     def cleanup(self) -> None:
         """Remove the folder, and give the lock back."""
         super().cleanup()
-        if self._held is not None:
-            self._held.close()
+        self._give_back()
 
 
 def sweep() -> None:
