@@ -17,7 +17,7 @@ class Generation:
         otherwise="three that come with tlm",
     )
     prompts: str | None = setting(
-        None, "generate", "File of texts to continue, one a line", "FILE", reads="data"
+        None, "generate", "File of texts to continue, one a line", "PATH", reads="data"
     )
     against: str | None = setting(
         None,
