@@ -69,6 +69,7 @@ def made(folder: Path) -> dict[str, object]:
     """{file: content} of a result, without what was measured on the way."""
     found: dict[str, object] = {file.name: file.read_bytes() for file in folder.iterdir()}
     report = json.loads(found.pop("report.json"))
-    found = {name: each for name, each in found.items() if name not in ("README.md", "recipe.yaml")}
+    shown = ("README.md", "recipe.yaml", "report.png")  # of what was measured, among the rest
+    found = {name: each for name, each in found.items() if name not in shown}
     found["report"] = {k: v for k, v in report.items() if k not in (*MEASURED, "model", "recipe")}
     return found

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 from made_reports import compressed, evaluated, printed, profiled
 
-from tlmtool.recipe.verbs import VERBS
+from tlmtool.recipe.verbs import BESIDE, VERBS
 from tlmtool.report import checks
 from tlmtool.report.asked import Asked
 from tlmtool.report.layout import Part, entry, kinds
@@ -70,7 +70,7 @@ def test_a_report_is_read_back_as_it_was_written(report):
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 def test_every_part_is_described(kind):
-    verbs = {*VERBS, "run"}
+    verbs = {*VERBS, *BESIDE}
     assert kind.verbs and set(kind.verbs) <= verbs and kind.__doc__
     for each in fields(kind):
         assert each.metadata["what"]

@@ -72,7 +72,7 @@ def test_it_brings_a_model_nearer_and_tells_what_peft_then_computes(
     room, tmp_path, family, how, head, fit
 ):
     original, model = room(family, "", head), room(family, how, head)
-    found = repair(model, original, tmp_path / "a", "--rank", 4, "--fit", fit)["repair"]
+    found = repair(model, original, tmp_path / "a", "--rank", 16, "--fit", fit)["repair"]
     size = (tmp_path / "a" / "adapter_model.safetensors").stat().st_size
     assert found["adapter_bytes"] == size and found["won"] == found["before"] - found["after"]
     assert found["won_per_mb"] == pytest.approx(1e6 * found["won"] / size)

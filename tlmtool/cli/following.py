@@ -11,10 +11,15 @@ MANY = 3  # commands that are suggested; more are not read
 
 
 def suggest(report: Any) -> None:
-    """Prints the next commands on standard error, so that a result in a pipe stays as it is."""
-    found = [*following(report)][:MANY]
-    for place, words in enumerate(found):
-        print(f"{'next' if place == 0 else '':12} {shlex.join(words)}", file=sys.stderr)
+    """Prints the next commands on standard error, so that a result in a pipe stays as it is.
+
+    A command with characters that a terminal would obey cannot be typed, and is left out."""
+    from tlmtool.report.printable import printable
+
+    commands = (shlex.join(words) for words in following(report))
+    found = [command for command in commands if printable(command) == command][:MANY]
+    for place, command in enumerate(found):
+        print(f"{'next' if place == 0 else '':12} {command}", file=sys.stderr)
     if found:
         sys.stderr.flush()
 

@@ -81,11 +81,12 @@ def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -
     The mask is (B, M), or (B, 1, N, M), which is boolean, added to scores, or a function of
     positions, as flex attention takes it. A token that no query
     sees is padding. The N tokens begin at `start`, by default so that they are the last ones. The
-    mask of a cache of fixed length extends beyond the last token. Raises ValueError where the last
-    token does not see all others.
+    mask of a cache of fixed length extends beyond the last token. Raises ValueError where a token
+    does not see the one before it, since that belongs to another text.
     """
     if mask is None:
         return None
+    seen: Tensor | None = None
     if isinstance(mask, BlockMask):
         rows, _, n_queries, keys = mask.shape
         device = mask.kv_num_blocks.device
@@ -93,10 +94,18 @@ def real_of(mask: Tensor | BlockMask | None, n: int, start: int | None = None) -
     if mask.ndim == 4:
         seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         mask = seen[:, 0].any(1)
-        if n > 1 and _has_numbers(mask) and not torch.equal(mask, seen[:, 0, -1]):
-            raise ValueError(PACKED)  # the last token sees no more than its own text
     start = mask.shape[1] - n if start is None else min(start, mask.shape[1] - n)
+    if seen is not None and n > 1 and _has_numbers(mask) and _packed(seen[:, 0], mask, start):
+        raise ValueError(PACKED)
     return mask[:, start : start + n].bool()
+
+
+def _packed(seen: Tensor, real: Tensor, start: int) -> bool:
+    """Whether a token does not see the one before it, though neither is padding. `seen`: (B, N, M);
+    `real`: (B, M). A window of attention sees it, so it does not count."""
+    places = torch.arange(max(start, 1), start + seen.shape[1], device=seen.device)
+    neighbours = real[:, places] & real[:, places - 1]
+    return bool((neighbours & ~seen[:, places - start, places - 1]).any())
 
 
 def one_text_a_row(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -117,7 +117,7 @@ class Ending(Part):
             ("peak memory", self._memory()),
             ("seed", str(self.seed)),
             ("versions", ", ".join(f"{name} {each}" for name, each in self.versions.items())),
-            ("sha256", f"{', '.join(digests)}, as read" if sums else ""),
+            ("sha256", ", ".join(digests)),
         ]
 
     def _memory(self) -> str:
