@@ -139,6 +139,9 @@ def test_a_file_that_computes_something_else_is_not_left(place, capsys, monkeypa
         ("small --to onnx --dtype float16", 2, "writes float32, or 8 bits"),
         ("two --to onnx", 2, "an encoder and a decoder, which take two graphs"),
         ("small --to onnx --against nowhere/at/all/x", 4, "does not exist"),
+        ("small --to lora", 2, "`tlm repair MODEL --against ORIGINAL`"),
+        ("small --to vllm", 2, "`vllm serve MODEL`"),
+        ("small --to coreml", 2, "--to must be gguf, onnx or openvino, got 'coreml'"),
     ],
 )
 def test_what_cannot_be_written_is_told_before_any_work(place, capsys, words, code, says):

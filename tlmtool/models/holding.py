@@ -105,9 +105,12 @@ class Chain(nn.Sequential, Asked):
 
 def met(x: Tensor, link: nn.Module) -> Tensor:
     """The input of a link in the dtype of its weight. The weight of a quantized linear holds whole
-    numbers, or is no tensor at all; such a module takes floats as they are."""
+    numbers or floats of one byte, or is no tensor at all; such a module takes floats as they are.
+    """
     weight = getattr(link, "weight", None)
-    return x.to(weight.dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else x
+    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1:
+        return x.to(weight.dtype)
+    return x
 
 
 def _fill_no_blocks(link: Any) -> None:

@@ -181,8 +181,7 @@ def _model_class(base: Any, kind: str) -> type[PreTrainedModel]:
     if hasattr(base, _prepare_cache_for_generation.__name__):
         body[_prepare_cache_for_generation.__name__] = _prepare_cache_for_generation
         body["init_continuous_batching"] = one_text_a_row(base.init_continuous_batching)
-    made: Any = type(NAME + base.__name__, (base,), body)
-    return _findable(made, kind, base.config_class)
+    return _findable(type(NAME + base.__name__, (base,), body), kind, base.config_class)
 
 
 def model_classes(model_type: str) -> dict[str, type[PreTrainedModel]]:
@@ -240,10 +239,11 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def __getattr__(name: str) -> Any:
-    """A model class that another process has named, as an adapter of peft does."""
-    theirs = getattr(transformers, name[len(NAME) :], None) if name.startswith(NAME) else None
-    if isinstance(theirs, type) and issubclass(theirs, PreTrainedModel):
-        return model_class(theirs)
+    """A class that another process has named: in a pickled config, or in an adapter of peft."""
+    theirs: Any = getattr(transformers, name[len(NAME) :], None) if name.startswith(NAME) else None
+    if isinstance(theirs, type) and issubclass(theirs, PreTrainedModel | PreTrainedConfig):
+        is_model = issubclass(theirs, PreTrainedModel)
+        return model_class(theirs) if is_model else config_class(theirs.model_type)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,6 +6,15 @@ from pathlib import Path
 
 from tlmtool.recipe.setting import setting
 
+_ADAPTER = "write an adapter with `tlm repair MODEL --against ORIGINAL`, which loads in peft"
+_PLAIN = "write plain weights as safetensors with `tlm merge MODEL`"
+_ITSELF = "vLLM opens the checkpoint itself, with `vllm serve MODEL` where tlmtool is installed"
+INSTEAD = {  # {what people type for a format: what tlm has in its place}
+    **dict.fromkeys(("lora", "adapter", "peft"), _ADAPTER),
+    **dict.fromkeys(("safetensors", "transformers", "hf"), _PLAIN),
+    "vllm": _ITSELF,
+    "llama.cpp": "use --to gguf, which is what it opens",
+}
 ROOM = Path(__file__).parents[1] / "exporting"
 
 
@@ -25,5 +34,10 @@ class Export:
     """What is written, and in which format."""
 
     to: str | None = setting(
-        None, "export", "Format to write, from the list below", "NAME", choices=targets
+        None,
+        "export",
+        "Format to write, from the list below",
+        "NAME",
+        choices=targets,
+        instead=INSTEAD,
     )

@@ -27,9 +27,9 @@ def setting(
 
     `panel`: the part of `--help` that shows it, by default that of its section. `otherwise`: the
     default in words, perhaps one for each verb, where `default` does not say it. `reads`: what it
-    names that the run reads. Rules: `choices` (names, or a function that returns them), the bounds
-    `ge gt lt le`, or a regular expression `pattern`, with `what` it asks for in words; `optional`
-    lets a list be empty.
+    names that the run reads. Rules: `choices` (names, or a function that returns them), `instead`
+    (what to do for a name that is none of them), the bounds `ge gt lt le`, or a regular expression
+    `pattern`, with `what` it asks for in words; `optional` lets a list be empty.
     """
     shown = {"help": help, "metavar": metavar, "flag": flag, "panel": panel}
     metadata = {"verbs": verbs.split(), **shown, "otherwise": otherwise, "reads": reads}

@@ -89,6 +89,8 @@ def _scalar(kind: type, rules: dict[str, Any], name: str, raw: Any) -> Any:
         prefix = rules.get("prefix")
         if not choices or value in choices or (prefix and str(value).startswith(prefix)):
             return value
+    if isinstance(raw, str) and (instead := rules.get("instead", {}).get(raw.lower())):
+        raise Usage(f"{name} {raw}: {instead}")
     choices = [*map(str, choices), *([f"{rules['prefix']}NAME"] if "prefix" in rules else [])]
     near = get_close_matches(raw, choices, 1, 0.5) if isinstance(raw, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""

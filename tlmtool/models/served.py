@@ -1,0 +1,35 @@
+"""The models of vLLM that hold ours. vLLM imports this file, and nothing else does.
+
+They are those of vLLM's backend for transformers. They bear its names too, because vLLM asks by the
+name whether a model runs through this backend.
+"""
+
+from typing import Any
+
+from vllm.model_executor.models import transformers as backend
+
+from tlmtool.models.serving import refusal, tell_apart
+
+
+class Served:
+    """What is done before vLLM puts its own layers in the place of linears. Raises ValueError for a
+    model that vLLM cannot serve."""
+
+    def recursive_replace(self: Any) -> None:
+        experts = bool(getattr(self.model_config, "is_moe", False))
+        if why := refusal(self.model, self.parallel_config.tensor_parallel_size, experts):
+            raise ValueError(why)
+        tell_apart(self.model)
+        super().recursive_replace()
+
+
+class TransformersForCausalLM(Served, backend.TransformersForCausalLM):
+    """A language model."""
+
+
+class TransformersEmbeddingModel(Served, backend.TransformersEmbeddingModel):
+    """A model that gives a vector for each text."""
+
+
+class TransformersForSequenceClassification(Served, backend.TransformersForSequenceClassification):
+    """A model that gives each text a class or a score."""
