@@ -150,6 +150,7 @@ def with_kernel() -> nn.Module:
         (lambda: compressed("t5"), {}, "an encoder and a decoder"),
         (lambda: compressed("llama", "lm"), {"devices": 2}, "--tensor-parallel-size 1"),
         (lambda: compressed("llama", "lm"), {"is_moe": True}, "a mixture of experts"),
+        (lambda: compressed("llama", "classification"), {}, "a decoder by the last one"),
     ],
 )
 def test_what_vllm_cannot_serve_is_refused_in_a_sentence(registered, make, more, says):

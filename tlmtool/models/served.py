@@ -15,9 +15,12 @@ class Served:
     """What is done before vLLM puts its own layers in the place of linears. Raises ValueError for a
     model that vLLM cannot serve."""
 
+    classifies = False
+
     def recursive_replace(self: Any) -> None:
         experts = bool(getattr(self.model_config, "is_moe", False))
-        if why := refusal(self.model, self.parallel_config.tensor_parallel_size, experts):
+        devices = self.parallel_config.tensor_parallel_size
+        if why := refusal(self.model, devices, experts, self.classifies):
             raise ValueError(why)
         tell_apart(self.model)
         super().recursive_replace()
@@ -33,3 +36,5 @@ class TransformersEmbeddingModel(Served, backend.TransformersEmbeddingModel):
 
 class TransformersForSequenceClassification(Served, backend.TransformersForSequenceClassification):
     """A model that gives each text a class or a score."""
+
+    classifies = True

@@ -48,15 +48,20 @@ def architectures() -> dict[str, str]:
     return found
 
 
-def refusal(model: PreTrainedModel, devices: int = 1, experts: bool = False) -> str | None:
+def refusal(
+    model: PreTrainedModel, devices: int = 1, experts: bool = False, classifies: bool = False
+) -> str | None:
     """Why vLLM cannot serve a model, in one sentence with the way round; None where it can.
 
-    `devices`: among which vLLM splits each layer; `experts`: whether it is a mixture of experts.
+    `devices`: among which vLLM splits each layer; `experts`: whether it is a mixture of experts;
+    `classifies`: whether it is the base model of a classifier.
     """
     plain = "serve what `tlm merge` writes"
     factors = dict(factorized(model))
     if model.config.is_encoder_decoder:
         return "vLLM serves no model with an encoder and a decoder: use transformers"
+    if classifies and all(getattr(m, "is_causal", True) for m in model.modules()):
+        return "vLLM classifies by the first token, and a decoder by the last one: use transformers"
     if paths := [path for path, _ in converted(model)]:
         return f"vLLM computes attention itself, and {paths[0]} has a kernel: use transformers"
     if tables := [p for p, m in factors.items() if isinstance(m, FactorizedEmbedding)]:
