@@ -223,7 +223,7 @@ def test_flags_are_those_there_are(page):
     known |= {"install-completion", "show-completion"}
     foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
     foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks
-    foreign |= {"attention-feature"}  # of the kernel that docs/adding.md adds
+    foreign |= {"attention-feature", "tensor-parallel-size", "model-impl"}  # docs/adding.md, vLLM
     found = set(re.findall(r"`--([a-z_-]+)", page.read_text("utf-8")))
     assert page == CHANGES or found <= known | foreign
 

@@ -23,7 +23,8 @@ class Served:
         if why := refusal(self.model, devices, experts, self.classifies):
             raise ValueError(why)
         tell_apart(self.model)
-        super().recursive_replace()
+        theirs: Any = super()
+        theirs.recursive_replace()
 
 
 class TransformersForCausalLM(Served, backend.TransformersForCausalLM):

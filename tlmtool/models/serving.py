@@ -40,7 +40,7 @@ def register() -> None:
 
 def architectures() -> dict[str, str]:
     """{name of our class: the class that serves it}"""
-    found = {}
+    found: dict[str, str] = {}
     for table, served in HEADS.items():
         for names in getattr(modeling_auto, table).values():
             several = (names,) if isinstance(names, str) else names
@@ -89,7 +89,8 @@ def tell_apart(model: nn.Module) -> None:
     for module in list(model.modules()):
         held = [n for n, m in module.named_children() if isinstance(m, FactorizedLinear)]
         if held:
-            module.__class__ = _calling(type(module), tuple(held))
+            own: Any = type(module)
+            module.__class__ = _calling(own, tuple(held))
 
 
 @cache
