@@ -136,6 +136,28 @@ def test_layers_with_different_sites_factorized_are_told_apart(registered):
     assert isinstance(second.mlp.up_proj, FactorizedLinear)
 
 
+class Rounded(nn.Module):
+    """A linear of another program whose weight is of one-byte floats, for inputs as they are."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), False)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+def test_links_of_one_byte_floats_take_the_input_as_it_is():
+    model = compressed("llama", "lm")
+    site = model.model.layers[0].mlp.up_proj
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    for name, link in list(site.links.named_children()):
+        setattr(site.links, name, Rounded(link))
+    expected = site.links.left(site.links.right(x))
+    assert site(x).dtype == torch.float32 and torch.equal(site(x), expected)
+
+
 def with_kernel() -> nn.Module:
     model = pico("llama", "lm")
     factorize(model, {"layers.0.self_attn": MultiLinear()})
@@ -163,21 +185,17 @@ def test_a_model_without_factors_may_be_split(registered):
     assert serving.refusal(adopt(pico("llama", "lm")), devices=2, experts=True) is None
 
 
-def test_importing_tlm_imports_no_vllm(tmp_path):
-    (tmp_path / "vllm.py").write_text("raise SystemExit('vllm was imported')")
-    code = "import tlmtool, tlmtool.models.modeling, tlmtool.models.serving"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path(tmp_path)})
-
-
-def test_another_process_reads_a_pickled_config(tmp_path):
+def test_another_process_reads_a_pickled_config_and_imports_no_vllm(tmp_path):
     """vLLM sends the config to processes that have not made its class."""
     config = AutoConfig.for_model("tlm-llama", hidden_size=48)
     (tmp_path / "config").write_bytes(pickle.dumps(config))
-    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).hidden_size)"
+    (tmp_path / "vllm.py").write_text("raise SystemExit('vllm was imported')")
+    code = """
+import pickle, sys
+print(pickle.load(open(sys.argv[1], "rb")).hidden_size)
+import tlmtool.models.modeling, tlmtool.models.serving
+"""
     words = [sys.executable, "-c", code, str(tmp_path / "config")]
-    done = subprocess.run(words, check=True, capture_output=True, env={"PYTHONPATH": path()})
+    paths = {"PYTHONPATH": ":".join([str(tmp_path), *sys.path])}
+    done = subprocess.run(words, check=True, capture_output=True, env=paths)
     assert done.stdout.strip() == b"48"
-
-
-def path(*more: Path) -> str:
-    return ":".join(map(str, (*more, *sys.path)))
