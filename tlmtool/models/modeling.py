@@ -242,10 +242,8 @@ def __getattr__(name: str) -> Any:
     """A class that another process has named: in a pickled config, or in an adapter of peft."""
     theirs: Any = getattr(transformers, name[len(NAME) :], None) if name.startswith(NAME) else None
     if isinstance(theirs, type) and issubclass(theirs, PreTrainedModel | PreTrainedConfig):
-        own: Any = theirs
-        return (
-            model_class(own) if issubclass(own, PreTrainedModel) else config_class(own.model_type)
-        )
+        it: Any = theirs
+        return model_class(it) if issubclass(it, PreTrainedModel) else config_class(it.model_type)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
