@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from tlmtool.recipe.registries import registered
 from tlmtool.recipe.setting import setting, settings_of
 
 ROOM = Path(__file__).parent.parent / "attention"
@@ -36,7 +37,7 @@ class Choice(NamedTuple):
 @lru_cache
 def attentions() -> tuple[str, ...]:
     """The names of all kernels, read off the folder without importing it."""
-    return tuple(f.stem for f in sorted(ROOM.glob("[!_.]*.py")) if f.stem != "base")
+    return tuple(registered("attention"))
 
 
 def choices_of(kernel: str) -> Iterator[Choice]:

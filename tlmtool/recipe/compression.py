@@ -1,25 +1,17 @@
 """The schema of compressing: which layers become factors, which size, fitted on which text."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 from tlmtool.recipe.output import SIZE
+from tlmtool.recipe.registries import registered
 from tlmtool.recipe.setting import setting
 
 ALLOCATIONS = ("greedy", "uniform")  # ways to divide `keep` among the sites
-ROOM = Path(__file__).parents[1] / "decompositions"
 
 
-@lru_cache
 def decompositions() -> dict[str, str]:
-    """{name: first line of its docstring}, read off the folder without importing it."""
-    found = {}
-    for file in sorted(ROOM.glob("[!_.]*.py")):
-        if file.stem != "base":
-            with file.open(encoding="utf-8") as lines:
-                found[file.stem] = lines.readline().strip().strip('"')
-    return found
+    """{name: first line of its docstring}."""
+    return registered("decompositions")
 
 
 def methods() -> list[str]:

@@ -1,9 +1,8 @@
 """The schema of an export: the format that other programs open."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
+from tlmtool.recipe.registries import registered
 from tlmtool.recipe.setting import setting
 
 _ADAPTER = "write an adapter with `tlm repair MODEL --against ORIGINAL`, which loads in peft"
@@ -15,18 +14,11 @@ INSTEAD = {  # {what people type for a format: what tlm has in its place}
     "vllm": _ITSELF,
     "llama.cpp": "use --to gguf, which is what it opens",
 }
-ROOM = Path(__file__).parents[1] / "exporting"
 
 
-@lru_cache
 def targets() -> dict[str, str]:
-    """{name: first line of its docstring}, read off the folder without importing it."""
-    found = {}
-    for file in sorted(ROOM.glob("[!_.]*.py")):
-        if file.stem != "base":
-            with file.open(encoding="utf-8") as lines:
-                found[file.stem] = lines.readline().strip().strip('"')
-    return found
+    """{name: first line of its docstring}."""
+    return registered("exporting")
 
 
 @dataclass(frozen=True)
