@@ -43,8 +43,7 @@ def options(verb: str) -> str:
         if "--help" in each.opts or getattr(each, "hidden", False):
             continue
         argument = not each.opts[0].startswith("-")
-        metavar = (each.metavar or "").strip()
-        words = [metavar] if argument else [*each.opts, metavar]
+        words = [*each.opts[: 0 if argument else None], (each.metavar or "").strip()]
         spelled = " ".join(word for word in words if word)
         section = getattr(each, "rich_help_panel", None) or "Options"
         sections.setdefault("Argument" if argument else section, []).append(
@@ -84,7 +83,7 @@ def families() -> str:
 
     why = {f"`{name}`": each.refuses for name, each in ARCHITECTURES.items()}
     why["any other text model"] = UNKNOWN
-    rows = [(name, f"no: {reason}" if reason else "yes") for name, reason in why.items()]
+    rows = ((name, f"no: {reason}" if reason else "yes") for name, reason in why.items())
     return table(("model type", "takes tensor attention"), *rows)
 
 
@@ -92,8 +91,8 @@ def family_names() -> str:
     """What models are supported, for README."""
     from tlmtool.models.architectures import ARCHITECTURES
 
-    able = ", ".join(name for name, each in ARCHITECTURES.items() if not each.refuses)
-    return f"Tensor attention is for these model types: {able}.\n"
+    able = (name for name, each in ARCHITECTURES.items() if not each.refuses)
+    return f"Tensor attention is for these model types: {', '.join(able)}.\n"
 
 
 def rooms() -> str:
@@ -108,24 +107,27 @@ def metrics() -> str:
     """The metrics, each in words."""
     from tlmtool.tasks.metrics import METRICS
 
-    rows = [(f"`{name}`", metric.words) for name, metric in METRICS.items()]
-    return table(("metric", "what it is"), *rows)
+    return table(("metric", "what it is"), *((f"`{m}`", x.words) for m, x in METRICS.items()))
 
 
 def tasks() -> str:
     """The tasks: what each is scored by, which commands have it, and what it reads."""
     from tlmtool.tasks.table import TASKS
 
-    rows = [
-        (
-            f"`{name}`",
-            "`nll` (loss)" if task.metric == "nll" else task.metric,
-            "finetune, evaluate" if task.trained else "evaluate",
-            task.reads,
-        )
-        for name, task in TASKS.items()
-    ]
+    rows = []
+    for name, task in TASKS.items():
+        metric = "`nll` (loss)" if task.metric == "nll" else task.metric
+        verbs = "finetune, evaluate" if task.trained else "evaluate"
+        rows.append((f"`{name}`", metric, verbs, task.reads))
     return table(("task", "metric", "for", "reads"), *rows)
+
+
+def folders() -> str:
+    """The names of folders of data that recipes use, and what tlm reads in each."""
+    from tlmtool.recipe.folders import LAYOUTS
+
+    rows = [(f"`${{{name}}}`", f"`{each[0]}`", each[1]) for name, each in LAYOUTS.items()]
+    return table(("name", "usual folder", "what it holds"), *rows)
 
 
 def keys() -> str:
@@ -134,14 +136,11 @@ def keys() -> str:
     from tlmtool.recipe.setting import settings_of
     from tlmtool.recipe.verbs import VERBS
 
-    rows = [
-        (
-            f"`{each.path}`",
-            f"`{each.name}`" if each.name != each.path else "only in a recipe file",
-            "all" if len(each.verbs) == len(VERBS) else ", ".join(each.verbs),
-        )
-        for each in settings_of(Recipe)
-    ]
+    rows = []
+    for each in settings_of(Recipe):
+        flag = f"`{each.name}`" if each.name != each.path else "only in a recipe file"
+        verbs = "all" if len(each.verbs) == len(VERBS) else ", ".join(each.verbs)
+        rows.append((f"`{each.path}`", flag, verbs))
     return table(("key", "flag", "read by"), *rows)
 
 
@@ -213,6 +212,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "rooms": rooms,
     "metrics": metrics,
     "tasks": tasks,
+    "folders": folders,
     "keys": keys,
     "report": report,
 }

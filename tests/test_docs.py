@@ -16,6 +16,7 @@ from tlmtool.commands.pipeline import stages_of
 from tlmtool.models import architectures
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
+from tlmtool.recipe.folders import GIVEN
 from tlmtool.recipe.schema import Recipe, settings, settings_of
 from tlmtool.recipe.verbs import BESIDE, VERBS
 from tlmtool.report.checks import comparison
@@ -73,19 +74,17 @@ def check(words: list[str]) -> None:
             file = ROOT / next(words)
         else:
             flags[flag] = True if flag in bare else next(words)
+    sets = [each for each in sets if not GIVEN.fullmatch(each)]  # folders that are not here
     build(verb, {name: value for name, value in flags.items() if name != "json"}, sets, file)
     return None
 
 
 def check_run(rest: list[str]) -> None:
     """Reads the stages of a pipeline, with what `--set` changes."""
-    words, sets = iter(rest[1:]), []
-    for word in words:
-        if word in ("--set", "--out"):
-            sets += [next(words)] * (word == "--set")
-        else:
-            assert word in ("--resume", "--overwrite", "--json")
-    assert stages_of(ROOT / rest[0], Path("out"), sets)
+    given = get_command(application(["run"])).commands["run"].make_context("run", [*rest]).params
+    sets = given["sets"] or ()
+    verb = yaml.safe_load((file := ROOT / rest[0]).read_text("utf-8")).get("verb")
+    assert build(verb, None, sets, file) if verb else stages_of(file, Path("out"), sets)
 
 
 def check_compare(rest: list[str]) -> None:

@@ -86,6 +86,11 @@ def pipeline_parameters() -> Iterator[inspect.Parameter]:
     yield _option("out", str | None, ("--out",), folder, "DIR")
     words = "Set a key of a stage, such as convert.seed=1; may be repeated"
     yield _option("sets", list[str] | None, ("--set",), words, "STAGE.KEY=VALUE")
+    words = (
+        "Folder of the data that FILE names as ${COLA}, such as COLA=../data/cola, or one folder "
+        "that holds them all; may be repeated"
+    )
+    yield _option("data", list[str] | None, ("--data",), words, "NAME=DIR")
     yield _option("resume", bool, ("--resume",), "Continue a run that was stopped")
     yield _option("overwrite", bool, ("--overwrite",), "Replace earlier results")
     yield from outputs()

@@ -10,6 +10,7 @@ from tlmtool.failure import speaks
 def perform(verb: str, given: dict[str, Any]) -> None:
     """Builds the recipe, runs the command of `tlmtool.commands`, prints and checks its report."""
     control = {name: given.pop(name) for name in ("recipe", "sets", "as_json", "quiet", "verbose")}
+    folders = given.pop("folders", None) or ()  # of `tlm run`
     verbose, quiet = bool(control["verbose"]), bool(control["quiet"])
     flags = {name: value for name, value in given.items() if value is not False}
     with told(verbose, quiet):
@@ -17,7 +18,8 @@ def perform(verb: str, given: dict[str, Any]) -> None:
         from tlmtool.commands.performing import perform as report_of
         from tlmtool.recipe import building as recipes
 
-        recipe = recipes.build(verb, flags, control["sets"] or (), control["recipe"])
+        sets = control["sets"] or ()
+        recipe = recipes.build(verb, flags, sets, control["recipe"], folders)
         report = report_of(recipe)
     if not talking:
         return  # one of several processes prints

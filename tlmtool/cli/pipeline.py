@@ -13,7 +13,7 @@ def _run_one(verb: str, given: dict[str, Any]) -> None:
     """Runs a recipe of one command, as `tlm VERB --recipe FILE` does."""
     flags = {name: given[name] for name in ("sets", "as_json", "quiet", "verbose")}
     flags |= {name: given[name] for name in ("out", "resume", "overwrite") if given[name]}
-    perform(verb, flags | {"recipe": given["file"]})
+    perform(verb, flags | {"recipe": given["file"], "folders": given["data"]})
 
 
 def run_stages(verb: str, given: dict[str, Any]) -> None:
@@ -29,7 +29,8 @@ def run_stages(verb: str, given: dict[str, Any]) -> None:
         if "stages" in single or single.get("verb") not in VERBS:
             single = {}
             out = Path(given["out"] or f"out/{Path(file).stem}")
-            stages = stages_of(file, out, given["sets"] or ())  # before the slow imports
+            sets, data = given["sets"] or (), given["data"] or ()
+            stages = stages_of(file, out, sets, data)  # before the slow imports
     if single:
         return _run_one(single["verb"], given)
     with told(verbose, quiet):

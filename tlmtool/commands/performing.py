@@ -13,6 +13,7 @@ from tlmtool.files.places import check_place, path_of
 from tlmtool.models import finding
 from tlmtool.models.finding import cached
 from tlmtool.recipe import building as recipes
+from tlmtool.recipe.folders import check_filled
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.schema import settings
 from tlmtool.tasks.table import TASKS
@@ -22,6 +23,7 @@ def perform(recipe: recipes.Recipe) -> Any:
     """The `Report` of a recipe's verb."""
     if recipe.verb != "finetune":
         check_alone(f"tlm {recipe.verb}")
+    check_filled(recipe)
     if recipe.output.out and not recipe.output.dry_run:
         check_place(path_of(recipe.output.out), reads_of(recipe, cached))
     _check_network(recipe)

@@ -25,6 +25,7 @@ from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.finding import cached
 from tlmtool.models.replacing import check_out, first_foreign, foreign_to_export
 from tlmtool.recipe.building import to_dict
+from tlmtool.recipe.folders import check_filled
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.schema import settings
 from tlmtool.recipe.stages import Stage, stages_of
@@ -54,6 +55,8 @@ def run(stages: list[Stage], resume: bool, overwrite: bool) -> Iterator[tuple[St
     """
     out = stages[0].out.parent
     check_alone("a pipeline")
+    for stage in stages:
+        check_filled(stage.recipe)
     _check_places(stages, out)
     with claimed(out / LIST):
         yield from _run(stages, out, resume, overwrite)

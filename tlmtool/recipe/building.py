@@ -12,6 +12,7 @@ from typing import Any
 
 from tlmtool.failure import Usage
 from tlmtool.files.notation import written
+from tlmtool.recipe.folders import GIVEN, NONE, Folders, mentioned, taken
 from tlmtool.recipe.rules import BLOCKS, BUDGETS, PLAIN, check
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import schema_in
@@ -32,25 +33,31 @@ def build(
     flags: Mapping[str, Any] | None = None,
     sets: Iterable[str] = (),
     recipe_file: str | Path | None = None,
+    folders: Iterable[str] = (),
 ) -> Recipe:
     """The checked recipe of a verb.
 
     `flags`: {flag without its dashes: text, another value, or None where it is not given}, and
     `model`; `sets`: 'section.key=value', lists with commas, `null` for none. A budget (rank, keep
     or energy) replaces any budget that was given at a weaker place; so do a learning rate and a
-    grid of rates. Raises Usage, or NotLoadable for a missing file.
+    grid of rates. `folders` fill each `${NAME}` of the file, as `NAME=DIR` or one parent folder;
+    `sets` and the flag `data` may be `NAME=DIR` too. Raises Usage, or NotLoadable for a missing
+    file.
     """
-    layers = [
-        from_file(verb, recipe_file) if recipe_file is not None else {},
-        from_sets(verb, sets),
-        from_flags(verb, flags or {}),
-    ]
-    file = None if recipe_file is None else str(recipe_file)
-    return replace(built(verb, layers), file=file)
+    layer = from_file(verb, recipe_file) if recipe_file is not None else {}
+    names, flags = mentioned([raw for _, raw in layer.values()]), dict(flags or {})
+    match = GIVEN.fullmatch(str(flags.get("data")))
+    named = [str(flags.pop("data"))] if match and match[1] in names else []
+    ours, sets = taken(sets, names)
+    where = f"recipe {recipe_file}"
+    layers = [layer, from_sets(verb, sets), from_flags(verb, flags)]
+    made = built(verb, layers, Folders.of([*folders, *ours, *named], names, where))
+    return replace(made, file=None if recipe_file is None else str(recipe_file))
 
 
-def built(verb: str, layers: list[Layer]) -> Recipe:
-    """The checked recipe of what was given at several places, the weakest first."""
+def built(verb: str, layers: list[Layer], folders: Folders = NONE) -> Recipe:
+    """The checked recipe of what was given at several places, the weakest first. `folders` fill
+    each `${NAME}` where the recipe names what is read."""
     values: dict[str, Any] = {}
     free: dict[str, Any] = {}
     known = settings(verb)
@@ -64,6 +71,7 @@ def built(verb: str, layers: list[Layer]) -> Recipe:
         for replaced in _replaced(layer, checked):
             values.pop(replaced, None)
         values |= checked
+    values |= {p: folders.filled(raw) for p, raw in values.items() if known[p].reads}
     if verb == "finetune" and all(values.get(path) is None for path in TOLD):
         values |= DEMO
     check(verb, values, free)

@@ -9,6 +9,7 @@ from typing import Any
 from tlmtool.failure import Usage
 from tlmtool.files.places import path_of
 from tlmtool.recipe.building import built
+from tlmtool.recipe.folders import Folders, mentioned, taken
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.sources import Layer, from_mapping, from_sets, read
 from tlmtool.recipe.verbs import CHECKPOINTS, VERBS, WRITES
@@ -26,12 +27,15 @@ class Stage:
     out: Path
 
 
-def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Stage]:
+def stages_of(
+    file: str | Path, out: Path, sets: Iterable[str] = (), folders: Iterable[str] = ()
+) -> list[Stage]:
     """The checked stages of a YAML file: a list `stages`, each a recipe with a `name` and a `verb`.
 
     A stage without a model uses what the last stage before it wrote; `@name` as a model is what
-    the stage of that name wrote. `sets`: 'stage.section.key=value'. Raises Usage for whatever is
-    wrong in any stage, NotLoadable for a file that cannot be read.
+    the stage of that name wrote. `sets`: 'stage.section.key=value'. `folders` fill each `${NAME}`,
+    as in `build`. Raises Usage for whatever is wrong in any stage, NotLoadable for a file that
+    cannot be read.
     """
     where, given, out = f"recipe {file}", read(file), path_of(out)
     several = given.get("stages")
@@ -48,11 +52,14 @@ def stages_of(file: str | Path, out: Path, sets: Iterable[str] = ()) -> list[Sta
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in names:
             raise Usage(f"stage {place} of {where} needs a name of its own, such as convert")
         names[name] = None
+    ours, sets = taken(sets, mentioned(given))
+    places = Folders.of([*folders, *ours], mentioned(given), where)
     split = _by_stage(sets, [*names])
     found: list[Stage] = []
     written: dict[str, Path] = {}
     for name, each in zip(names, several, strict=True):
-        stage = _stage(name, dict(each), f"stage {name} of {where}", split[name], out, written)
+        told = f"stage {name} of {where}"
+        stage = _stage(name, dict(each), told, split[name], out, written, places)
         if stage.recipe.verb in CHECKPOINTS and not stage.recipe.study.seeds:
             written[name] = stage.out
         found.append(replace(stage, recipe=replace(stage.recipe, file=str(file))))
@@ -80,6 +87,7 @@ def _stage(
     sets: list[str],
     out: Path,
     written: dict[str, Path],
+    places: Folders,
 ) -> Stage:
     """A stage. `written`: {stage: checkpoint} of those before it, in their order."""
     del body["name"]
@@ -95,7 +103,7 @@ def _stage(
         raise Usage(f"{where} names output.out: leave it out, each stage is written to --out/NAME")
     if verb in WRITES:
         layer["output.out"] = ("output.out", str(out / name))
-    recipe = built(verb, [layer])
+    recipe = built(verb, [layer], places)
     if isinstance(recipe.compression.keep, tuple):
         raise Usage(f"{where} gives several budgets: a stage writes one checkpoint, so give one")
     if recipe.output.dry_run:
