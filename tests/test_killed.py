@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from conftest import WORDS, pico, word_tokenizer
+from trees import made
 
 from tlmtool.cli import run
 
 WRITING = ("os.", "shutil.", "tempfile.")
 BEGUN = re.compile(r"\.(?:\d+|[a-z0-9_]{8})\.unfinished")
-MEASURED = ("seconds", "forecast", "peak_memory_bytes", "peak_rss_bytes")
 
 
 @pytest.fixture
@@ -75,20 +75,6 @@ def seen(folder: Path) -> dict[str, str]:
         if not inside:
             whole = path.is_file() and not begun
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if whole else ""
-    return found
-
-
-def made(folder: Path) -> dict[str, object]:
-    """{path: content} of a finished folder, without what was measured on the way."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        found[name] = path.read_bytes() if path.is_file() else None
-        if path.name == "report.json":
-            report = json.loads(path.read_text())
-            found[name] = {key: each for key, each in report.items() if key not in MEASURED}
-        elif path.name == "README.md":
-            found[name] = None
     return found
 
 

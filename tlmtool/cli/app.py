@@ -19,7 +19,7 @@ from tlmtool.cli.completing import line_to_complete
 from tlmtool.cli.explaining import explained
 from tlmtool.cli.flags import Command, Commands, command, parameters
 from tlmtool.cli.performing import perform
-from tlmtool.cli.pipeline import run_stages
+from tlmtool.cli.pipeline import run_file
 from tlmtool.cli.pushing import push_folder
 from tlmtool.cli.stopping import stopping
 from tlmtool.cli.telling import examine, inform
@@ -141,7 +141,7 @@ def application(words: Collection[str]) -> typer.Typer:
         "info": (flags.info_parameters, inform),
         "compare": (flags.compare_parameters, compare_results),
         "push": (flags.push_parameters, push_folder),
-        "run": (flags.pipeline_parameters, run_stages),
+        "run": (flags.pipeline_parameters, run_file),
         "doctor": (flags.outputs, examine),
     }
     for name, verb in BESIDE.items():

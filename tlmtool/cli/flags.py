@@ -80,7 +80,7 @@ def info_parameters() -> Iterator[inspect.Parameter]:
 
 def pipeline_parameters() -> Iterator[inspect.Parameter]:
     """The file of a pipeline and its flags."""
-    info = typer.Argument(metavar="FILE", help="YAML file with a list of stages")
+    info = typer.Argument(metavar="FILE", help="YAML file of one command, or with a list of stages")
     yield _parameter("file", str, inspect.Parameter.empty, info)
     folder = "Folder for the results, one for each stage (default: out/<name of FILE>)"
     yield _option("out", str | None, ("--out",), folder, "DIR")
@@ -93,6 +93,15 @@ def pipeline_parameters() -> Iterator[inspect.Parameter]:
     yield _option("data", list[str] | None, ("--data",), words, "NAME=DIR")
     yield _option("resume", bool, ("--resume",), "Continue a run that was stopped")
     yield _option("overwrite", bool, ("--overwrite",), "Replace earlier results")
+    words = "Check all settings only; no data are read and no model is loaded"
+    yield _option("check", bool, ("--check",), words)
+    words = "Predict what each stage will cost, and write nothing"
+    yield _option("dry_run", bool, ("--dry-run",), words)
+    words = "Perform so many points of a matrix at a time, which share the cores (default: 1)"
+    yield _option("jobs", str | None, ("--jobs",), words, "J")
+    words = "Submit the points of a matrix as jobs of a cluster, such as slurm; needs submitit"
+    yield _option("cluster", str | None, ("--cluster",), words, "NAME")
+    yield _option("yes", bool, ("--yes",), "Run more than 200 points of a matrix")
     yield from outputs()
 
 

@@ -1,38 +1,102 @@
-"""The command `tlm run`: each stage's report as it ends, then one of them all."""
+"""The command `tlm run`: a recipe of one verb, stages one after another, or points of a matrix."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+from tlmtool.cli.explaining import explained
 from tlmtool.cli.performing import perform
 from tlmtool.cli.terminal import console, show, told
-from tlmtool.failure import Failure, check_environment
-from tlmtool.recipe.verbs import VERBS
+from tlmtool.failure import Failure, Usage, check_environment
+
+
+def run_file(verb: str, given: dict[str, Any]) -> None:
+    """Runs what a file says, prints the reports, and checks them."""
+    verbose, quiet = bool(given["verbose"]), bool(given["quiet"])
+    with told(verbose, quiet):
+        check_environment()
+        from tlmtool.recipe.building import build
+        from tlmtool.recipe.points import sweep_of
+        from tlmtool.recipe.stages import opened, stages_of
+
+        if given["check"] and given["dry_run"]:
+            raise Usage("--check and --dry-run are two questions: give one of them")
+        file, sets, jobs = opened(given["file"]), given["sets"] or (), _jobs(given["jobs"])
+        data = given["data"] or ()
+        out = Path(given["out"] or file.out or f"out/{Path(given['file']).stem}")
+        stages: list[tuple[str, Any]] = []
+        if file.matrix.values:  # before the slow imports
+            found = sweep_of(file, out, sets, data, given["yes"] or given["check"])
+            stages = [(point.name, stage) for point in found.points for stage in point.stages]
+        elif not file.single:
+            stages = [("", stage) for stage in stages_of(given["file"], out, sets, data)]
+        elif given["check"]:
+            build(next(iter(file.bodies)), {}, sets, given["file"], data)
+    if given["check"]:
+        return _say(given, stages, len(found.points) if file.matrix.values else 1)
+    if given["dry_run"] and stages:
+        return _predict(stages, given)
+    if file.matrix.values:
+        return _run_points(found, jobs, dict(file.cluster), given)
+    if file.single:
+        return _run_one(next(iter(file.bodies)), given)
+    return _run_stages([stage for _, stage in stages], given)
+
+
+def _jobs(text: str | None) -> int:
+    if text is not None and not (text.isdecimal() and text.isascii() and 0 < int(text) < 1000):
+        raise Usage(f"--jobs is {text}: it should be a number of processes, such as 2")
+    return int(text or 1)
+
+
+def _say(given: dict[str, Any], stages: list[tuple[str, Any]], points: int) -> None:
+    """Tells that a file is valid."""
+    count = {"points": points, "stages": len(stages) or 1}
+    if given["as_json"]:
+        print(json.dumps({"file": given["file"], "valid": True, **count}))
+    else:
+        print(f"{given['file']} is valid: points {points:,}, stages {count['stages']:,}")
+
+
+def _predict(stages: list[tuple[str, Any]], given: dict[str, Any]) -> None:
+    """Prints what the stages will cost."""
+    with told(bool(given["verbose"]), bool(given["quiet"])):
+        from tlmtool.commands.predicting import predict
+
+        report = predict(stages)
+    show(report, bool(given["as_json"]), bool(given["verbose"]))
 
 
 def _run_one(verb: str, given: dict[str, Any]) -> None:
     """Runs a recipe of one command, as `tlm VERB --recipe FILE` does."""
     flags = {name: given[name] for name in ("sets", "as_json", "quiet", "verbose")}
-    flags |= {name: given[name] for name in ("out", "resume", "overwrite") if given[name]}
+    kept = ("out", "resume", "overwrite", "dry_run")
+    flags |= {name: given[name] for name in kept if given[name]}
     perform(verb, flags | {"recipe": given["file"], "folders": given["data"]})
 
 
-def run_stages(verb: str, given: dict[str, Any]) -> None:
-    """Runs the stages of a file, prints their reports, and checks them."""
-    verbose, quiet, as_json = (bool(given[name]) for name in ("verbose", "quiet", "as_json"))
-    file: str = given["file"]
+def _run_points(found: Any, jobs: int, asked: dict[str, Any], given: dict[str, Any]) -> None:
+    """Runs the points of a file. `asked`: what it asks of a cluster."""
+    verbose, quiet = bool(given["verbose"]), bool(given["quiet"])
     with told(verbose, quiet):
-        check_environment()
-        from tlmtool.recipe.sources import read
-        from tlmtool.recipe.stages import stages_of
+        from tlmtool.commands.cluster import Cluster
+        from tlmtool.commands.sweeping import LOGS, sweep
+        from tlmtool.commands.workers import Alone, Processes, Worker
 
-        single = read(file)
-        if "stages" in single or single.get("verb") not in VERBS:
-            single = {}
-            out = Path(given["out"] or f"out/{Path(file).stem}")
-            sets, data = given["sets"] or (), given["data"] or ()
-            stages = stages_of(file, out, sets, data)  # before the slow imports
-    if single:
-        return _run_one(single["verb"], given)
+        worker: Worker = Alone(explained)
+        if given["cluster"]:
+            worker = Cluster(explained, given["cluster"], asked, jobs, found.out / LOGS)
+        elif jobs > 1:
+            worker = Processes(explained, jobs, found.out / LOGS)
+        report = sweep(found, given["resume"], given["overwrite"], worker)
+    show(report, bool(given["as_json"]), verbose)
+    if report.failed:
+        raise report.failed
+
+
+def _run_stages(stages: list[Any], given: dict[str, Any]) -> None:
+    """Runs the stages of a file, and prints and checks the report of each as it ends."""
+    verbose, quiet, as_json = (bool(given[name]) for name in ("verbose", "quiet", "as_json"))
     with told(verbose, quiet):
         from tlmtool.commands import pipeline
 
@@ -52,4 +116,7 @@ def run_stages(verb: str, given: dict[str, Any]) -> None:
                 if as_json:
                     show(pipeline.summary(done), as_json, verbose)
                 raise
-    show(pipeline.summary(done), as_json, verbose)
+    whole = pipeline.summary(done)
+    with told(verbose, quiet):
+        pipeline.finish(stages[0].out.parent, whole, {str(s.out): each for s, each in done})
+    show(whole, as_json, verbose)

@@ -25,6 +25,8 @@ FORMER = {  # keys of recipes that tlm 0.2 wrote
     "attention.max_loss_increase": "compression.max_loss_increase",
 }
 
+RUN = ("matrix", "exclude", "cluster", "launch", "stages")  # keys of a file that `tlm run` reads
+
 Layer = dict[str, tuple[str, Any]]  # path -> (its name where it was given, raw value)
 
 
@@ -79,6 +81,10 @@ def from_mapping(verb: str, given: Mapping[Any, Any], where: str) -> Layer:
         if key == "verb":
             if value != verb:
                 raise Usage(f"{where} is for the verb {show(value)}, not for {verb}")
+        elif key in RUN:
+            raise Usage(
+                f"{where} has the key {key}, which is for stages and for a matrix: see tlm run"
+            )
         elif key not in (*sections, FREE[:-1]):
             layer[_known(verb, key, f"in {where}")] = (key, value)
         elif isinstance(value, dict):

@@ -6,7 +6,7 @@ from math import nan
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from tlmtool.report.layout import Part, kinds, name_of
+from tlmtool.report.layout import Document, Part, kinds, name_of
 
 T = TypeVar("T")
 HEAD = ("schema_version", "verb")
@@ -55,6 +55,10 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         held = [each for each in inner if each is not NoneType]
         fits = (each for each in held if (get_origin(each) is tuple) == several)
         return _value(next(fits, held[0]), value, path)
+    if kind is Document:  # a report in a report
+        _check(value, Mapping, kind, path)
+        verb = str(value.get("verb"))
+        return Document(verb, parts_of(verb, value))
     if is_dataclass(kind):
         return _dataclass(kind, value, path)
     if origin is tuple:

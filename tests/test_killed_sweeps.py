@@ -1,0 +1,82 @@
+"""A sweep of four stages and a 2 x 2 matrix, killed at random moments, ends as one never killed.
+
+TLM_KILLS=10 kills it ten times; TLM_JOBS=2 lets two processes at a time perform its points.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import WORDS, pico, word_tokenizer
+from trees import made
+
+from tlmtool.cli import run
+
+KILLS, JOBS = int(os.environ.get("TLM_KILLS", "3")), os.environ.get("TLM_JOBS", "1")
+
+
+@pytest.fixture
+def words(tmp_path) -> list[str]:
+    model, text = tmp_path / "model", tmp_path / "texts.txt"
+    pico("bert", "lm").save_pretrained(model)
+    word_tokenizer().save_pretrained(model)
+    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    data = {"task": "mlm", "data": str(text)}
+    small = {"sites": "*.0.attention.self.query"}
+    stages = [
+        {"name": "smaller", "verb": "compress", "model": str(model), "compression": small}
+        | {"calibration": {"text": "none"}},
+        {"name": "tuned", "verb": "finetune"}
+        | {"training": data | {"steps": 8, "batch": 4, "save_every": 1}},
+        {"name": "dense", "verb": "merge"},
+        {"name": "scored", "verb": "evaluate", "evaluation": data},
+    ]
+    matrix = {"smaller.compression.rank": [2, 4], "tuned.training.lr": [1e-3, 1e-4]}
+    (tmp_path / "p.yaml").write_text(json.dumps({"stages": stages, "matrix": matrix}))
+    out = str(tmp_path / "work" / "out")
+    return ["run", str(tmp_path / "p.yaml"), "--out", out, "-q", "--jobs", JOBS]
+
+
+def performed(words: list[str]) -> None:
+    """One run, in a process that has its imports."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    os._exit(run(words))
+
+
+def test_a_sweep_killed_at_random_moments_goes_on_to_the_same(words, tmp_path):
+    work = tmp_path / "work"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tlmtool.commands.finetune", "transformers.models.bert"])
+    started = time.monotonic()
+    whole_run = context.Process(target=performed, args=(words,))
+    whole_run.start()
+    whole_run.join()
+    took, whole = time.monotonic() - started, made(work)
+    assert whole_run.exitcode == 0 and sum(path.endswith("scored") for path in whole) == 4
+    shutil.rmtree(work)
+    moments, kills, states = random.Random(0), 0, []
+    while kills < KILLS:
+        process = context.Process(target=performed, args=([*words, "--resume"],))
+        process.start()
+        process.join(timeout=moments.uniform(0, took / max(2, KILLS / 2)))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+            states.append(len(list(work.rglob("*"))))
+        process.join()
+        if process.exitcode == 0:  # it was done before it could be killed: once more from the start
+            assert made(work) == whole
+            shutil.rmtree(work)
+        else:
+            assert process.exitcode == -9, process.exitcode
+    print(f"{kills} kills, with {states} files and folders")
+    assert run([*words, "--resume"]) == 0
+    assert made(work) == whole
+    assert not [path for path in Path(work).rglob(".*") if path.name != ".lock"]

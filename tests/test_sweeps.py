@@ -1,0 +1,145 @@
+"""`tlm run` over a matrix: each point once, failures named, resumed, replaced, shown on a page."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import WORDS, pico, word_tokenizer
+from trees import made
+
+from tlmtool.cli import run
+from tlmtool.commands.compare import reports_in
+
+RANK = {"rank": 2, "sites": "*.0.attention.self.query"}
+
+
+@pytest.fixture
+def inputs(tmp_path) -> dict[str, str]:
+    model, text = tmp_path / "model", tmp_path / "texts.txt"
+    pico("bert", "lm").save_pretrained(model)
+    word_tokenizer().save_pretrained(model)
+    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    return {"model": str(model), "text": str(text)}
+
+
+@pytest.fixture
+def single(inputs, tmp_path) -> Path:
+    file = tmp_path / "single.yaml"
+    matrix = {"compression.rank": [2, 4], "compression.method": ["svd", "tucker"]}
+    tree = {"verb": "compress", "model": inputs["model"], "compression": RANK, "matrix": matrix}
+    tree |= {"calibration": {"text": inputs["text"]}}
+    left = [{"compression.rank": 4, "compression.method": "tucker"}]
+    file.write_text(json.dumps(tree | {"exclude": left}))
+    return file
+
+
+def test_points_of_one_verb_are_made_once_and_shown_together(single, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", str(single), "--out", str(out), "-q"]
+    assert run(words) == 0
+    shown = capsys.readouterr().out
+    names = ["rank=2,method=svd", "rank=2,method=tucker", "rank=4,method=svd"]
+    assert all(name in shown for name in names) and "rank=4,method=tucker" not in shown
+    assert all(name in (out / "page.html").read_text() for name in names)
+    found = json.loads((out / "report.json").read_text())
+    assert [each["name"] for each in found["points"]] == names
+    assert all(each["parameters"] > 0 and each["metric"] == "loss" for each in found["points"])
+    assert len(reports_in(out)) == 4
+    before = {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in names}
+    whole = made(out)
+    assert run(words) == 2 and "--resume" in capsys.readouterr().err
+    assert run([*words, "--resume", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 3
+    assert made(out) == whole
+    after = {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in names}
+    assert before == after
+    assert run([*words, "--overwrite"]) == 0
+    changed = {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in names}
+    assert all(changed[name] != after[name] for name in names)
+    weights = [name for name in whole if name.endswith(".safetensors")]
+    assert len(weights) == 3 and all(made(out)[name] == whole[name] for name in weights)
+
+
+def test_a_failure_is_named_and_the_rest_goes_on(single, tmp_path, capsys):
+    tree = json.loads(single.read_text())
+    tree["matrix"]["compression.rank"][1] = 900  # above every mode, which the model tells
+    tree["exclude"] = []
+    single.write_text(json.dumps(tree))
+    out = tmp_path / "out"
+    assert run(["run", str(single), "--out", str(out), "-q"]) == 1
+    shown = capsys.readouterr()
+    assert "2 of 4 points failed: rank=900,method=svd, rank=900,method=tucker" in shown.err
+    points = {
+        each["name"]: each for each in json.loads((out / "report.json").read_text())["points"]
+    }
+    assert "rank 900 is above" in points["rank=900,method=svd"]["failed"]
+    assert (out / "rank=2,method=tucker" / "report.json").exists()
+    assert shown.out.count("rank 900 is above") == 2
+
+
+def test_another_recipe_another_version_or_a_foreign_folder_is_refused(
+    single, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    words = ["run", str(single), "--out", str(out), "-q"]
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert run(words) == 2 and "holds no sweep" in capsys.readouterr().err
+    (out / "mine.txt").unlink()
+    assert run(words) == 0
+    assert run([*words, "--resume", "--set", "seed=3"]) == 2
+    assert "another recipe" in capsys.readouterr().err
+    monkeypatch.setattr("tlmtool.commands.notes.version", lambda _: "9.9")
+    assert run([*words, "--resume"]) == 2 and "this is 9.9" in capsys.readouterr().err
+    (tmp_path / "texts.txt").write_text("the cat sat\n" * 20)
+    monkeypatch.undo()
+    assert run([*words, "--resume"]) == 1
+    assert "texts.txt (calibration.text) was changed" in capsys.readouterr().out
+
+
+@pytest.fixture
+def several(inputs, tmp_path) -> Path:
+    """Four stages and a 2 x 2 matrix, of which the first two stages depend on one key."""
+    data = {"task": "mlm", "data": inputs["text"]}
+    tune = {**data, "steps": 3, "batch": 4, "save_every": 1}
+    stages = [
+        {"name": "smaller", "verb": "compress", "model": inputs["model"], "compression": RANK}
+        | {"calibration": {"text": "none"}, "matrix": {"compression.rank": [2, 4]}},
+        {"name": "dense", "verb": "merge"},
+        {"name": "tuned", "verb": "finetune", "model": "@smaller", "training": tune},
+        {"name": "scored", "verb": "evaluate", "evaluation": data},
+    ]
+    file = tmp_path / "several.yaml"
+    file.write_text(json.dumps({"stages": stages, "matrix": {"tuned.training.lr": [1e-3, 1e-4]}}))
+    return file
+
+
+def test_stages_that_do_not_depend_on_a_key_run_once(several, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", str(several), "--out", str(out), "-q"]
+    assert run(words) == 0
+    held = sorted(str(each.parent.relative_to(out)) for each in out.glob("*/*/report.json"))
+    lrs = [f"rank={rank},lr={lr}" for rank in (2, 4) for lr in (0.0001, 0.001)]
+    points = [f"{point}/{stage}" for point in lrs for stage in ("scored", "tuned")]
+    assert held == sorted(
+        [*points, *(f"rank={r}/{s}" for r in (2, 4) for s in ("dense", "smaller"))]
+    )
+    assert len(reports_in(out)) == 1 + 6 + 12
+    page = (out / "page.html").read_text()
+    assert f"{lrs[0]}/tuned" in page and "rank=4/smaller" in page
+    capsys.readouterr()
+    again = [*words, "--resume", "--set", f"smaller.model={tmp_path / 'nowhere'}"]
+    assert run(again) == 2 and "another recipe" in capsys.readouterr().err
+
+
+def test_what_reads_a_point_that_failed_is_not_run(several, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--set", "dense.output.fail_if=parameters_after>0"]
+    assert run(["run", str(several), "--out", str(out), "-q", *more]) == 2
+    capsys.readouterr()
+    more = ["--set", "smaller.output.fail_if=seconds.load>=0"]
+    assert run(["run", str(several), "--out", str(out), "-q", *more]) == 1
+    told = capsys.readouterr()
+    assert "6 of 6 points failed" in told.err and "because rank=2 has failed" in told.out
+    assert os.listdir(out / "rank=2") == ["smaller"]
