@@ -6,13 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
+from built import recipes_of
 from conftest import pico, word_tokenizer
 from typer.main import get_command
 
 import tlmtool
 from tlmtool.cli.app import application
-from tlmtool.commands.pipeline import stages_of
 from tlmtool.models import architectures
 from tlmtool.models.architectures import ARCHITECTURES
 from tlmtool.recipe.building import build
@@ -80,11 +79,9 @@ def check(words: list[str]) -> None:
 
 
 def check_run(rest: list[str]) -> None:
-    """Reads the stages of a pipeline, with what `--set` changes."""
+    """Reads a file of `tlm run`, with what `--set` changes."""
     given = get_command(application(["run"])).commands["run"].make_context("run", [*rest]).params
-    sets = given["sets"] or ()
-    verb = yaml.safe_load((file := ROOT / rest[0]).read_text("utf-8")).get("verb")
-    assert build(verb, None, sets, file) if verb else stages_of(file, Path("out"), sets)
+    assert recipes_of(ROOT / rest[0], given["sets"] or ())
 
 
 def check_compare(rest: list[str]) -> None:
@@ -133,10 +130,8 @@ def test_every_block_has_a_kind(page):
 @EVERY
 def test_yaml_is_a_recipe(page, tmp_path):
     for i, block in enumerate(blocks(page, "yaml")):
-        file, tree = tmp_path / f"{i}.yaml", yaml.safe_load(block)
-        file.write_text(block)
-        verb = tree.get("verb")
-        assert build(verb, recipe_file=file) if verb else stages_of(file, tmp_path)
+        (file := tmp_path / f"{i}.yaml").write_text(block)
+        assert recipes_of(file)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +214,7 @@ def test_generated_parts_are_up_to_date():
 def test_flags_are_those_there_are(page):
     known = {s.flag for s in settings_of(Recipe)} | {"json", "recipe", "set", "help", "version"}
     known |= {"sort", "where", "format", "plots", "private", "public"}  # of compare and push
-    known |= {"install-completion", "show-completion"}
+    known |= {"install-completion", "show-completion", "jobs", "cluster", "yes"}  # of run, too
     foreign = {"use_fsdp", "check", "threads", "only", "warm", "steps", "width", "rates", "arms"}
     foreign |= {"read", "variants", "quick"}  # of accelerate, generate.py and the benchmarks
     foreign |= {"attention-feature", "tensor-parallel-size", "model-impl"}  # docs/adding.md, vLLM

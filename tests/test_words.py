@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from built import recipes_of
 
 import tlmtool
-from tlmtool.commands.pipeline import stages_of
 from tlmtool.decompositions import NAMES, named
 from tlmtool.recipe.building import build
 
@@ -118,7 +118,7 @@ def test_a_recipe_opens_with_its_command_and_is_valid(file):
     verb, model, _ = file.stem.split("-")
     if verb == "run":
         assert first == f"# tlm run recipes/{file.name}"
-        made = stages_of(file, Path("out"))[0].recipe
+        made = recipes_of(file)[0]
         assert (made.model or made.fresh.from_config) == model
         return
     assert first == f"# tlm {verb} --recipe recipes/{file.name}"

@@ -18,7 +18,7 @@ from tlmtool.report.report import Report
 def predict(stages: Iterable[tuple[str, Stage]]) -> Report:
     """The report of the costs of stages: (the name of its point, or nothing; the stage)."""
     found = [_expected(name, stage) for name, stage in stages]
-    return Report("run", [Costs(expected=tuple(found))])
+    return Report("run", [Costs(costs=tuple(found))])
 
 
 def _expected(point: str, stage: Stage) -> Expected:

@@ -1,4 +1,4 @@
-"""The part `expected` of a report of run: what each stage will cost, as its dry run predicts."""
+"""The part `costs` of a report of run: what each stage will cost, as its dry run predicts."""
 
 from dataclasses import dataclass
 from math import fsum
@@ -27,11 +27,11 @@ class Costs(Part):
 
     verbs: ClassVar = {"run": ""}
 
-    expected: tuple[Expected, ...] = entry("what each stage is predicted to cost")
+    costs: tuple[Expected, ...] = entry("what each stage is predicted to cost")
 
     def views(self, report: Document, full: bool) -> list[View]:
         header = ["", "verb", "seconds", "memory", "FLOPs", "parameters", "why"]
-        return [View("predicted costs", header, [self._row(each) for each in self.expected])]
+        return [View("predicted costs", header, [self._row(each) for each in self.costs])]
 
     def _row(self, each: Expected) -> list[str]:
         return [
@@ -45,8 +45,8 @@ class Costs(Part):
         ]
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        known = [each for each in self.expected if not each.unknown]
-        told = f"of {len(known)} of {len(self.expected)} stages; nothing was run or written"
+        known = [each for each in self.costs if not each.unknown]
+        told = f"of {len(known)} of {len(self.costs)} stages; nothing was run or written"
         seconds = [each.seconds for each in known if each.seconds is not None]
         flops = [each.flops for each in known if each.flops is not None]
         sums = [f"{fsum(seconds):.0f} s"] if seconds else []
