@@ -38,7 +38,8 @@ from tlmtool.models import checkpoint
 from tlmtool.recipe.building import build
 from tlmtool.report.progress import EVERY
 from tlmtool.training.imitation import Imitation
-from tlmtool.training.recovery import distilled, training_of
+from tlmtool.training.recovery import training_of
+from tlmtool.training.teaching import distilled
 
 SETTINGS = ("model", "train_text", "text", "tokens", "window", "calibration_tokens", "quick")
 QUICK = {"tokens": 600, "window": 32, "calibration_tokens": 512}

@@ -18,7 +18,7 @@ from tlmtool.models.surgery import factorize, plan_of, sites
 
 KERNELS = {
     "dimensionwise": DimensionWise(mixer=3),
-    "two kernels": DimensionWise(kernels=2, f="scale", rank=3),
+    "two kernels": DimensionWise(kernels=2, f="features", rank=3),
     "decay": MultiLinear(w_o="decay", terms=3),
     "conv": MultiLinear(w_o="conv", kernel=3, core="full"),
     "own blocks": MultiLinear(w_o="decay", terms=2, blocks=2, rank=6),

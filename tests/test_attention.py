@@ -24,6 +24,8 @@ CHOSEN = {
     "kernels": DimensionWise(kernels=3, mixer=4),
     "rank": DimensionWise(rank=2),
     "thin": DimensionWise(rank=1, kernels=2, mixer=3),  # as linear attentions, see `drawn`
+    "features": DimensionWise(f="features", kernels=2, mixer=3),
+    "thin features": DimensionWise(f="features", rank=2),
     "decay": MultiLinear(w_o="decay", terms=3),
     "conv": MultiLinear(w_o="conv", kernel=3),
     "full": MultiLinear(w_o="full", length=N),

@@ -25,7 +25,8 @@ def apart(x: torch.Tensor, y: torch.Tensor) -> float:
 def test_softmax_in_a_decoder_says_why_not(way):
     (q, k, v), t = drawn(DimensionWise(f="softmax"))
     more = () if way == "stream" else (None, True)
-    with pytest.raises(ValueError, match=r"softmax.* separate .*decoder takes 'cosine' or 'scale'"):
+    said = r"softmax.* separate .*decoder takes 'cosine', 'scale' or 'features'"
+    with pytest.raises(ValueError, match=said):
         getattr(DimensionWise(f="softmax"), way)(q, k, v, t, *more)
 
 

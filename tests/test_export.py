@@ -1,6 +1,7 @@
 """An exported graph computes what its model computes, at any batch and length, or is not left."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -27,10 +28,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-def with_kernels(family: str, head: str, name: str):
+def with_kernels(family: str, head: str, name: str, **choices):
     """A pico model whose attention is one kernel."""
     model = pico(family, head)
-    attend(model, {path: kernel(name)() for path in attention_sites(model)})
+    attend(model, {path: kernel(name)(**choices) for path in attention_sites(model)})
     return adopt(model).eval()
 
 
@@ -82,8 +83,9 @@ def test_a_decoder_goes_on_from_its_cache(graph):
     assert torch.allclose(torch.cat(steps, 1), whole, atol=1e-4 * float(whole.abs().max()))
 
 
-def test_kernels_are_exported_without_a_cache(graph):
-    model = with_kernels("llama", "lm", "dimensionwise")
+@pytest.mark.parametrize("f", ["cosine", "features"])
+def test_kernels_are_exported_without_a_cache(graph, f):
+    model = with_kernels("llama", "lm", "dimensionwise", f=f)
     made, runner = graph(model)
     assert made.cache == () and made.outputs == ("logits",)
     assert apart(model, made, runner, of_torch(model, made))[1] < TOLERANCE
@@ -167,8 +169,8 @@ def test_a_missing_package_is_one_sentence(place, capsys, monkeypatch):
 
 
 def test_kernels_as_plain_products_compute_the_same():
-    for kind in ("bert", "llama"):
-        model = with_kernels(kind, "lm", "dimensionwise")
+    for kind, f in product(("bert", "llama"), ("cosine", "features")):
+        model = with_kernels(kind, "lm", "dimensionwise", f=f)
         before = output(model)
         with as_plain():
             assert apart_of(output(model), before) < 1e-5

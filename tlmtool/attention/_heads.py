@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import bmm_flop, register_flop_formula
 
 from tlmtool.attention._plain import plain
+from tlmtool.attention.base import Tensors
 
 PIECE = 1 << 18  # numbers whose squares are held at once: more of them take more memory
 LEAST = 64  # tokens in a piece at least, however large PIECE is
@@ -87,3 +88,29 @@ _by_head.register_autograd(_gradient, setup_context=_keep)
 def _flops(x: torch.Size, w: torch.Size, *args: Any, **kwargs: Any) -> int:
     (batch, heads, length, width), features = x, w[2]
     return bmm_flop((batch * heads, length, width), (batch * heads, width, features))
+
+
+# ---- what a kernel of (H, c, D, M) does to the heads
+
+
+def wide(
+    q: Tensor, k: Tensor, v: Tensor, tensors: Tensors, real: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensors, Tensor | None]:
+    """All in at least float32, zero at padding, and the mask (B, 1, N, 1) or None."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k, v, t = q.to(dtype), k.to(dtype), v.to(dtype), {n: x.to(dtype) for n, x in tensors.items()}
+    if real is None:
+        return q, k, v, t, None
+    mask = real[:, None, :, None].to(dtype)
+    return q * mask, k * mask, v * mask, t, mask
+
+
+def kernel(t: Tensors) -> Tensor:
+    """W (H, c, D, D)."""
+    return t["kernel"] if "kernel" in t else t["left"] @ t["right"]
+
+
+def meet(v: Tensor, s: Tensor, t: Tensors) -> Tensor:
+    """V (W o S)^T of each kernel: (B, H, N, D), (B, H, D, D) -> (B, H, N, c, D)."""
+    w = kernel(t)
+    return by_head(v, (w * s[:, :, None]).flatten(2, 3)).unflatten(-1, w.shape[1:3])

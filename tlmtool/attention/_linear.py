@@ -24,12 +24,13 @@ def norms_flops(batch: int, heads: int, length: int, width: int) -> int:
 
 
 def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(W o S_i) v_i with S_i = sum_{n <= i} q_n k_n^T: (B, H, N, D) each -> (B, H, N, c, D).
+    """(W o S_i) v_i with S_i = sum_{n <= i} q_n k_n^T: q (B, H, N, D), k and v (B, H, N, M) ->
+    (B, H, N, c, D).
 
-    W = left (H, c, D, R) right (H, c, R, D). These are R linear attentions: token i gives q_n the
+    W = left (H, c, D, R) right (H, c, R, M). These are R linear attentions: token i gives q_n the
     weight (v_i o right_r) k_n, and left_r scales it.
     """
-    length, chunk, (c, r, d) = q.shape[2], min(CHUNK, q.shape[2]), right.shape[1:]
+    length, chunk, (c, d, r) = q.shape[2], min(CHUNK, q.shape[2]), left.shape[1:]
     q, k, v = (_cut(x, chunk) for x in (q, k, v))
     s = pad((q.mT @ k).cumsum(2), (0, 0, 0, 0, 1, -1))  # before each chunk, (B, H, n, D, D)
     before = v @ ((left @ right)[:, None] * s[:, :, :, None]).flatten(3, 4).mT
@@ -40,12 +41,16 @@ def linear(q: Tensor, k: Tensor, v: Tensor, left: Tensor, right: Tensor) -> Tens
     return (inside + before.unflatten(-1, (c, d))).flatten(2, 3)[:, :, :length]
 
 
-def linear_flops(batch: int, heads: int, length: int, width: int, kernels: int, rank: int) -> int:
-    """FLOPs of the matrix products of `linear`, that of left and right included."""
+def linear_flops(
+    batch: int, heads: int, length: int, sizes: tuple[int, int], kernels: int, rank: int
+) -> int:
+    """FLOPs of the matrix products of `linear`, that of left and right included. `sizes`: the
+    columns of q, and those of k and v."""
+    d, m = sizes
     chunk = min(CHUNK, length)
     padded = batch * heads * chunk * -(-length // chunk)
-    each = kernels * rank * 2 * chunk * width + (1 + kernels) * width * width
-    return 2 * (padded * each + heads * kernels * width * width * rank)
+    each = kernels * rank * chunk * (d + m) + (1 + kernels) * d * m
+    return 2 * (padded * each + heads * kernels * d * m * rank)
 
 
 def _cut(x: Tensor, size: int) -> Tensor:

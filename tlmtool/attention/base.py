@@ -45,6 +45,7 @@ class Attention:
     """
 
     reference: ClassVar[str] = ""
+    local: ClassVar[tuple[str, ...]] = ()  # learned tensors of a mixer that sees near tokens alone
 
     def __post_init__(self) -> None:
         """Raises ValueError for a choice that breaks a rule of its field."""

@@ -97,7 +97,8 @@ def _compress(
             warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
             if recipe.attention.kind:
-                model, layers = converted(run, model, tokenizer, material.texts, before, warnings)
+                wanted = (tokenizer, material.texts, before, warnings, recovery)
+                model, layers = converted(run, model, *wanted)
                 more.append(layers)
             outcome = _compressed(run, model, tokenizer, material.texts, journal)
             more += finished(run, model, recovery, empty, sites)

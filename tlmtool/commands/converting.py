@@ -20,6 +20,7 @@ from tlmtool.failure import NotLoadable, Usage
 from tlmtool.measuring.comparison import Quality
 from tlmtool.measuring.outputs import position_limit
 from tlmtool.models.attending import attend
+from tlmtool.models.kernels import switched_off
 from tlmtool.models.modeling import adopt
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.building import built
@@ -35,9 +36,11 @@ def converted(
     texts: list[str] | Windows,
     before: Any,
     warnings: list[str],
+    recovery: Any = None,
 ) -> tuple[Any, Converted]:
     """(the model with its attention converted, the part `attention` of a report). `before`: the
-    `Comparison` that has measured the model.
+    `Comparison` that has measured the model. `recovery` trains it afterwards, and aligns layers
+    before they are chosen.
 
     Where layers are chosen by loss, the model is a copy. What could not be done as it was asked
     for is added to the warnings."""
@@ -56,10 +59,9 @@ def converted(
         if budget is not None:
             with run.stage("choose layers"):
                 bar = run.bars.of("choosing layers")
-                measure = _increase(quality)
-                model, found["layers"], found["alone"] = affordable(
-                    model, paths, kernel, batches, measure, budget, bar
-                )
+                align = recovery.align if recovery and recipe.recovery.align else None
+                given = (kernel, batches, _increase(quality), budget, bar, align)
+                model, found["layers"], found["alone"] = affordable(model, paths, *given)
         else:
             with run.stage("convert"):
                 plan = dict.fromkeys(paths, kernel)
@@ -71,6 +73,8 @@ def converted(
     adopt(model)
     with run.stage("measure"):
         found["quality"] = quality.compared(model).after
+        with switched_off(model):
+            found["off"] = quality.compared(model).after
     return model, built(Converted, found)
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from tlmtool.attention import Attention, named
-from tlmtool.compression.conversion import convert
+from tlmtool.compression.conversion import convert, put
 from tlmtool.failure import Usage
 from tlmtool.models.attending import attention_sites, why_not
 from tlmtool.recipe.attention import Attending, flag
@@ -128,34 +128,63 @@ def affordable(
     measure: Measure,
     budget: float,
     progress: Callable[[int, int], None] | None = None,
+    align: Callable[[Any], None] | None = None,
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """(a converted copy, a record of each converted module, what each module costs alone).
 
     Modules are converted from the least sensitive on, while the measured rise of the loss stays
     within `budget`. Kernels start from random tensors, so the copy is the very model that was
-    measured. Raises Usage if not even one module stays within the budget.
+    measured. `align` trains the converted modules of a copy, each by itself; then all costs are
+    those after it. Raises Usage if not even one module stays within the budget.
     """
-    alone: list[dict[str, Any]] = []
     paths = list(paths)
+    made = _Trials(model, kernel, batches)
+    if align:
+        made.align(paths, align)
+    alone: list[dict[str, Any]] = []
     for done, path in enumerate(paths):
         if progress:
             progress(done, len(paths))
-        tried = copy.deepcopy(model)
-        convert(tried, {path: kernel}, batches)
-        alone.append({"site": path, "increase": measure(tried)})
+        alone.append({"site": path, "increase": measure(made([path])[0])})
     alone.sort(key=lambda each: each["increase"])
     best, records, taken = None, list[dict[str, Any]](), list[str]()
     for each in alone:
-        tried = copy.deepcopy(model)
         candidate = [p for p in paths if p in (*taken, each["site"])]
-        made = convert(tried, dict.fromkeys(candidate, kernel), batches)
+        tried, found = made(candidate)
         each["together"] = measure(tried)
         if not each["together"] <= budget:  # also if it is NaN
             break
-        best, records, taken = tried, made, candidate
+        best, records, taken = tried, found, candidate
     if best is None:
         raise Usage(
             f"no layer stays within --max-loss-increase {budget:g}: the least sensitive, "
             f"{alone[0]['site']}, raises the loss by {alone[0]['increase']:.4f}"
         )
     return best, records, alone
+
+
+class _Trials:
+    """Copies of a model with some of its attention modules converted. Once `align` was called, they
+    hold the modules that it has trained; otherwise new ones."""
+
+    def __init__(self, model: Any, kernel: Attention, batches: list[Any]):
+        self.model, self.kernel, self.batches = model, kernel, batches
+        self.whole, self.records = None, dict[str, dict[str, Any]]()
+
+    def __call__(self, paths: list[str]) -> tuple[Any, list[dict[str, Any]]]:
+        """(a copy, a record of each of these modules)"""
+        tried = copy.deepcopy(self.model)
+        if self.whole is None:
+            return tried, convert(tried, dict.fromkeys(paths, self.kernel), self.batches)
+        for path in paths:
+            put(self.whole, tried, path)
+        return tried, [self.records[path] for path in paths]
+
+    def align(self, paths: list[str], align: Callable[[Any], None]) -> None:
+        """Convert each module in a copy of its own, and train all of them together in one."""
+        whole = copy.deepcopy(self.model)
+        for path in paths:
+            tried, (self.records[path],) = self([path])
+            put(tried, whole, path)
+        align(whole)
+        self.whole = whole

@@ -6,6 +6,7 @@ Everything else stays the family's: projections, rotary angles, masks, residuals
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -129,6 +130,26 @@ def _has_numbers(mask: Tensor) -> bool:
 def converted(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """(path, module) of every attention module that mixes by a kernel."""
     return ((path, m) for path, m in model.named_modules() if hasattr(m, "mixing"))
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Inside, all kernels are off: learned tensors are 0, but for those of a local mixer."""
+    kept = [
+        (parameter, parameter.detach().clone())
+        for _, module in converted(model)
+        for name, parameter in module.kernel.named_parameters()
+        if name not in module.mixing.local
+    ]
+    with torch.no_grad():
+        for parameter, _ in kept:
+            parameter.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def take_over(model: PreTrainedModel, cache: Cache) -> bool:

@@ -99,6 +99,10 @@ class Distilled(Objective):
                 each["decoder_input_ids"] = shifted(own, each["input_ids"])
         return both
 
+    def of_teacher(self, part: Batch) -> dict[str, Any]:
+        """What the teacher takes for a batch."""
+        return self._inputs(self.teacher, part)[1]
+
     def loss(self, model: nn.Module, own: nn.Module, part: Batch) -> Tensor:
         inputs, theirs = self._inputs(own, part)
         mask = inputs["attention_mask"].float()  # (B, N)

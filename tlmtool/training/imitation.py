@@ -56,9 +56,13 @@ class Imitation(Objective):
     def count(self, part: Tensor) -> int:
         return part.numel()
 
+    def of_teacher(self, part: Tensor) -> dict[str, Any]:
+        """What the teacher takes for windows."""
+        return self._inputs(self.teacher, part)
+
     def loss(self, model: nn.Module, own: nn.Module, part: Tensor) -> Tensor:
         with torch.no_grad():
-            taught = Body(self.teacher, self._inputs(self.teacher, part))
+            taught = Body(self.teacher, self.of_teacher(part))
         return within(model, own, self._inputs(own, part), lambda body: self._of(body, taught))
 
     def _inputs(self, model: nn.Module, part: Tensor) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Outcome:
         """(step, mean loss since the step before it in the list), at most so many, evenly."""
         ends = sorted({-(-len(self.losses) * k // most) for k in range(1, most + 1)} - {0})
         return [
-            (end, self._mean(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)
+            (end, self._mean(start, end)) for start, end in zip([0, *ends][:-1], ends, strict=True)
         ]
 
     def loss(self, since: int = 0) -> float:

@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,23 +11,26 @@ from torch import nn
 
 from tlmtool.data.lessons import BATCH, Lesson
 from tlmtool.data.windows import AT_A_STEP, Learned
-from tlmtool.failure import Usage
 from tlmtool.measuring.before_after import BeforeAfter
 from tlmtool.measuring.comparison import Quality
 from tlmtool.models import checkpoint
+from tlmtool.models.kernels import converted, switched_off
 from tlmtool.recipe.schema import Recipe, Training
-from tlmtool.report.parts.recovery import Course, Point
+from tlmtool.report.parts.recovery import Aligned, Course, Point
 from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
-from tlmtool.training import finetune
+from tlmtool.training.aligning import Alignment
 from tlmtool.training.distilling import Distilled, measure_of
 from tlmtool.training.imitation import Imitation
-from tlmtool.training.job import Job, freeze
 from tlmtool.training.objectives import Objective
 from tlmtool.training.outcome import Outcome
+from tlmtool.training.teaching import distilled, modules_named
 
 RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 RATES_WINDOWS = {"factors": 3e-4, "all": 1e-4}  # the same of a causal language model
+RATE_ALIGN = (
+    1e-3  # of alignment, whose layers learn by themselves: a larger one is noisy in few steps
+)
 POINTS = 8  # of the course of the loss in a report
 
 
@@ -64,43 +67,6 @@ def fast_bfloat16(device: torch.device) -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def modules_named(model: nn.Module, patterns: Iterable[str]) -> list[nn.Module]:
-    """The modules that patterns of names choose, as sites are named. Raises Usage for a pattern
-    that chooses none."""
-    there, found = [*model.base_model.named_modules()], list[nn.Module]()
-    for pattern in patterns:
-        chosen = [module for name, module in there if fnmatchcase(name, pattern)]
-        if not chosen:
-            raise Usage(f"recovery.layers names {pattern}, which is no module of this model")
-        found += chosen
-    return found
-
-
-def distilled(
-    recipe: Recipe, model: nn.Module, objective: Objective, source: str, **shown: Any
-) -> Outcome:
-    """Train a model in place by the recipe of `training_of`. The numbers of its weights are of the
-    same type afterwards. `shown`: `tick` and `tell` of `Trainer`."""
-    held = {p: p.requires_grad for p in model.parameters()}
-    job = Job(model, objective, objective.measure, source, tuned=True)
-    freeze(recipe, job)
-    if patterns := recipe.recovery.layers:
-        chosen = {id(p) for m in modules_named(model, patterns) for p in m.parameters()}
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for parameter in trained:
-            parameter.requires_grad_(id(parameter) in chosen)
-        if not any(p.requires_grad for p in trained):
-            what = recipe.training.train
-            raise Usage(f"recovery.layers names no module with weights to train ({what})")
-    dtype = model.dtype
-    model.float()  # AdamW needs it
-    outcome = finetune.train(recipe, job, finetune.accelerator_of(recipe), **shown)
-    model.to(dtype).eval()
-    for parameter, kept in held.items():
-        parameter.requires_grad_(kept)
-    return outcome
-
-
 class Recovery:
     """Holds a copy of the dense model, its score, and what to learn on: the texts of a lesson, or
     of a causal language model windows.
@@ -125,7 +91,7 @@ class Recovery:
         self.lesson, self.windows = taught, windows
         self.recipe = training_of(recipe, windows.length if windows else None)
         modules_named(model, recipe.recovery.layers)
-        self.teacher = copy.deepcopy(model)
+        self.teacher, self.aligned = copy.deepcopy(model), None
         self.measured: tuple[str, str, Callable[[nn.Module], float] | None]
         if score:
             self.measured = (score.task.metric, score.task.better, score)
@@ -146,29 +112,27 @@ class Recovery:
     def recover(self, model: nn.Module) -> Recovered:
         """Train the model in place. Returns the part `recovery` of a report."""
         name, better, score = self.measured
-        objective, used = self._objective(model), self.recipe.training
-        objective.name, objective.better = name, better
+        used = self.recipe.training
         beside = self.quality and self._told("measuring compressed", model)
         compressed = score(model) if score else beside.mean
         started = time.perf_counter()
-        outcome = distilled(
-            self.recipe,
-            model,
-            objective,
-            self._source,
-            tick=lambda step, of, note: self.bars("recovering", step, of, note),
-            tell=self.bars.line,
+        self.align(model)
+        steps = used.steps - self.recipe.recovery.align
+        outcome = (
+            self._trained(model, self._objective(model), steps, used.lr) if steps else Outcome()
         )
         seconds = time.perf_counter() - started
         self.after = self.quality and self._told("measuring recovered", model)
-        tokens = sum(outcome.sizes) if self.windows else None
+        tokens = used.steps * used.batch * self.windows.length if self.windows else None
         return Recovered(
             metric=name,
             better=better,
             dense=self.dense,
             compressed=compressed,
             recovered=score(model) if score else self.after.mean,
-            steps=outcome.steps,
+            steps=used.steps,
+            aligned=self.aligned,
+            off=self._off(model),
             trained=used.train or "factors",
             lr=used.lr,
             precision="bfloat16" if used.precision == "bf16" else "float32",
@@ -183,15 +147,52 @@ class Recovery:
             **self._courses(beside),
         )
 
+    def align(self, model: nn.Module) -> None:
+        """Train converted attention layer by layer, for those of the steps that are for it. Once
+        done, it is not done again."""
+        if (steps := self.recipe.recovery.align) and self.aligned is None:
+            objective = Alignment(model, self._objective(model))
+            found = self._trained(model, objective, steps, RATE_ALIGN).course(POINTS)
+            self.aligned = Aligned(steps, RATE_ALIGN, found[0][1], found[-1][1])
+
+    def _trained(self, model: nn.Module, objective: Objective, steps: int, lr: float) -> Outcome:
+        """Some of the steps of the recipe."""
+        aligns = isinstance(objective, Alignment)
+        given = replace(self.recipe.training, steps=steps, lr=lr)
+        if aligns:  # nothing is measured on the way, and it sees the texts in another order
+            given = replace(given, evaluate_every=steps + 1)
+        recipe = replace(self.recipe, training=given, seed=self.recipe.seed + aligns)
+        stage = "aligning" if aligns else "recovering"
+        return distilled(
+            recipe,
+            model,
+            objective,
+            self._source,
+            tick=lambda step, of, note: self.bars(stage, step, of, note),
+            tell=self.bars.line,
+        )
+
+    def _off(self, model: nn.Module) -> float | None:
+        """The score with all attention kernels switched off; None where there are none."""
+        if not any(converted(model)):
+            return None
+        score = self.measured[2]
+        with switched_off(model):
+            found: float = score(model) if score else self._told("measuring", model).mean
+        return found
+
     def _objective(self, model: nn.Module) -> Objective:
         """What the compressed model is trained for."""
         wanted, score = self.recipe.recovery, self.measured[2]
         if self.windows:
             weights = (wanted.divergence, wanted.hidden)
-            return Imitation(model, self.teacher, self.windows.rows, weights=weights)
-        length = self.recipe.training.max_length
-        plain = Objective(model, self.tokenizer, self.sentences, None, length)
-        return Distilled(model, self.teacher, plain, score, 2.0, False)
+            made: Objective = Imitation(model, self.teacher, self.windows.rows, weights=weights)
+        else:
+            length = self.recipe.training.max_length
+            plain = Objective(model, self.tokenizer, self.sentences, None, length)
+            made = Distilled(model, self.teacher, plain, score, 2.0, False)
+        made.name, made.better = self.measured[:2]
+        return made
 
     @property
     def _source(self) -> str:

@@ -60,6 +60,11 @@ class Attention(Part):
         "as in the part `quality`",
         when="written",
     )
+    off: float | None = entry(
+        "the same with all kernels switched off, so that only their local mixers are left",
+        "as in the part `quality`",
+        when="written",
+    )
 
     def views(self, report: Document, full: bool) -> list[View]:
         return [self._layers(), self._alone(), self._stages(report)]
@@ -86,8 +91,11 @@ class Attention(Part):
     def _stages(self, report: Document) -> View:
         """The quality before, after the conversion, and at the end where more came after it."""
         quality = report.part(Quality)
-        if quality is None or self.quality is None or self.quality == quality.after:
+        if quality is None or self.quality is None:
             return View("", [], [])
-        values = {"before": quality.before, "converted": self.quality, "at the end": quality.after}
+        values = {"before": quality.before, "kernels off": self.off, "converted": self.quality}
+        if self.quality != quality.after:
+            values["at the end"] = quality.after
         rows = [[name, figure(value, 4)] for name, value in values.items()]
-        return View("stages", ["", words(quality.name)], rows)
+        note = "kernels off: what their local mixers give alone, right after the conversion"
+        return View("stages", ["", words(quality.name)], rows, note)

@@ -26,6 +26,16 @@ class Point:
     loss: float = entry("mean training loss since the entry before")
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """The steps that went first to aligning converted attention, layer by layer."""
+
+    steps: int = entry("how many of all steps they were")
+    lr: float = entry("their learning rate")
+    first: float = entry("mean relative error of the layers' outputs over the first of them")
+    last: float = entry("the same over the last of them")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Part):
     """The training of `--recover`, in which the compressed model learns from the dense one."""
@@ -44,7 +54,13 @@ class Recovery(Part):
     perplexity: Course | None = entry(
         "of a causal language model, on the text of `quality`", optional=True
     )
-    steps: int = entry("steps of the training")
+    off: float | None = entry(
+        "score after the training with all attention kernels switched off, so that only their "
+        "local mixers are left; absent where no attention was replaced",
+        optional=True,
+    )
+    steps: int = entry("steps of the training, those of alignment included")
+    aligned: Aligned | None = entry("the steps of `recovery.align`; absent without", optional=True)
     trained: str = entry("what was trained: `factors` or `all` weights")
     lr: float = entry("learning rate")
     precision: str = entry("numbers of the passes: `float32` or `bfloat16`")
@@ -78,6 +94,8 @@ class Recovery(Part):
             places = 2 if self.perplexity else 4
             cells = (figure(getattr(beside, kind), places) or "over 1e300" for kind in kinds)
             rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        if self.off is not None:
+            rows.append(["kernels off", figure(self.off, 4), *[""] * bool(beside)])
         note = (
             f"{self.steps:,} steps of distilling the dense model on {read} of {self.data}, {what}, "
             f"rate {self.lr:g}, passes in {self.precision}, in {self.seconds:,.0f} s; "
@@ -85,6 +103,13 @@ class Recovery(Part):
         )
         if beside and self.metric != "loss":
             note += f"; {name} on the held-out text of the quality"
+        if first := self.aligned:
+            note += (
+                f"; the first {first.steps:,} steps aligned attention layer by layer, at rate "
+                f"{first.lr:g}: output error {first.first:.3f}, then {first.last:.3f}"
+            )
+        if self.off is not None:
+            note += "; kernels off: what their local mixers give alone"
         header = ["", self.metric, *([name] if beside else [])]
         steps = [[f"step {each.step:,}", figure(each.loss, 4)] for each in self.course]
         what = "divergence from the dense model, nats a token" if self.windows else "loss"
