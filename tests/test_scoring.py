@@ -11,6 +11,7 @@ from conftest import WORDS, pico, word_tokenizer
 from trainings import arguments
 
 from tlmtool.cli import run
+from tlmtool.data.lessons import lesson_of_texts
 from tlmtool.report.report import Report
 
 model, data = trainings.model, trainings.data  # its fixtures
@@ -144,7 +145,7 @@ def test_the_score_can_fail_a_run(model, pairs, tmp_path, capsys):
     ("words", "says"),
     [
         (["--data", "{texts}"], "give --recover STEPS to train on them"),
-        (["--recover", "2"], "--recover needs --data"),
+        (["--task", "mrpc", "--recover", "2"], "--task goes with --data"),
         (["--task", "cola"], "--task goes with --data"),
         (["--label-column", "y"], "--label-column goes with --data"),
         (["--data", "{texts}", "--recover-lr", "1e-3"], "goes with --recover STEPS"),
@@ -154,6 +155,25 @@ def test_what_goes_with_data_is_said(model, tmp_path, capsys, words, says):
     (texts := tmp_path / "texts.txt").write_text("a b c\n" * 30)
     compressed(model, tmp_path / "no", *(w.format(texts=texts) for w in words), code=2)
     assert says in capsys.readouterr().err
+
+
+def test_a_recovery_without_data_learns_on_the_text_of_the_calibration(model, tmp_path):
+    """None of which is held out to measure the result."""
+    (texts := tmp_path / "texts.txt").write_text("\n".join(WORDS * 3))
+    for own in ([], ["--calibration", texts]):
+        report = compressed(model, tmp_path / "out", "--recover", "1", *own, "--overwrite")
+        source = str(texts) if own else "the text that comes with tlm"
+        assert report["calibration"]["source"] == source
+        assert report["recovery"]["sentences"] == report["calibration"]["texts"]
+    lesson = lesson_of_texts(None)
+    assert lesson.held and not {*lesson.held} & {*lesson.sentences}
+
+
+def test_a_task_that_is_made_needs_no_data(tmp_path):
+    pico("bert", "classification", num_labels=2).save_pretrained(tmp_path / "two")
+    word_tokenizer().save_pretrained(tmp_path / "two")
+    words = ("--task", "grammar", "--recover", "1", "--fail-if", "score>1")
+    assert compressed(tmp_path / "two", tmp_path / "out", *words)["score"]["task"] == "grammar"
 
 
 def test_a_score_that_is_not_defined_is_warned_of_and_not_listed(model, tmp_path, capsys):

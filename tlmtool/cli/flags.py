@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from tlmtool.cli.completing import completing, models
+from tlmtool.cli.telling import print_schema
 from tlmtool.recipe.setting import GENERAL, Setting
 
 FIRST = ("Output",)  # parts that stand right after the first one
@@ -102,6 +103,8 @@ def pipeline_parameters() -> Iterator[inspect.Parameter]:
     words = "Submit the points of a matrix as jobs of a cluster, such as slurm; needs submitit"
     yield _option("cluster", str | None, ("--cluster",), words, "NAME")
     yield _option("yes", bool, ("--yes",), "Run more than 200 points of a matrix")
+    words = "Print the JSON schema of such files, with which editors check and complete them"
+    yield _option("schema", bool, ("--schema",), words, is_eager=True, callback=print_schema)
     yield from outputs()
 
 

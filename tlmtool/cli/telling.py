@@ -1,6 +1,9 @@
-"""The commands `tlm info` and `tlm doctor`: what a folder is, and what this machine has."""
+"""What is told without any work: `tlm info`, `tlm doctor`, and the schema of `tlm run`."""
 
+import json
 from typing import Any
+
+import typer
 
 from tlmtool.cli.terminal import show, told
 
@@ -21,3 +24,12 @@ def examine(verb: str, given: dict[str, Any]) -> None:
 
         report = doctor()
     show(report, bool(given["as_json"]), bool(given["verbose"]))
+
+
+def print_schema(asked: bool) -> None:
+    """Prints the JSON schema of recipe files, and ends."""
+    if asked:
+        from tlmtool.recipe.editors import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1))
+        raise typer.Exit

@@ -30,8 +30,6 @@ def check_recovery(recipe: Recipe, causal: bool) -> None:
                 f"{names.get(name, f'recovery.{name}')} is for causal language models, and "
                 f"{recipe.model} is none: it learns on --data"
             )
-    if given.data is None:
-        raise Usage("--recover needs --data PATH, the texts or tables that it trains on")
 
 
 def windows_of(

@@ -6,7 +6,7 @@ from typing import Any
 from tlmtool.commands.learning import check_recovery
 from tlmtool.commands.run import Run
 from tlmtool.data.labels import classes_in, outputs_in
-from tlmtool.data.lessons import Lesson, lesson, texts_of
+from tlmtool.data.lessons import Lesson, lesson, lesson_of_texts, texts_of
 from tlmtool.failure import NotLoadable, Usage
 from tlmtool.files.kept import LARGEST
 from tlmtool.files.reading import read_text
@@ -18,22 +18,28 @@ from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.parts.score import NAMES
-from tlmtool.tasks.table import LABELLED, SIMILARITY
+from tlmtool.tasks.table import LABELLED, SIMILARITY, TASKS
 
 
 def lesson_of(recipe: Recipe, folder: Folder, tokenizer: Any, causal: bool) -> Lesson | None:
-    """What `--data` holds for the model of a folder; None without it. `causal`: whether it is a
-    causal language model, for which the end of a text is held out.
+    """What `--data` holds for the model of a folder; without it the texts that `--recover` trains
+    on, or None. `causal`: whether it is a causal language model, for which the end of a text is
+    held out, and which learns on windows.
 
     Where nothing is trained, all rows of a single file are scored. Raises NotLoadable where the
     model has no tokenizer, and Usage for texts that would be neither trained on nor scored.
     """
     given = recipe.recovery
     check_recovery(recipe, causal)
-    if given.data is None:
+    made = given.task is not None and TASKS[given.task].made is not None
+    own = given.data is not None or made
+    if not own and (causal or given.steps is None):
         return None
     if tokenizer is None:
-        raise NotLoadable(f"{recipe.model} has no tokenizer, which --data needs")
+        raise NotLoadable(f"{recipe.model} has no tokenizer, which --data and --recover need")
+    if not own:
+        text = recipe.calibration.text
+        return lesson_of_texts(None if text == "none" else text)
     config = checkpoint.described(folder)
     classes = classes_in(config)
     heads: tuple[str, ...] = ()

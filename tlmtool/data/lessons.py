@@ -63,12 +63,17 @@ def lesson(
     that are missing or malformed, or too few to set some aside.
     """
     if _is_text(data, task):
-        rest, held, source = language_splits(data, tail)
-        return Lesson(rest, held[:: -(-len(held) // HELD)], None, [], source)
+        return lesson_of_texts(data, tail)
     found = _lesson(data, task, heads, classes, dict(columns or {}), whole)
     if not (found.sentences or whole):
         raise NotLoadable(f"{data}: every text of its training rows is among the scored ones")
     return found
+
+
+def lesson_of_texts(data: str | None, tail: bool = False) -> Lesson:
+    """The lesson in plain texts, by default those that come with tlm. Nothing of it is scored."""
+    rest, held, source = language_splits(data, tail)
+    return Lesson(rest, held[:: -(-len(held) // HELD)], None, [], source)
 
 
 def joined_lesson(found: Lesson, data: str | None) -> Joined:

@@ -44,6 +44,7 @@ class Recovery:
         "PATH",
         "data",
         reads="data",
+        otherwise="nothing is scored, and --recover trains on the text of --calibration",
     )
     task: str | None = setting(
         None,

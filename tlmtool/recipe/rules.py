@@ -14,7 +14,7 @@ from tlmtool.recipe.profiling import ALONE
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import settings_of
 from tlmtool.report.checks import check_figure, comparison
-from tlmtool.tasks.table import LANGUAGE, PERPLEXITY, TRAINED, TRANSLATION
+from tlmtool.tasks.table import LANGUAGE, PERPLEXITY, TASKS, TRAINED, TRANSLATION
 
 Values = Mapping[str, Any]  # {path: value}, of those that were given
 
@@ -131,7 +131,9 @@ def _check_scored(values: Values) -> None:
     weights = [values.get(f"recovery.{name}") for name in ("divergence", "hidden")]
     if weights[0] == 0 and not weights[1]:
         raise Usage("recovery.divergence and recovery.hidden are both 0: nothing is learned")
-    lone = _wished(values, "recovery.task", *COLUMNS)
+    task = values.get("recovery.task")
+    alone = () if task in TASKS and TASKS[task].made else ("recovery.task",)
+    lone = _wished(values, *alone, *COLUMNS)
     if values.get("recovery.data") is None and lone:
         raise Usage(f"{_flag(lone[0])} goes with --data PATH: give that too")
 

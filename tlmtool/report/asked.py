@@ -120,7 +120,8 @@ class Asked:
     @property
     def scored(self) -> bool:
         """with `--data`"""
-        return self.verb == "compress" and self.values.get("recovery.data") is not None
+        given = (self.values.get(f"recovery.{key}") for key in ("data", "task"))
+        return self.verb == "compress" and any(each is not None for each in given)
 
     @property
     def later(self) -> bool:
