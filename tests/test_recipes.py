@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from built import recipes_of
 from conftest import pico, word_tokenizer
 from test_blocks import EXTRAS
 from test_docs import blocks, check
@@ -17,6 +18,7 @@ FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 EACH = pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 EVERYDAY = ("quickstart", "encoder-for-cpu", "language-model", "classifier", "choose-keep")
 EVERYDAY = (*EVERYDAY, "pipeline-in-ci")
+OTHERS = [file for file in FILES if file.parent.name == "recipes" and file.stem not in EVERYDAY]
 
 
 @EACH
@@ -29,6 +31,23 @@ def test_the_first_line_is_its_command_and_the_second_says_what_it_does(file):
     told = [second, *(line for line in rest[:4] if line.startswith("# "))]
     assert second.startswith("# ") and " ".join(told).endswith((".", ".)"))
     assert len(second) <= 160
+
+
+@pytest.mark.parametrize("file", OTHERS, ids=lambda f: f.stem)
+def test_others_are_named_by_their_verb_and_model(file):
+    """<verb>-<model>-<what>.yaml."""
+    verb, model, _ = file.stem.split("-")
+    found = recipes_of(file)
+    assert (found[0].model or found[0].fresh.from_config).replace("-", "_") == model
+    if verb != "run":
+        assert found[0].verb == verb and found[0].output.out
+
+
+@EACH
+def test_it_is_valid_without_data_and_models(file, capsys):
+    """Every setting of every point and stage."""
+    assert run(["run", str(file), "--check"]) == 0
+    assert "is valid" in capsys.readouterr().out
 
 
 def test_the_everyday_recipes_come_first_in_their_page():

@@ -74,7 +74,7 @@ def test_a_verb_has_the_keys_that_it_reads(verb):
     for name, each in held.items():
         inner = each.get("properties", {})
         paths |= {f"{name}.{leaf}" for leaf in inner} or {name}
-    assert {*settings(verb)} == paths - {"verb", "config", "matrix", "exclude"}
+    assert {*settings(verb)} == paths - {"verb", "config", "matrix", "exclude", "cluster", "launch"}
 
 
 def test_a_value_is_valid_where_tlm_takes_it():
@@ -115,6 +115,11 @@ def test_a_value_is_valid_where_tlm_takes_it():
         ({"stages": [STAGE | {"output": {"out": "x"}}]}, False),
         ({"stages": [STAGE | {"output": {"fail_if": "loss>3"}}]}, True),
         ({"stages": [STAGE | {"matrix": {"compression.keep": [0.5]}}]}, True),
+        ({"stages": [{"name": "t", "verb": "finetune", "launch": "torchrun --x 2"}]}, True),
+        ({"stages": [{"name": "t", "verb": "finetune", "launch": "python x"}]}, False),
+        ({"stages": [STAGE | {"launch": "torchrun --x 2"}]}, False),
+        ({"cluster": {"timeout_min": 9}}, True),
+        ({"stages": [STAGE | {"cluster": {"timeout_min": 9}}]}, False),
         ({"stages": [STAGE | {"matrix": {"small.compression.keep": [0.5]}}]}, False),
     ],
 )

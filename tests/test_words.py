@@ -1,4 +1,4 @@
-"""Code and its words hang together: docstrings, doctests, names, and the recipes beside it."""
+"""Code and its words hang together: docstrings, doctests and names."""
 
 import ast
 import doctest
@@ -9,17 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
-from built import recipes_of
 
 import tlmtool
 from tlmtool.decompositions import NAMES, named
-from tlmtool.recipe.building import build
 
 PACKAGE = Path(tlmtool.__file__).parent
 ROOT = Path(__file__).parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 MODULES = [".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts) for f in FILES]
 # Names for what has another name here, which docs/README.md gives
 FORBIDDEN = {"tensor_set", "ffn_1", "decompress", "bond", "truncation", "scheme", "fold", "form"}
@@ -109,23 +105,3 @@ def test_there_are_examples():
 def test_a_decomposition_names_its_source(name):
     assert re.search(r"(19|20)\d\d", named(name).reference)
     assert re.search(r"\b(rank|R)\b", named(name).__doc__)
-
-
-@pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.name)
-def test_a_recipe_opens_with_its_command_and_is_valid(file):
-    """And is named <verb>-<model>-<what>.yaml."""
-    first = file.read_text().splitlines()[0]
-    verb, model, _ = file.stem.split("-")
-    if verb == "run":
-        assert first == f"# tlm run recipes/{file.name}"
-        made = recipes_of(file)[0]
-        assert (made.model or made.fresh.from_config) == model
-        return
-    assert first == f"# tlm {verb} --recipe recipes/{file.name}"
-    made = build(verb, recipe_file=file)
-    assert (made.model or made.fresh.from_config).replace("-", "_") == model and made.output.out
-    assert yaml.safe_load(file.read_text())["verb"] == verb
-
-
-def test_there_is_a_recipe_of_more_than_one_kind():
-    assert len({file.stem.split("-")[1] for file in RECIPES}) > 1

@@ -7,6 +7,7 @@ checked by `tlm` alone. Draft 7, which the YAML extensions of editors read.
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin
 
+from tlmtool.recipe.launchers import EXAMPLE, MODULES
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import Setting, settings_of
 from tlmtool.recipe.sources import FREE, FROM
@@ -17,6 +18,16 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 OF_A_RUN = ("output.out", "output.dry_run")  # keys that a stage must not have
+LAUNCH = {
+    "type": ["string", "array"],
+    "pattern": f"^({'|'.join(MODULES)}) ",
+    "items": {"type": "string"},
+    "description": f"What starts the stage in several processes, such as {EXAMPLE}",
+}
+CLUSTER = {
+    "type": "object",
+    "description": "What jobs of --cluster are given: keys of submitit such as timeout_min",
+}
 
 Schema = dict[str, Any]
 
@@ -71,6 +82,8 @@ def _recipe(verb: str, without: tuple[str, ...] = ()) -> Schema:
             empty = _closed({}) | {"type": ["object", "null"]}
             held = properties.setdefault(section, empty)["properties"]
         held[leaf] = _ref(path)
+    if verb == "finetune":
+        properties["launch"] = LAUNCH
     if FROM in settings(verb):
         properties[FREE[:-1]] = {"type": "object", "description": "Keys of the new config.json"}
     return _closed(properties | _grid([*settings(verb)], ""))
@@ -79,6 +92,7 @@ def _recipe(verb: str, without: tuple[str, ...] = ()) -> Schema:
 def _stage(verb: str) -> Schema:
     """A recipe of a verb as a stage: with a name, and without what the run decides."""
     found = _recipe(verb, OF_A_RUN)
+    del found["properties"]["cluster"]
     pattern = f"^{NAME.pattern}$"
     words = "Name of the stage, and of the folder of its result"
     found["properties"]["name"] = {"type": "string", "pattern": pattern, "description": words}
@@ -94,7 +108,7 @@ def _pipeline(paths: list[str]) -> Schema:
 
 
 def _grid(paths: list[str], before: str) -> Schema:
-    """`matrix` and `exclude`. `before`: the pattern of what stands before a key."""
+    """What makes a file a sweep. `before`: the pattern of what stands before a key."""
 
     def keys(held: Any) -> Schema:
         found = {f"^{before}{path.replace('.', '[.]')}$": held(_ref(path)) for path in paths}
@@ -105,6 +119,7 @@ def _grid(paths: list[str], before: str) -> Schema:
     values |= {"minProperties": 1, "description": "Values of each key; all combinations are run"}
     points = {"type": "array", "items": keys(lambda each: each) | {"minProperties": 1}}
     return {
+        "cluster": CLUSTER,
         "matrix": values,
         "exclude": points | {"description": "Combinations to leave out"},
     }

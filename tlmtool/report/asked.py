@@ -120,8 +120,7 @@ class Asked:
     @property
     def scored(self) -> bool:
         """with `--data`"""
-        given = (self.values.get(f"recovery.{key}") for key in ("data", "task"))
-        return self.verb == "compress" and any(each is not None for each in given)
+        return any(self.values.get(f"recovery.{key}") for key in ("data", "task"))
 
     @property
     def later(self) -> bool:
