@@ -10,8 +10,10 @@ from conftest import WORDS, pico, word_tokenizer
 from trees import made
 
 from tlmtool.cli import run
-from tlmtool.commands.launching import command_of
+from tlmtool.commands.launching import command_of, launched
 from tlmtool.commands.workers import share_of
+from tlmtool.failure import Failure
+from tlmtool.recipe.building import build
 from tlmtool.recipe.stages import stages_of
 
 RANK = {"rank": 2, "sites": "*.0.attention.self.query"}
@@ -79,20 +81,19 @@ def test_a_dry_run_tells_what_each_stage_costs_and_what_is_not_known(inputs, tmp
     assert "predicts no cost" in found["rank=4/dense"]["unknown"]
 
 
-def test_processes_make_the_same_and_a_failure_is_told(inputs, tmp_path, capsys, monkeypatch):
-    words, out = written(tmp_path, ranks(inputs, 2, 4)), tmp_path / "out"
+def test_processes_make_the_same_and_a_failure_is_told(inputs, tmp_path, capsys):
+    words, out = written(tmp_path, ranks(inputs, 2)), tmp_path / "out"
     assert run(words) == 0
-    alone = made(out)
+    alone = made(out / "rank=2")
     out.rename(tmp_path / "alone")
-    assert run([*words, "--jobs", "2"]) == 0
-    assert not [*(out / "logs").iterdir()]
-    (out / "logs").rmdir()
-    assert made(out) == alone
-    words = written(tmp_path, ranks(inputs, 2, 4, 900))
-    assert run([*words, "--resume", "--jobs", "3"]) == 1
-    assert "1 of 3 points failed: rank=900" in capsys.readouterr().err
+    words = written(tmp_path, ranks(inputs, 2, 900))
+    assert run([*words, "--jobs", "2"]) == 1
+    assert "1 of 2 points failed: rank=900" in capsys.readouterr().err
+    assert made(out / "rank=2") == alone
     assert [each.name for each in (out / "logs").iterdir()] == ["rank=900.log"]
     assert "rank 900 is above" in (out / "logs" / "rank=900.log").read_text()
+    words = written(tmp_path, ranks(inputs, 2))
+    assert run([*words, "--resume", "--jobs", "2"]) == 0, "what is done needs no process"
 
 
 def test_the_cores_are_shared_out(monkeypatch):
@@ -139,11 +140,15 @@ def test_a_stage_is_started_by_torchrun(inputs, tmp_path, capfd):
     assert run([*written(tmp_path, tree), "--json"]) == 0
     report = json.loads(capfd.readouterr().out)["stages"][1]
     assert report["training"]["processes"] == 2
-    tree["stages"][1]["training"]["data"] = str(tmp_path / "nowhere")
-    assert run([*written(tmp_path, tree), "--overwrite"]) == 1
-    error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith("tlm: torchrun --nproc_per_node 2 ended with exit code 1: ")
-    assert "nowhere" in error
+
+
+def test_the_sentence_of_a_launched_stage_that_fails_is_told(tmp_path, monkeypatch):
+    ending = "import sys; sys.exit('tlm: no such data\\nthe launcher says more')"
+    monkeypatch.setattr(
+        "tlmtool.commands.launching.command_of", lambda *_: [sys.executable, "-c", ending]
+    )
+    with pytest.raises(Failure, match=r"torchrun --nnodes 2 ended with exit code 1: no such data$"):
+        launched(build("finetune"), ("torchrun", "--nnodes", "2"), tmp_path)
 
 
 def test_the_words_of_a_launcher():

@@ -35,7 +35,7 @@ def run_file(verb: str, given: dict[str, Any]) -> None:
     if given["check"]:
         return _say(given, stages, len(found.points) if file.matrix.values else 1)
     if given["dry_run"] and stages:
-        return _predict(stages, given)
+        return _predict(stages, file.single, given)
     if file.matrix.values:
         return _run_points(found, jobs, dict(file.cluster), given)
     if file.single:
@@ -58,12 +58,13 @@ def _say(given: dict[str, Any], stages: list[tuple[str, Any]], points: int) -> N
         print(f"{given['file']} is valid: points {points:,}, stages {count['stages']:,}")
 
 
-def _predict(stages: list[tuple[str, Any]], given: dict[str, Any]) -> None:
-    """Prints what the stages will cost."""
+def _predict(stages: list[tuple[str, Any]], single: bool, given: dict[str, Any]) -> None:
+    """Prints what the stages will cost. `single`: a point is one stage, and has its name."""
     with told(bool(given["verbose"]), bool(given["quiet"])):
         from tlmtool.commands.predicting import predict
 
-        report = predict(stages)
+        names = [point if single else f"{point}/{s.name}".lstrip("/") for point, s in stages]
+        report = predict(zip(names, (stage for _, stage in stages), strict=True))
     show(report, bool(given["as_json"]), bool(given["verbose"]))
 
 

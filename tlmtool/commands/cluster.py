@@ -1,5 +1,6 @@
 """The points of a sweep as jobs of a cluster, which submitit submits: `tlm run --cluster NAME`."""
 
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -29,7 +30,14 @@ class Cluster:
     queue: list[tuple[str, Work]] = field(default_factory=list)
     running: dict[str, Any] = field(default_factory=dict)
 
+    executor: Any = None
+
     def __post_init__(self) -> None:
+        with tempfile.TemporaryDirectory() as place:  # an executor makes its folder
+            self._made(Path(place))
+
+    def _made(self, folder: Path) -> Any:
+        """What submits jobs. Raises MissingDependency, and Usage for what it does not take."""
         try:
             import submitit
         except ImportError:
@@ -38,16 +46,18 @@ class Cluster:
             ) from None
         given = DEFAULTS | ({"slurm_array_parallelism": self.jobs} if self.jobs > 1 else {})
         try:
-            self.executor = submitit.AutoExecutor(folder=self.folder, cluster=self.kind)
-            self.executor.update_parameters(**given | self.parameters)
+            executor = submitit.AutoExecutor(folder=folder, cluster=self.kind)
+            executor.update_parameters(**given | self.parameters)
         except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise Usage(f"--cluster {self.kind}: {first_line(error)}") from None
+        return executor
 
     def add(self, name: str, work: Work) -> None:
         self.queue.append((name, work))
 
     def next(self) -> tuple[str, Failed]:
         if self.queue:
+            self.executor = self.executor or self._made(self.folder)
             with self.executor.batch():
                 jobs = [self.executor.submit(perform_job, w, self.explain) for _, w in self.queue]
             self.running |= dict(zip((name for name, _ in self.queue), jobs, strict=True))

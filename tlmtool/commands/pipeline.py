@@ -24,10 +24,10 @@ from tlmtool.commands.performing import perform
 from tlmtool.commands.searching import SEARCHING
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.compression.journal import Journal
-from tlmtool.data.fingerprints import sums_of
+from tlmtool.data.fingerprints import Known, sums_of
 from tlmtool.data.state import Store
 from tlmtool.failure import NotLoadable, Usage, check_alone, noting
-from tlmtool.files.claims import claimed
+from tlmtool.files.claims import claimed, settle
 from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.finding import cached
@@ -65,14 +65,15 @@ def run(stages: Iterable[Stage], resume: bool, overwrite: bool) -> Iterator[tupl
 
 
 def run_at(
-    place: Place, stages: list[Stage], resume: bool, overwrite: bool
+    place: Place, stages: list[Stage], resume: bool, overwrite: bool, known: Known | None = None
 ) -> Iterator[tuple[Stage, Report]]:
-    """As `run`, at a place that is checked and claimed.
+    """As `run`, at a place that is checked and claimed. `known`: checksums of files, as `sums_of`
+    takes them.
 
     Before a stage runs, its recipe and the result that it replaces are noted. A whole result that
     is not the replaced one therefore belongs to the note, wherever the run was killed.
     """
-    notes, known = prepared(place, stages, overwrite), {}
+    notes, known = prepared(place, stages, overwrite), {} if known is None else known
     for count, stage in enumerate(stages):
         note, identity = notes.get(stage.name), identity_of(stage, place)
         identity["inputs"] = sums_of(stage.recipe, known)
@@ -196,7 +197,9 @@ def summary(done: list[tuple[Stage, Report]]) -> Report:
 
 def finish(out: Path, report: Report, results: Mapping[str, Report]) -> None:
     """Write the report of a pipeline or of a sweep, and the page of its results, {folder: its
-    report}, into its folder."""
+    report}, into its folder, which is claimed."""
+    for name in (REPORT, comparing.PAGE):  # a run that was killed may have begun it
+        settle(out / name)
     write_whole(out / REPORT, report.to_json() + "\n")
     if results:
         with suppress(NotLoadable):  # no result has a figure to compare

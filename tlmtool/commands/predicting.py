@@ -16,14 +16,13 @@ from tlmtool.report.report import Report
 
 
 def predict(stages: Iterable[tuple[str, Stage]]) -> Report:
-    """The report of the costs of stages: (the name of its point, or nothing; the stage)."""
+    """The report of the costs of stages, each under its name in the report."""
     found = [_expected(name, stage) for name, stage in stages]
     return Report("run", [Costs(costs=tuple(found))])
 
 
-def _expected(point: str, stage: Stage) -> Expected:
+def _expected(name: str, stage: Stage) -> Expected:
     recipe = stage.recipe
-    name = f"{point}/{stage.name}" if point else stage.name
     if recipe.verb not in PREDICTED.split():
         return _unknown(name, recipe.verb, f"tlm {recipe.verb} predicts no cost")
     try:

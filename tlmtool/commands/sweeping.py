@@ -15,9 +15,10 @@ from tlmtool.commands.pipeline import (
     run_at,
     summary,
 )
-from tlmtool.commands.workers import Failed, Worker
+from tlmtool.commands.workers import Failed, Worker, attempted
+from tlmtool.data.fingerprints import Known
 from tlmtool.failure import CheckFailed, Failure, check_alone, noting
-from tlmtool.files.claims import claimed
+from tlmtool.files.claims import claimed, settle
 from tlmtool.files.writing import write_whole
 from tlmtool.recipe.points import Point, Sweep
 from tlmtool.recipe.stages import Stage
@@ -61,27 +62,39 @@ def _outcomes(
 ) -> Iterator[tuple[str, Failed]]:
     """(name, why it failed) of each point, as they end."""
     waiting, good, bad = list(found.points), set[str](), set[str]()
-    count, busy = 0, 0
+    running, known = set[str](), Known()
     try:
-        while waiting or busy:
+        while waiting or running:
+            ended = list[tuple[str, Failed]]()
             for point in [*waiting]:
-                if lacks := sorted(point.after & bad):
-                    waiting.remove(point)
-                    bad.add(point.name)
-                    yield point.name, (f"not run, because {lacks[0]} has failed", Failure.code)
-                elif point.after <= good:
-                    waiting.remove(point)
-                    work = Work(_place(found, point), point.stages, found.single, resume, overwrite)
+                lacks = sorted(point.after & bad)
+                if not lacks and not point.after <= good:
+                    continue
+                waiting.remove(point)
+                place = _place(found, point)
+                work = Work(place, point.stages, found.single, resume, overwrite, known)
+                if lacks:
+                    why = f"not run, because {lacks[0]} has failed"
+                    ended.append((point.name, (why, Failure.code)))
+                elif _there(place, point) and not overwrite:  # no worker is needed to see it
+                    ended.append((point.name, attempted(work, worker.explain)))
+                else:
                     worker.add(point.name, work)
-                    busy += 1
-            if busy:
-                name, why = worker.next()
-                busy, count = busy - 1, count + 1
+                    running.add(point.name)
+            if not ended:
+                ended = [worker.next()]
+            for name, why in ended:
+                running.discard(name)
                 (bad if why else good).add(name)
-                log.info("point %d of %d: %s", count, len(found.points), name)
+                log.info("point %d of %d: %s", len(good | bad), len(found.points), name)
                 yield name, why
     finally:
         worker.end()
+
+
+def _there(place: Place, point: Point) -> bool:
+    notes = kept_notes(place.file, True) or {}
+    return all(done(stage, notes.get(stage.name)) for stage in point.stages)
 
 
 @dataclass(frozen=True)
@@ -93,18 +106,23 @@ class Work:
     single: bool
     resume: bool
     overwrite: bool
+    known: Known
 
     def __call__(self) -> None:
         """Raises what a stage raises, and CheckFailed."""
         made = Done()
         with claimed(self.place.file):
-            for stage, report in run_at(self.place, [*self.stages], self.resume, self.overwrite):
+            stages = [*self.stages]
+            for stage, report in run_at(
+                self.place, stages, self.resume, self.overwrite, self.known
+            ):
                 made.append((stage, report))
                 if test := stage.recipe.output.fail_if:
                     report.check(test)
-        if not self.single:
-            whole = summary(made).to_json()
-            write_whole(self.stages[0].out.parent / REPORT, whole + "\n")
+            if not self.single:
+                file = self.stages[0].out.parent / REPORT
+                settle(file)
+                write_whole(file, summary(made).to_json() + "\n")
 
 
 @contextmanager

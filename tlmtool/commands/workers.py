@@ -27,6 +27,8 @@ Work = Callable[[], Any]  # performs a point; it can be pickled
 class Worker(Protocol):
     """Takes the work of points, and tells of each when it is done."""
 
+    explain: Explain
+
     def add(self, name: str, work: Work) -> None:
         """Take the work of a point."""
         ...
@@ -38,6 +40,18 @@ class Worker(Protocol):
     def end(self) -> None:
         """Stop what is still at work."""
         ...
+
+
+def attempted(work: Work, explain: Explain) -> Failed:
+    """Perform a point in this process: why it failed."""
+    try:
+        work()
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        return explain(error)
+    finally:
+        release_memory()
+    return None
 
 
 @dataclass
@@ -52,14 +66,7 @@ class Alone:
 
     def next(self) -> tuple[str, Failed]:
         name, work = self.queue.popleft()
-        try:
-            work()
-        except Exception as error:
-            traceback.clear_frames(error.__traceback__)  # they hold the model
-            return name, self.explain(error)
-        finally:
-            release_memory()
-        return name, None
+        return name, attempted(work, self.explain)
 
     def end(self) -> None:
         pass

@@ -76,7 +76,8 @@ VERBS = {
     ),
 }
 RUN = Verb(
-    "Run the stages of a YAML file one after another; each can use what an earlier one wrote.",
+    "Run what a YAML file says: one command, stages that use what earlier ones wrote, or every "
+    "combination of a matrix of values.",
     "tlm run recipes/run-minilm-combined.yaml --out out/combined",
 )  # of no stage itself, so it is no row above
 COMPARE = Verb(
