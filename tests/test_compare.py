@@ -126,7 +126,8 @@ def test_verbs_are_mixed_and_that_is_told(three, tmp_path, capsys):
     assert found.notes == [
         "results of compress, profile: a figure stands only where a command measures it"
     ]
-    assert [row.name for row in found.table.rows[-2:]] == ["p.json", "p.json: out/m8"]
+    assert [row.name for row in found.table.rows[-2:]] == ["c", "p.json: out/m8"]
+    assert "latency" in found.table.known[0].cells  # of minilm, dense
     assert found.table.rows[-1].cells["latency"].value == pytest.approx(6.17)
 
 
@@ -195,3 +196,17 @@ def test_a_second_model_of_an_evaluation_is_a_row(tmp_path):
     rows = compare([tmp_path / "e.json"]).table.rows
     assert [row.name for row in rows] == ["e.json", "e.json: minilm"]
     assert [row.cells["similarity.spearman"].value for row in rows] == [0.8441, 0.8671]
+
+
+def test_what_was_measured_of_a_result_stands_in_its_row(three, tmp_path):
+    """An evaluation of it, also as a baseline; a profile; and the dense model's in its own row."""
+    data = json.loads(evaluated().to_json())
+    data["model"] = {"id": str(three[0])}
+    data["baseline"]["id"] = str(three[1])
+    (tmp_path / "e.json").write_text(json.dumps(data))
+    rows = {row.name: row for row in compare([*three, tmp_path / "e.json"]).table.rows}
+    assert [*rows] == ["a", "b", "c"]
+    assert [rows[name].cells["similarity.spearman"].value for name in "ab"] == [0.8441, 0.8671]
+    alone = compare(three).table.rows
+    assert [row.cells["seconds"] for row in alone] == [r.cells["seconds"] for r in rows.values()]
+    assert len(compare([*three, tmp_path / "e.json"]).page("x").split("<details")) == 5

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlmtool.commands.tabling import Table
@@ -26,7 +26,7 @@ from tlmtool.report.picture import Picture, png, svg
 from tlmtool.report.pictures import pictures_of
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
-from tlmtool.report.rows import Row, each_report, named_alone, references, rows_of
+from tlmtool.report.rows import Row, each_report, gathered, named_alone, references, rows_of
 from tlmtool.report.spots import sizes
 from tlmtool.report.views import warnings
 
@@ -48,6 +48,7 @@ class Compared:
 
     table: Table
     notes: list[str]
+    taken: list[Row] = field(default_factory=list)  # measurements that stand in rows of others
 
     @property
     def views(self) -> list[View]:
@@ -66,7 +67,7 @@ class Compared:
         rows = self.table.rows
         about = f"Differences and ratios are to {self.table.baseline.name}."
         notes = [*self.notes, *([] if plots.drawable() else [NO_PLOTS])]
-        every = each_report(rows)
+        every = each_report([*rows, *self.taken])
         details = [Detail(row.name.partition(": ")[0], _detail(row)) for row in every]
         title = f"{title}: {len(rows)} results side by side"
         return page(title, about, self.views, self.pictures(), notes, details)
@@ -120,12 +121,14 @@ def beside(
     if not rows:
         raise NotLoadable(f"{', '.join(reports)}: no figure of a model to compare; {WANTS}")
     known_rows = references(rows)
+    rows, taken = gathered([*known_rows, *rows], names)
+    known_rows, rows = [r for r in rows if r.known], [r for r in rows if not r.known]
     named = named_alone([*known_rows, *rows])
     known_rows, rows = named[: len(known_rows)], named[len(known_rows) :]
     table = Table(rows, known_rows, _baseline(baseline, names, [*rows, *known_rows]))
     table = table.where(where)
     table = table.sort(sort) if sort else table
-    return Compared(table, _notes(table))
+    return Compared(table, _notes(table), [row for row in taken if row.report])
 
 
 def reports_in(place: Path) -> dict[str, Report]:

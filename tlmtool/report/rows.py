@@ -1,7 +1,8 @@
 """Reports as rows of one table."""
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tlmtool.report.cells import Cell, cells_of, key_of, profiled
@@ -26,7 +27,8 @@ CHANGES = ("compress", "quantize")  # verbs whose reports have the dense model b
 @dataclass(frozen=True)
 class Row:
     """A result by its name. `report`: what it was read from, which rows may share; `known`: a
-    model before its change, which is shown for comparison."""
+    model before its change, which is shown for comparison; `of`: the model that an evaluation or a
+    profile measured."""
 
     name: str
     cells: dict[str, Cell]
@@ -34,13 +36,17 @@ class Row:
     known: bool = False
     verb: str = ""
     label: str = ""  # its name in pictures, where that is another
+    of: str = ""
 
 
 def rows_of(name: str, report: Report) -> list[Row]:
     """The rows of a report: one, or one for each arm of a study or each try of a search."""
     if study := report.part(Study):
         return list(_arms(name, report, study))
-    own = Row(name, cells_of(report), report, verb=report.verb)
+    measured = report.part(Model) if report.verb == "evaluate" else None
+    profile = report.part(Profile)
+    of = measured.id if measured else profile.models[0].id if profile else ""
+    own = Row(name, cells_of(report), report, verb=report.verb, of=of or "")
     front = report.part(Front)
     if front is None:
         return [each for each in (own, *_second(name, report)) if each.cells]
@@ -71,6 +77,23 @@ def references(rows: list[Row]) -> list[Row]:
         and row.verb == "quantize"
     }
     return sorted((r for r in found.values() if r.name not in made), key=lambda row: row.name)
+
+
+def gathered(rows: list[Row], names: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
+    """(rows, rows that others have taken in): what was measured of a model joins its own row.
+
+    `names`: {path: name of its row}. Figures of the model's own report stay, and the time and the
+    memory of a measurement are not those of the model."""
+    found, taken = {row.name: row for row in rows}, []
+    made = {os.path.realpath(path): name for path, name in names.items()}
+    for row in rows:
+        home = found.get(made.get(os.path.realpath(row.of), f"{row.of}, dense")) if row.of else None
+        if home is None or home.name == row.name:
+            continue
+        more = {key: each for key, each in row.cells.items() if key not in ("seconds", "memory")}
+        found[home.name] = replace(home, cells=more | home.cells)
+        taken.append(found.pop(row.name))
+    return [*found.values()], taken
 
 
 def named_alone(rows: list[Row]) -> list[Row]:
@@ -117,13 +140,13 @@ def _second(name: str, report: Report) -> Iterator[Row]:
     found, profile = report.part(Evaluation), report.part(Profile)
     for each in profile.models[1:] if profile else ():
         held = {key: Cell(value) for key, value in profiled(each).items() if value is not None}
-        yield Row(f"{name}: {each.id}", held, verb=report.verb)
+        yield Row(f"{name}: {each.id}", held, verb=report.verb, of=each.id or "")
     if found and (model := found.baseline):
         swapped = replace(found, models=(model,), baseline=None)
         parts = [swapped if part is found else part for part in report.parts]
         cells = cells_of(Report(report.verb, parts))
         cells = {k: cell for k, cell in cells.items() if k not in ("seconds", "memory")}
-        yield Row(f"{name}: {model.id}", cells, verb=report.verb)
+        yield Row(f"{name}: {model.id}", cells, verb=report.verb, of=model.id or "")
 
 
 def _try(name: str, point: Point, front: Front) -> Row:
