@@ -19,6 +19,7 @@ from transformers import (
 from tlmtool.cli import run
 from tlmtool.models.checkpoint import load
 from tlmtool.models.surgery import plan_of
+from tlmtool.training.loop import Trainer
 from tlmtool.training.optimizing import Optimizer
 
 model, data = trainings.model, trainings.data  # its fixtures
@@ -34,6 +35,26 @@ def test_static_chooses_by_what_it_measured(model, data, tmp_path, kind):
         (entry,) = json.loads((folder / "report.json").read_text())["selections"]
         assert entry["step"] == step and min(entry["scores"].values()) > 0
         assert len(entry["chosen"]) == 6
+
+
+def test_every_strategy_runs_one_schedule_over_all_its_steps(model, data, tmp_path, monkeypatch):
+    seen, own = [], Trainer.learn
+
+    def learn(self, *batch):
+        seen.append((id(self.optimizer), self.optimizer.lr))
+        own(self, *batch)
+
+    monkeypatch.setattr(Trainer, "learn", learn)
+    rates = {}
+    for name in ("none", "static", "dynamic"):
+        more = ["--steps", 10, "--warmup", 2, *DYNAMIC, "--strategy", name]
+        assert run(arguments(model, data, tmp_path / name, *more)) == 0
+        assert len({optimizer for optimizer, _ in seen}) == 1
+        rates[name] = [rate for _, rate in seen]
+        seen.clear()
+    assert rates["static"] == pytest.approx(rates["none"], rel=1e-12)
+    assert rates["dynamic"] == pytest.approx(rates["none"], rel=1e-12)
+    assert rates["none"][-1] < rates["none"][4] < rates["none"][2]
 
 
 def test_static_leaves_what_was_expanded_before(model, data, tmp_path):

@@ -73,14 +73,15 @@ class Trainer:
         kind = strategy.importance or ("zero-out" if static else "taylor")
         self.scores = Scores(kind, self.weights)
         self.selector = Selector(model, objective, strategy, self.scores, roles, seed, self.world)
-        end = self.total if self.halfway in (None, 0) else self.halfway
         self.sharded = sharding.asked()
         cut = accelerator.device.type == "cpu" and not (self.sharded or t.checkpointing)
         self.most = memory.tokens_at_once(model) if cut else None
         wrap = partial(sharding.Sharded, accelerator) if self.sharded else accelerator.prepare_model
         self.wrapped = wrap(model)
         self.live = self.wrapped.module if self.sharded else model  # holds what is trained
-        self.optimizer = self.new_optimizer(end)
+        warmup = int(t.warmup if t.warmup >= 1 else t.warmup * self.total)
+        settings = (t.lr, t.decay, t.schedule, warmup, self.total)
+        self.optimizer = Optimizer(self.live, self.weights, *settings)
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """{site: weight} of the linears that may be expanded, and of those that are already."""
@@ -90,12 +91,6 @@ class Trainer:
             if not isinstance(module, Factorized) and module.weight.requires_grad:
                 found[site] = module.weight
         return found
-
-    def new_optimizer(self, steps: int) -> Optimizer:
-        """An optimizer without state, whose schedule lasts so many steps."""
-        t = self.training
-        warmup = int(t.warmup if t.warmup >= 1 else t.warmup * steps)
-        return Optimizer(self.live, self.weights, t.lr, t.decay, t.schedule, warmup, steps)
 
     # ---- a step
 
@@ -168,19 +163,16 @@ class Trainer:
             self.tell(f"step {entry['step']}: over-parameterizing {brief(sites, self.roles)}")
         self.waiting += map(self.selector.expand, sites)
 
-    def second_half(self) -> None:
-        """Static: the top N of each group, by what the first half learned, and the rest of the
-        steps as a training from the start. A checkpoint with the task's head has no first half:
-        the gradients of a few batches rank its matrices."""
+    def select_once(self) -> None:
+        """Static: the top N of each group, by what the first half learned; the schedule and the
+        optimizer go on. A checkpoint with the task's head has no first half: the gradients of a
+        few batches rank its matrices."""
         if not self.halfway and self.scores.kind != "zero-out":
             settings = (self.training.batch, self.least, self.seed, -1)
             for places in batches_of(self.objective.lengths, *settings)[:LOOKS]:
                 self.backward(0, places)
                 self.scores.add()
                 self.optimizer.adam.zero_grad()
-        before, self.optimizer = self.optimizer, self.new_optimizer(self.total - self.step)
-        for each in before.expansions:
-            self.optimizer.swap(each, before.group_of(each)[1]["ratio"])
         self.select(self.strategy.N)
 
     # ---- all steps
@@ -198,7 +190,7 @@ class Trainer:
             if self.step >= self.total:
                 break
             if self.step == self.halfway and not self.outcome.selections:
-                self.second_half()
+                self.select_once()
             self.learn(epoch, places)
             self.step += 1
             if self.step == self.total:

@@ -25,8 +25,7 @@ class Resumable(Protocol):
     """What a training shows of itself, so that it can be saved and restored.
 
     `live`: what holds the parameters that are trained, the model itself or its shards. `waiting`:
-    expansions that no step has taken up yet. `halfway`: the step at which a static strategy starts
-    again; None for others. `world`: the number of processes.
+    expansions that no step has taken up yet. `world`: the number of processes.
     """
 
     model: nn.Module
@@ -39,12 +38,7 @@ class Resumable(Protocol):
     waiting: list[Expansion]
     step: int
     total: int
-    halfway: int | None
     world: int
-
-    def new_optimizer(self, steps: int) -> Optimizer:
-        """An optimizer without state, whose schedule lasts so many steps."""
-        ...
 
 
 class _Numbers(Kept, allow_inf_nan=True):
@@ -173,8 +167,6 @@ def _restore(training: Resumable, saved: dict[str, Any]) -> None:
     training.model.load_state_dict(saved["model"])
     scatter(training.model, training.live)
     training.waiting = []
-    if training.halfway and training.step > training.halfway:
-        training.optimizer = training.new_optimizer(training.total - training.halfway)
     for each in saved["expansions"]:
         module = training.model.base_model.get_submodule(each["site"])
         device = module.weight.device
