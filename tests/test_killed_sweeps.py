@@ -43,19 +43,20 @@ def words(tmp_path) -> list[str]:
     return ["run", str(tmp_path / "p.yaml"), "--out", out, "-q", "--jobs", JOBS]
 
 
-def performed(words: list[str]) -> None:
-    """One run, in a process that has its imports."""
+def performed(words: list[str], said: str) -> None:
+    """One run, in a process that has its imports. `said`: the file for what it prints."""
+    opened = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(opened, stream.fileno())
     os._exit(run(words))
 
 
 def test_a_sweep_killed_at_random_moments_goes_on_to_the_same(words, tmp_path):
-    work = tmp_path / "work"
+    work, said = tmp_path / "work", tmp_path / "said.txt"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tlmtool.commands.finetune", "transformers.models.bert"])
     started = time.monotonic()
-    whole_run = context.Process(target=performed, args=(words,))
+    whole_run = context.Process(target=performed, args=(words, str(said)))
     whole_run.start()
     whole_run.join()
     took, whole = time.monotonic() - started, made(work)
@@ -63,7 +64,7 @@ def test_a_sweep_killed_at_random_moments_goes_on_to_the_same(words, tmp_path):
     shutil.rmtree(work)
     moments, kills, states = random.Random(0), 0, []
     while kills < KILLS:
-        process = context.Process(target=performed, args=([*words, "--resume"],))
+        process = context.Process(target=performed, args=([*words, "--resume"], str(said)))
         process.start()
         process.join(timeout=moments.uniform(0, took / max(2, KILLS / 2)))
         if process.is_alive():
@@ -75,7 +76,7 @@ def test_a_sweep_killed_at_random_moments_goes_on_to_the_same(words, tmp_path):
             assert made(work) == whole
             shutil.rmtree(work)
         else:
-            assert process.exitcode == -9, process.exitcode
+            assert process.exitcode == -9, said.read_text()[-2000:]
     print(f"{kills} kills, with {states} files and folders")
     assert run([*words, "--resume"]) == 0
     assert made(work) == whole
