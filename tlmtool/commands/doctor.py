@@ -28,6 +28,7 @@ PURPOSES = {  # {extra: what it is for}
     "onnx": "tlm export --to onnx, and ONNX Runtime",
     "openvino": "tlm export --to openvino",
     "lm-eval": "tasks of lm-evaluation-harness in tlm evaluate",
+    "cluster": "tlm run --cluster: the points of a sweep as jobs",
     "plots": "tlm profile --plot",
     "translation": "BLEU, the metric of the task translation",
     "trackers": "tlm finetune --tracker tensorboard",
