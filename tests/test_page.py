@@ -1,5 +1,6 @@
 """The page and the pictures of `tlm compare`: whole, alone, legible, and drawn from the figures."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -114,10 +115,21 @@ def test_a_page_is_the_same_each_time_and_replaces_its_own_alone(made, capsys):
 def test_pictures_are_written_as_png_and_svg(made, tmp_path):
     assert run(["compare", str(made.parent), "--plots", str(tmp_path), "-q"]) == 0
     names = {file.stem for file in tmp_path.iterdir()}
-    assert {"loss-against-size", "error-of-query-by-layer"} <= names
+    assert {"loss-against-size", "error-by-layer"} <= names  # all have the same errors
     for name in names:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_errors_of_different_results_stand_in_a_picture_of_each_role(tmp_path):
+    for name, change in (("a", 0), ("b", 0), ("c", 0.1)):
+        data = json.loads((written(tmp_path / name) / "report.json").read_text())
+        for site in data["sites"]:
+            site["weight_error"] += change
+            site["output_error"] = None
+        (tmp_path / name / "report.json").write_text(json.dumps(data))
+    names = {picture.name for picture in compare([tmp_path]).pictures()}
+    assert "error-of-query-by-layer" in {name.replace(" ", "-") for name in names}
 
 
 def test_without_matplotlib_the_page_says_so(made, tmp_path, monkeypatch, capsys):

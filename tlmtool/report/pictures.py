@@ -61,12 +61,20 @@ def _courses(rows: list[Row]) -> Iterator[Picture]:
 def _errors(rows: list[Row]) -> Iterator[Picture]:
     """The error of each layer's output, a picture for each role."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    drawn = set[tuple[tuple[str, float], ...]]()
     for row in each_report(rows):
         assert row.report is not None
         part = row.report.part(Sites)
-        for site in part.sites if part else ():
+        errors = [
+            (site, site.weight_error if site.output_error is None else site.output_error)
+            for site in (part.sites if part else ())
+        ]
+        mark = tuple((site.site, round(error, 3)) for site, error in errors)
+        if mark in drawn:  # the same layers, of which one result was trained afterwards
+            continue
+        drawn.add(mark)
+        for site, error in errors:
             side, _, place = layer(site.site).rpartition(" ")
-            error = site.weight_error if site.output_error is None else site.output_error
             if place.isdigit():
                 found.setdefault(f"{side} {site.role}".strip(), {}).setdefault(row.name, []).append(
                     (int(place), error)
@@ -75,13 +83,15 @@ def _errors(rows: list[Row]) -> Iterator[Picture]:
         (name,) = names
         roles = {words(role): lines[name] for role, lines in found.items()}
         caption = "Relative error of each layer, of its output on the calibration text where that "
-        caption += "was measured, else of the weight. Layers without a point are dense."
+        caption += "was measured, else of the weight; before a recovery. Other layers are dense."
         draw = partial(_plot, lines=roles, x="layer", y="relative error", whole=True)
         yield Picture("error by layer", caption, draw)
         return
     for role, lines in found.items():
         caption = f"Relative error of {words(role)}, of its output on the calibration text where "
-        caption += "that was measured, else of the weight. Layers without a point are dense."
+        caption += (
+            "that was measured, else of the weight; before a recovery. Other layers are dense."
+        )
         yield Picture(
             f"error of {words(role)} by layer",
             caption,
