@@ -53,6 +53,9 @@ def _shares() -> dict[str, Row]:
         flag, make = f"`--keep {keep}`", ("compress", "--keep", keep, *BOTH)
         found[f"keep-{keep}"] = Row(f"tlm {flag}, `--method svd`", (*make, "--method", "svd"))
         found[f"keep-{keep}-auto"] = Row(f"tlm {flag}", make)
+        found[f"keep-{keep}-plain"] = Row(
+            f"tlm {flag}, `--method narrow --plain`", (*make, "--method", "narrow", "--plain")
+        )
         found |= _beside(f"keep-{keep}", f"as {flag}", *BOTH)
     return found
 

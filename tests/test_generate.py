@@ -8,12 +8,18 @@ from conftest import pico, word_tokenizer
 from folders import compressed, masked_bert
 
 from tlmtool.cli import run
-from tlmtool.measuring.generating import Writer, kind_of
+from tlmtool.measuring.generating import Text, Writer, kind_of
 from tlmtool.models.checkpoint import load
 from tlmtool.models.saving import save
 
 CHAT = "{% for m in messages %}[CLS] {{ m['content'] }} [SEP]{% endfor %}"
 PROMPT = ("--prompt", "the cat sat on a", "--tokens", "7")
+
+
+def ended(made: torch.Tensor) -> Text:
+    """What a model wrote after two tokens; token 0 has no text."""
+    ids = made[0, 2:].tolist()
+    return Text(ids, " ".join(f"word{k}" for k in ids if k), 1.0)
 
 
 def folder_of(family, place, chat=None):
@@ -44,6 +50,18 @@ def test_two_models_side_by_side(tmp_path, capsys):
     same = report(capsys, dense, "--against", dense, *PROMPT)["samples"][0]
     assert same["same"] == 7 and same["texts"][0] == same["texts"][1]
     assert sample["texts"][1] == same["texts"][0]
+
+
+def test_an_answer_without_text_is_said(tmp_path, capsys, monkeypatch):
+    folder = folder_of("gpt2", tmp_path / "dense")
+    told = []
+    for ids in ([0], [5, 6]):
+        made = torch.tensor([[1, 2, *ids]])
+        monkeypatch.setattr(Writer, "_continued", lambda self, inputs, tokens, m=made: ended(m))
+        assert run(["generate", str(folder), *PROMPT, "-q"]) == 0
+        told.append(capsys.readouterr().out)
+    assert "(no text)" in told[0] and "ended its answer at once" in told[0]
+    assert "(no text)" not in told[1] and "ended its answer" not in told[1]
 
 
 def test_texts_are_those_of_the_most_likely_tokens(tmp_path):

@@ -8,6 +8,12 @@ from tlmtool.report.figures import View, figure, share
 from tlmtool.report.layout import Document, Part, entry
 from tlmtool.report.parts.quality import line
 
+NOTHING = "(no text)"
+ENDED = (
+    "a model ended its answer at once; its speed is then mostly that of reading the prompt; --raw "
+    "gives the prompt without a chat template"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
@@ -49,7 +55,7 @@ class Generations(Part):
         for each in self.samples:
             rows.append(["prompt", line(each.prompt)])
             for name, text, loop in zip(names, each.texts, each.loops, strict=True):
-                rows.append([f"{name}, in a loop" if loop else name, line(text)])
+                rows.append([f"{name}, in a loop" if loop else name, line(text) or NOTHING])
             if each.same is not None:
                 rows.append(["", f"({each.same} first tokens are the same)"])
         first = self.generations[0].tokens_per_second
@@ -63,7 +69,10 @@ class Generations(Part):
         return [View("samples", ["", "text"], rows), View("speed", header, speed)]
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        return [("how", self.how)]
+        found = [("how", self.how)]
+        if any(not line(text) for each in self.samples for text in each.texts):
+            found.append(("no text", ENDED))
+        return found
 
 
 def _names(ids: list[str]) -> list[str]:
