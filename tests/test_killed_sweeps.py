@@ -66,7 +66,7 @@ def test_a_sweep_killed_at_random_moments_goes_on_to_the_same(words, tmp_path):
     while kills < KILLS:
         process = context.Process(target=performed, args=([*words, "--resume"], str(said)))
         process.start()
-        process.join(timeout=moments.uniform(0, took / max(2, KILLS / 2)))
+        process.join(timeout=moments.uniform(0, took))
         if process.is_alive():
             process.kill()
             kills += 1
