@@ -82,6 +82,8 @@ def _recipe(verb: str, without: tuple[str, ...] = ()) -> Schema:
             empty = _closed({}) | {"type": ["object", "null"]}
             held = properties.setdefault(section, empty)["properties"]
         held[leaf] = _ref(path)
+    if "output.out" not in without:  # the folder of a matrix, also where a verb writes none
+        properties["output"]["properties"].setdefault("out", _ref("output.out"))
     if verb == "finetune":
         properties["launch"] = LAUNCH
     if FROM in settings(verb):
