@@ -37,6 +37,13 @@ from tlmtool.models.checkpoint import device_of
 PREFILL = 512  # tokens that are read at once
 RUNS = 15  # turns of each model; their median is taken
 
+SVD, PLAIN = ("--method", "svd"), ("--method", "narrow", "--plain")
+SMALLER = {  # {a row with fewer parameters: its flags}
+    "keep 0.8": ("--keep", "0.8", *SVD),
+    "keep 0.6": ("--keep", "0.6", *SVD),
+    "keep 0.6, plain": ("--keep", "0.6", *PLAIN),
+}
+
 Row = tuple[str, tuple[str, ...]]  # (the row that it is made from, the command and its flags)
 
 
@@ -47,9 +54,8 @@ def _rows() -> dict[str, Row]:
         "int4": ("dense", ("quantize", "--bits", "4")),
         "int4, tokens int8": ("dense", ("quantize", "--bits", "4", "--embedding-bits", "8")),
     }
-    for keep in ("0.9", "0.8", "0.6"):
-        name = f"keep {keep}"
-        found[name] = ("dense", ("compress", "--keep", keep, *BOTH))
+    for name, flags in SMALLER.items():
+        found[name] = ("dense", ("compress", *flags, *BOTH))
         found[f"{name}, int8"] = (name, ("quantize", "--bits", "8"))
         found[f"{name}, int4"] = (name, ("quantize", "--bits", "4"))
     return found

@@ -36,9 +36,10 @@ def single(inputs, tmp_path) -> Path:
 
 def test_points_of_one_verb_are_made_once_and_shown_together(single, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["run", str(single), "--out", str(out), "-q"]
+    words = ["run", str(single), "--out", str(out)]
     assert run(words) == 0
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
+    assert f"side by side: {out / 'page.html'}" in told
     names = ["rank=2,method=svd", "rank=2,method=tucker", "rank=4,method=svd"]
     assert all(name in shown for name in names) and "rank=4,method=tucker" not in shown
     assert all(name in (out / "page.html").read_text() for name in names)

@@ -40,6 +40,7 @@ from tlmtool.recipe.verbs import CHECKPOINTS, WRITES
 from tlmtool.report.kept import read_report
 from tlmtool.report.parts.stages import Stage as Done
 from tlmtool.report.parts.stages import Stages
+from tlmtool.report.progress import log
 from tlmtool.report.report import Report
 
 __all__ = ["Stage", "run", "stages_of", "summary"]
@@ -204,3 +205,4 @@ def finish(out: Path, report: Report, results: Mapping[str, Report]) -> None:
     if results:
         with suppress(NotLoadable):  # no result has a figure to compare
             comparing.add_page(results, out)
+            log.info("the results side by side: %s", out / comparing.PAGE)
