@@ -135,11 +135,13 @@ def tuned(inputs: dict[str, str], launch: object) -> dict:
     return {"stages": [{"name": "small"} | small, stage]}
 
 
-def test_a_stage_is_started_by_torchrun(inputs, tmp_path, capfd):
+def test_a_stage_is_started_by_torchrun_and_checked_as_any_other(inputs, tmp_path, capfd):
     tree = tuned(inputs, "torchrun --nproc_per_node 2")
-    assert run([*written(tmp_path, tree), "--json"]) == 0
-    report = json.loads(capfd.readouterr().out)["stages"][1]
-    assert report["training"]["processes"] == 2
+    tree["stages"][1]["output"] = {"fail_if": "training.processes>1"}
+    assert run([*written(tmp_path, tree), "--json"]) == 3
+    told = capfd.readouterr()
+    assert json.loads(told.out)["stages"][1]["training"]["processes"] == 2
+    assert "tlm: check failed: training.processes is 2" in told.err
 
 
 def test_the_sentence_of_a_launched_stage_that_fails_is_told(tmp_path, monkeypatch):
