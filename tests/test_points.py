@@ -138,6 +138,13 @@ def test_a_key_of_the_matrix_cannot_be_set_beside_it(tmp_path):
         points(tree, tmp_path, ["compression.rank=3"])
 
 
+@pytest.mark.parametrize("given", ["compression.keep=0.5", "compression.energy=0.9"])
+def test_a_budget_beside_the_matrix_does_not_replace_its_values(given, tmp_path):
+    with pytest.raises(Usage, match=r"compression\.rank of the matrix of .* is replaced"):
+        points(COMPRESS | {"matrix": RANKS}, tmp_path, [given])
+    assert len(points(COMPRESS | {"compression": {"keep": 0.5}, "matrix": RANKS}, tmp_path).points)
+
+
 @pytest.mark.parametrize(
     ("tree", "says"),
     [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tlmtool.recipe.folders import Folders
 from tlmtool.recipe.matrix import Values
 from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.sources import Layer, from_mapping, from_sets
+from tlmtool.recipe.values import convert
 from tlmtool.recipe.verbs import CHECKPOINTS, VERBS, WRITES
 
 Place = Callable[[str, frozenset[str]], Path]  # (stage, keys of the matrix) -> folder
@@ -86,11 +88,28 @@ def stage_of(
     if verb in WRITES:
         layers[0]["output.out"] = ("output.out", str(out))
     recipe = built(verb, layers, folders)
+    _check_varied(recipe, layers[1], where, folders)
     if isinstance(recipe.compression.keep, tuple):
         raise Usage(f"{where} gives several budgets: a stage writes one checkpoint, so give one")
     if recipe.output.dry_run:
         raise Usage(f"{where} is a dry run, which writes nothing for the next stage to read")
     return Stage(name, recipe, out, uses, keys)
+
+
+def _check_varied(recipe: Recipe, varied: Layer, where: str, folders: Folders) -> None:
+    """Raises Usage where a setting that excludes a key of the matrix has replaced its value: the
+    point would have the name of a value that it was not made with."""
+    known = settings(recipe.verb)
+    for path, (name, raw) in varied.items():
+        if path not in known or raw is None:
+            continue
+        value = convert(known[path].kind, known[path].rules, name, raw)
+        value = folders.filled(value) if known[path].reads else value
+        if reduce(getattr, path.split("."), recipe) != value:
+            raise Usage(
+                f"{path} of the matrix of {where} is replaced by another setting that is given "
+                "with it: leave one of the two out"
+            )
 
 
 def _resolve(layers: list[Layer], verb: str, where: str, earlier: Earlier) -> frozenset[str]:
