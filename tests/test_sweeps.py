@@ -1,5 +1,6 @@
 """`tlm run` over a matrix: each point once, failures named, resumed, replaced, shown on a page."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_another_recipe_another_version_or_a_foreign_folder_is_refused(
     monkeypatch.undo()
     assert run([*words, "--resume"]) == 1
     assert "texts.txt (calibration.text) was changed" in capsys.readouterr().out
+
+
+def test_a_point_that_a_job_of_an_earlier_run_is_making_is_left_alone(single, tmp_path, capsys):
+    note = tmp_path / "out" / "points" / "rank=4,method=svd.json"
+    note.parent.mkdir(parents=True)
+    (tmp_path / "out" / "sweep.json").write_text("{}")
+    with note.with_name(f".{note.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(["run", str(single), "--out", str(tmp_path / "out"), "-q", "--resume"]) == 2
+    assert f"another run is writing {note}" in capsys.readouterr().err
+    assert not note.exists() and not list(tmp_path.glob("out/*/report.json"))
 
 
 @pytest.fixture

@@ -138,7 +138,9 @@ def _claimed(found: Sweep, resume: bool, overwrite: bool) -> Iterator[None]:
         told = json.dumps({"format": FORMAT, "points": points}, indent=1)
         write_whole(found.out / LIST, told + "\n")
         for point in found.points:  # whatever must not be replaced is told before any work
-            prepared(_place(found, point), [*point.stages], overwrite)
+            place = _place(found, point)
+            with claimed(place.file):  # a job of an earlier run may still be at work on it
+                prepared(place, [*point.stages], overwrite)
         yield
 
 
