@@ -10,9 +10,10 @@ from conftest import WORDS, pico, word_tokenizer
 from trees import made
 
 from tlmtool.cli import run
+from tlmtool.cli.explaining import explained
 from tlmtool.commands.launching import command_of, launched
-from tlmtool.commands.workers import share_of
-from tlmtool.failure import Failure
+from tlmtool.commands.workers import attempted, share_of
+from tlmtool.failure import Failure, Stopped
 from tlmtool.recipe.building import build
 from tlmtool.recipe.stages import stages_of
 
@@ -102,6 +103,23 @@ def test_the_cores_are_shared_out(monkeypatch):
     assert [share_of(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [share_of(jobs) for jobs in (1, 2, 4)] == [3, 3, 2]
+
+
+def test_a_panic_of_rust_fails_one_point_and_a_signal_ends_all():
+    class PanicException(BaseException):
+        pass
+
+    def ends(error: BaseException):
+        def work() -> None:
+            raise error
+
+        return attempted(work, explained)
+
+    assert "index out of range" in ends(PanicException("index out of range"))[0]
+    with pytest.raises(Stopped):
+        ends(Stopped(15))
+    with pytest.raises(KeyboardInterrupt):
+        ends(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("jobs", ["0", "two", "-1", "1000"])

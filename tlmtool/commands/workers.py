@@ -14,7 +14,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from tlmtool.failure import Failure
+from tlmtool.failure import Failure, Stopped
 from tlmtool.measuring.profiling import release_memory
 
 OMP = "OMP_NUM_THREADS"
@@ -46,7 +46,9 @@ def attempted(work: Work, explain: Explain) -> Failed:
     """Perform a point in this process: why it failed."""
     try:
         work()
-    except Exception as error:
+    except (Stopped, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
         traceback.clear_frames(error.__traceback__)  # they hold the model
         return explain(error)
     finally:
