@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import WORDS, pico, word_tokenizer
@@ -11,6 +12,7 @@ from trees import made
 
 from tlmtool.cli import run
 from tlmtool.cli.explaining import explained
+from tlmtool.commands.cluster import Cluster
 from tlmtool.commands.launching import command_of, launched
 from tlmtool.commands.workers import attempted, share_of
 from tlmtool.failure import Failure, Stopped
@@ -137,6 +139,16 @@ def test_points_are_jobs_of_a_cluster(inputs, tmp_path, capsys):
     tree = ranks(inputs, 2) | {"cluster": {"partition_of_none": 1}}
     assert run([*written(tmp_path, tree), "--resume", "--cluster", "local"]) == 2
     assert "--cluster local: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("jobs", "bound"), [(None, None), (1, 1), (8, 8)])
+def test_jobs_bounds_the_jobs_of_a_cluster(jobs, bound, tmp_path, monkeypatch):
+    found: dict[str, object] = {}
+    executor = SimpleNamespace(update_parameters=lambda **given: found.update(given))
+    module = SimpleNamespace(AutoExecutor=lambda folder, cluster: executor)
+    monkeypatch.setitem(sys.modules, "submitit", module)
+    Cluster(explained, "slurm", {"timeout_min": 5}, jobs, tmp_path)
+    assert found.get("slurm_array_parallelism") == bound and found["timeout_min"] == 5
 
 
 def test_without_submitit_the_extra_is_named(inputs, tmp_path, capsys, monkeypatch):

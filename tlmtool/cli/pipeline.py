@@ -43,10 +43,10 @@ def run_file(verb: str, given: dict[str, Any]) -> None:
     return _run_stages([stage for _, stage in stages], given)
 
 
-def _jobs(text: str | None) -> int:
+def _jobs(text: str | None) -> int | None:
     if text is not None and not (text.isdecimal() and text.isascii() and 0 < int(text) < 1000):
         raise Usage(f"--jobs is {text}: it should be a number of processes, such as 2")
-    return int(text or 1)
+    return int(text) if text else None
 
 
 def _say(given: dict[str, Any], stages: list[tuple[str, Any]], points: int) -> None:
@@ -76,7 +76,7 @@ def _run_one(verb: str, given: dict[str, Any]) -> None:
     perform(verb, flags | {"recipe": given["file"], "folders": given["data"]})
 
 
-def _run_points(found: Any, jobs: int, asked: dict[str, Any], given: dict[str, Any]) -> None:
+def _run_points(found: Any, jobs: int | None, asked: dict[str, Any], given: dict[str, Any]) -> None:
     """Runs the points of a file. `asked`: what it asks of a cluster."""
     verbose, quiet = bool(given["verbose"]), bool(given["quiet"])
     with told(verbose, quiet):
@@ -87,7 +87,7 @@ def _run_points(found: Any, jobs: int, asked: dict[str, Any], given: dict[str, A
         worker: Worker = Alone(explained)
         if given["cluster"]:
             worker = Cluster(explained, given["cluster"], asked, jobs, found.out / LOGS)
-        elif jobs > 1:
+        elif jobs and jobs > 1:
             worker = Processes(explained, jobs, found.out / LOGS)
         report = sweep(found, given["resume"], given["overwrite"], worker)
     show(report, bool(given["as_json"]), verbose)

@@ -19,13 +19,13 @@ class Cluster:
     """All points that wait are submitted as one array of jobs.
 
     `kind`: what submitit calls the cluster, such as slurm or local; `parameters`: those of its
-    `update_parameters`; `jobs`: how many may run at a time, 1 for no bound; `folder`: on a file
+    `update_parameters`; `jobs`: how many may run at a time, None for no bound; `folder`: on a file
     system that all machines share, for what submitit writes."""
 
     explain: Explain
     kind: str
     parameters: dict[str, Any]
-    jobs: int
+    jobs: int | None
     folder: Path
     queue: list[tuple[str, Work]] = field(default_factory=list)
     running: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Cluster:
             raise MissingDependency(
                 "--cluster needs the cluster extra: pip install 'tlmtool[cluster]'"
             ) from None
-        given = DEFAULTS | ({"slurm_array_parallelism": self.jobs} if self.jobs > 1 else {})
+        given = DEFAULTS | ({"slurm_array_parallelism": self.jobs} if self.jobs else {})
         try:
             executor = submitit.AutoExecutor(folder=folder, cluster=self.kind)
             executor.update_parameters(**given | self.parameters)
