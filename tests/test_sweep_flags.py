@@ -130,6 +130,13 @@ def test_a_wrong_number_of_jobs_is_told(jobs, inputs, tmp_path, capsys):
     assert "--jobs is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [["--cluster", "slurm"], ["--jobs", "2"]])
+def test_what_is_for_points_needs_a_matrix(more, inputs, tmp_path, capsys):
+    assert run([*written(tmp_path, tuned(inputs, None)), *more]) == 2
+    assert f"{more[0]} is for the points of a matrix" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_points_are_jobs_of_a_cluster(inputs, tmp_path, capsys):
     pytest.importorskip("submitit")
     words, out = written(tmp_path, ranks(inputs, 2, 900)), tmp_path / "out"

@@ -23,6 +23,9 @@ def run_file(verb: str, given: dict[str, Any]) -> None:
             raise Usage("--check and --dry-run are two questions: give one of them")
         file, sets, jobs = opened(given["file"]), given["sets"] or (), _jobs(given["jobs"])
         data = given["data"] or ()
+        if not file.matrix.values and (given["cluster"] or jobs not in (None, 1)):
+            flag = "--cluster" if given["cluster"] else "--jobs"
+            raise Usage(f"{flag} is for the points of a matrix, and {file.where} has no matrix")
         out = Path(given["out"] or file.out or f"out/{Path(given['file']).stem}")
         stages: list[tuple[str, Any]] = []
         if file.matrix.values:  # before the slow imports
