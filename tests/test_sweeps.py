@@ -152,7 +152,8 @@ def test_what_reads_a_point_that_failed_is_not_run(several, tmp_path, capsys):
     assert run(["run", str(several), "--out", str(out), "-q", *more]) == 2
     capsys.readouterr()
     more = ["--set", "smaller.output.fail_if=seconds.load>=0"]
-    assert run(["run", str(several), "--out", str(out), "-q", *more]) == 1
+    assert run(["run", str(several), "--out", str(out), "-q", *more]) == 3
     told = capsys.readouterr()
-    assert "6 of 6 points failed" in told.err and "because rank=2 has failed" in told.out
+    assert "6 of 6 points failed a check, or read one that did: rank=2, " in told.err
+    assert "because rank=2 has failed" in told.out
     assert os.listdir(out / "rank=2") == ["smaller"]

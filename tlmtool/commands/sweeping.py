@@ -61,13 +61,13 @@ def _outcomes(
     found: Sweep, resume: bool, overwrite: bool, worker: Worker
 ) -> Iterator[tuple[str, Failed]]:
     """(name, why it failed) of each point, as they end."""
-    waiting, good, bad = list(found.points), set[str](), set[str]()
+    waiting, good, bad = list(found.points), set[str](), dict[str, int]()  # bad: their exit codes
     running, known = set[str](), Known()
     try:
         while waiting or running:
             ended = list[tuple[str, Failed]]()
             for point in [*waiting]:
-                lacks = sorted(point.after & bad)
+                lacks = sorted(point.after & bad.keys())
                 if not lacks and not point.after <= good:
                     continue
                 waiting.remove(point)
@@ -75,7 +75,7 @@ def _outcomes(
                 work = Work(place, point.stages, found.single, resume, overwrite, known)
                 if lacks:
                     why = f"not run, because {lacks[0]} has failed"
-                    ended.append((point.name, (why, Failure.code)))
+                    ended.append((point.name, (why, bad[lacks[0]])))
                 elif _there(place, point) and not overwrite:  # no worker is needed to see it
                     ended.append((point.name, attempted(work, worker.explain)))
                 else:
@@ -85,8 +85,11 @@ def _outcomes(
                 ended = [worker.next()]
             for name, why in ended:
                 running.discard(name)
-                (bad if why else good).add(name)
-                log.info("point %d of %d: %s", len(good | bad), len(found.points), name)
+                if why:
+                    bad[name] = why[1]
+                else:
+                    good.add(name)
+                log.info("point %d of %d: %s", len(good) + len(bad), len(found.points), name)
                 yield name, why
     finally:
         worker.end()
@@ -169,7 +172,8 @@ def _ended(found: Sweep, failed: dict[str, tuple[str, int]]) -> Report:
         several = f"{len(failed)} of {len(found.points)} points"
         report.failed = Failure(f"{several} failed: {names}; --resume tries them again")
         if {code for _, code in failed.values()} == {CheckFailed.code}:
-            report.failed = CheckFailed(f"the check of {several} failed: {names}")
+            told = f"{several} failed a check, or read one that did: {names}"
+            report.failed = CheckFailed(told)
     results = {str(stage.out): each for point in made.values() for stage, each in point}
     finish(found.out, report, results)
     return report
