@@ -4,6 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -121,7 +122,10 @@ class Processes:
 
     def end(self) -> None:
         for process, _ in self.running.values():
-            process.terminate()
+            try:
+                os.killpg(process.pid, signal.SIGTERM)  # also what it has started
+            except ProcessLookupError:  # it leads no group yet, or is done
+                process.terminate()
         for process, _ in self.running.values():
             process.join()
 
@@ -150,6 +154,7 @@ def _threads(count: int) -> Any:
 
 def perform_alone(pipe: Any, work: Work, explain: Explain, threads: int, file: Path) -> None:
     """The whole of a process that performs one point; it ends with the one that started it."""
+    os.setpgrp()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
@@ -171,6 +176,7 @@ def perform_alone(pipe: Any, work: Work, explain: Explain, threads: int, file: P
 
 
 def _follow(parent: Any) -> None:
-    """End this process at once when its parent is gone: what it began, `--resume` goes on with."""
+    """End this process, and what it has started, at once when its parent is gone: what it began,
+    `--resume` goes on with."""
     parent.join()
-    os._exit(1)
+    os.killpg(0, signal.SIGTERM)
