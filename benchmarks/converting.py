@@ -125,7 +125,7 @@ class Bench:
 
     def converted(self, kernel: Any, paths: list[str]) -> tuple[Any, list[float]]:
         torch.manual_seed(self.given.seed)
-        model = copy.deepcopy(self.dense)
+        model = copy.deepcopy(self.dense).requires_grad_(True)  # as a teacher it is frozen
         records = convert(model, dict.fromkeys(paths, kernel), self.batches)
         return model, [each["output_error"] for each in records]
 

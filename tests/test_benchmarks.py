@@ -3,9 +3,12 @@
 import importlib
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import sentences
+from front_door import saved
 
 from tlmtool.recipe.building import build
 
@@ -36,3 +39,35 @@ def test_flags_of_the_variants_of_gain_are_those_there_are(monkeypatch):
         made = build("finetune", {"model": "m", "task": "grammar"} | variant.strategy)
         assert made.strategy.name == variant.strategy.get("strategy", "none")
     sys.modules.pop("gain_variants")
+
+
+@pytest.mark.parametrize(("family", "head"), [("bert", "base"), ("llama", "lm")])
+def test_each_row_of_converting_trains_all_weights(family, head, tmp_path, monkeypatch):
+    """The dense model is the teacher of all rows, which freezes it: its copies must not be."""
+    saved(tmp_path / family, family, head)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import converting
+
+    (tmp_path / "train.txt").write_text("\n".join(sentences(480)) + "\n")
+    rows = [f"{i}\t{a}\t{b}\t{i % 5}" for i, (a, b) in enumerate(pairwise(sentences(90)))]
+    for name, part in (("train.tsv", rows[:60]), ("dev.tsv", rows[60:])):
+        (tmp_path / name).write_text("\n".join(["index\tsentence1\tsentence2\tscore", *part]))
+    data = tmp_path if family == "bert" else tmp_path / "train.txt"
+    words = ["--out", tmp_path / "rows.json", "--model", tmp_path / family, "--data", data]
+    words += ["--kernels", "cosine", "--steps", 2, "--batch", 4, "--length", 8]
+    monkeypatch.setattr(sys, "argv", ["converting.py", *map(str, words)])
+    trained, distilled = list[set[str]](), converting.distilled
+
+    def watched(recipe, model, *more):
+        held = {name: x.clone() for name, x in model.named_parameters()}
+        found = distilled(recipe, model, *more)
+        after = dict(model.named_parameters())
+        trained.append({name for name, x in held.items() if not x.equal(after[name])})
+        return found
+
+    monkeypatch.setattr(converting, "distilled", watched)
+    converting.main()
+    first, aligned, second = trained  # the row without alignment, and the two parts of the other
+    assert aligned and all("attention" in name or "attn" in name for name in aligned)
+    assert second == first and any("embed" in name for name in first)
+    sys.modules.pop("converting")
