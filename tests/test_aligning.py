@@ -151,6 +151,13 @@ def test_alignment_alone_leaves_all_but_attention(room, tmp_path):
     assert moved and all("attention" in name and "LayerNorm" not in name for name in moved)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_in_few_bits_is_aligned_in_float32(room, dtype, tmp_path):
+    align = ("--set", "recovery.align=3", "--set", "recovery.precision=float32")
+    assert compressed(room, "bert", tmp_path / "out", "--dtype", dtype, *align) == 0
+    assert report_of(tmp_path / "out")["recovery"]["aligned"]["first"] > 0
+
+
 def test_layers_are_chosen_after_alignment(room, tmp_path):
     more = ("--max-loss-increase", 100, "--set", "recovery.align=6")
     assert compressed(room, "bert", tmp_path / "out", *more) == 0

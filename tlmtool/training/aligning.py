@@ -85,14 +85,21 @@ class Alignment(Objective):
 
 def _called(base: Any, path: str, output: str, call: Call) -> Tensor:
     """What the output projection of an attention module gives, where the module is called so. Some
-    families keep the projection beside it."""
+    families keep the projection beside it. The module is in float32, and reads (B, N, E) in it,
+    whatever the dtype of the teacher is."""
     seen: list[Tensor] = []
     projection = base.get_submodule(output)
     with hooks(projection.register_forward_hook(lambda m, args, found: seen.append(found))):
         args, inputs = call
-        found = base.get_submodule(path)(*args, **inputs)
+        read = {name: _wide(x) for name, x in inputs.items()}
+        found = base.get_submodule(path)(*map(_wide, args), **read)
     mixed = found[0] if isinstance(found, tuple) else found
     return seen[0] if seen else projection(mixed)
+
+
+def _wide(x: Any) -> Any:
+    """Hidden states (B, N, E) in float32, and anything else, such as a mask, as it is."""
+    return x.float() if isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point() else x
 
 
 @contextmanager
