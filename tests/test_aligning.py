@@ -158,6 +158,16 @@ def test_a_model_in_few_bits_is_aligned_in_float32(room, dtype, tmp_path):
     assert report_of(tmp_path / "out")["recovery"]["aligned"]["first"] > 0
 
 
+def test_tokens_are_those_of_the_batches_that_were_trained_on(room, tmp_path):
+    """12 windows of 16 in batches of 5, 5 and 2: half of 6 steps are for alignment."""
+    (tmp_path / "short.txt").write_text("\n".join(sentences(30)) + "\n")
+    more = ("--recover-data", tmp_path / "short.txt", "--recover-batch", 5)
+    align = ("--set", "recovery.align=3")
+    assert compressed(room, "gpt2", tmp_path / "out", *more, *align) == 0
+    found = report_of(tmp_path / "out")["recovery"]
+    assert found["windows"] == 12 and found["tokens"] == 2 * 12 * 16
+
+
 def test_layers_are_chosen_after_alignment(room, tmp_path):
     more = ("--max-loss-increase", 100, "--set", "recovery.align=6")
     assert compressed(room, "bert", tmp_path / "out", *more) == 0

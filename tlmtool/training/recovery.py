@@ -91,7 +91,7 @@ class Recovery:
         self.lesson, self.windows = taught, windows
         self.recipe = training_of(recipe, windows.length if windows else None)
         modules_named(model, recipe.recovery.layers)
-        self.teacher, self.aligned = copy.deepcopy(model), None
+        self.teacher, self.aligned, self.tokens = copy.deepcopy(model), None, 0
         self.measured: tuple[str, str, Callable[[nn.Module], float] | None]
         if score:
             self.measured = (score.task.metric, score.task.better, score)
@@ -123,7 +123,6 @@ class Recovery:
         )
         seconds = time.perf_counter() - started
         self.after = self.quality and self._told("measuring recovered", model)
-        tokens = used.steps * used.batch * self.windows.length if self.windows else None
         return Recovered(
             metric=name,
             better=better,
@@ -139,7 +138,7 @@ class Recovery:
             sentences=None if self.windows else len(self.sentences),
             windows=len(self.windows.rows) if self.windows else None,
             window=self.windows.length if self.windows else None,
-            tokens=tokens,
+            tokens=self.tokens if self.windows else None,
             seconds=seconds,
             course=tuple(Point(step=k, loss=loss) for k, loss in outcome.course(POINTS)),
             scored_on=self._scored_on,
@@ -163,7 +162,7 @@ class Recovery:
             given = replace(given, evaluate_every=steps + 1)
         recipe = replace(self.recipe, training=given, seed=self.recipe.seed + aligns)
         stage = "aligning" if aligns else "recovering"
-        return distilled(
+        outcome = distilled(
             recipe,
             model,
             objective,
@@ -171,6 +170,9 @@ class Recovery:
             tick=lambda step, of, note: self.bars(stage, step, of, note),
             tell=self.bars.line,
         )
+        if self.windows:  # a batch at the end of an epoch is smaller
+            self.tokens += sum(outcome.sizes) * (self.windows.length if aligns else 1)
+        return outcome
 
     def _off(self, model: nn.Module) -> float | None:
         """The score with all attention kernels switched off; None where there are none."""
