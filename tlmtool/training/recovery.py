@@ -28,9 +28,7 @@ from tlmtool.training.teaching import distilled, modules_named
 
 RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 RATES_WINDOWS = {"factors": 3e-4, "all": 1e-4}  # the same of a causal language model
-RATE_ALIGN = (
-    1e-3  # of alignment, whose layers learn by themselves: a larger one is noisy in few steps
-)
+RATE_ALIGN = 1e-3  # of alignment; no table of docs/results compares it with other rates
 POINTS = 8  # of the course of the loss in a report
 
 
