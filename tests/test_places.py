@@ -137,7 +137,7 @@ def test_a_pipeline_keeps_clear_of_what_its_stages_read(room, capsys):
     assert run(words) == 0 and run([*words, "--resume"]) == 0
     assert run([*words, "--overwrite"]) == 0  # its second stage reads what the first writes into it
     assert sorted(os.listdir()) == ["o"]
-    assert sorted(os.listdir("o")) == ["score", "small", "stages.json"]
+    assert sorted(os.listdir("o")) == ["page.html", "report.json", "score", "small", "stages.json"]
 
 
 def test_a_pipeline_replaces_nothing_of_others_in_its_stages(room, capsys):
