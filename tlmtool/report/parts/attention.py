@@ -97,5 +97,5 @@ class Attention(Part):
         if self.quality != quality.after:
             values["at the end"] = quality.after
         rows = [[name, figure(value, 4)] for name, value in values.items()]
-        note = "kernels off: the same model with every kernel switched off, but not the local mixers, right after the conversion"
+        note = "kernels off, right after the conversion: only local mixers are left of attention"
         return View("stages", ["", words(quality.name)], rows, note)

@@ -109,7 +109,7 @@ class Recovery(Part):
                 f"{first.lr:g}: output error {first.first:.3f}, then {first.last:.3f}"
             )
         if self.off is not None:
-            note += "; kernels off: the same model with every kernel switched off, but not the local mixers"
+            note += "; kernels off: only local mixers are left of attention"
         header = ["", self.metric, *([name] if beside else [])]
         steps = [[f"step {each.step:,}", figure(each.loss, 4)] for each in self.course]
         what = "divergence from the dense model, nats a token" if self.windows else "loss"
