@@ -61,8 +61,10 @@ def beyond(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def picture(rows: list[dict[str, Any]], file: Path) -> None:
-    """Draws each figure against perplexity; bits alone are joined by a line."""
+    """Draws each figure against perplexity; bits alone are joined by a line. A row in few bits has
+    the time of the one that it was rounded from, so that only bytes show it."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     found = figures(rows)
     drawn = Figure(figsize=(15, 5), layout="constrained")
@@ -70,6 +72,12 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
         drawn.subplots(1, len(FIGURES)), FIGURES.items(), strict=True
     ):
         there = {name: each for name, each in found.items() if figure in each}
+        if figure != "file_bytes":
+            rounded = {row["row"] for row in rows if "timed_as" in row}
+            there = {name: each for name, each in there.items() if name not in rounded}
+        else:
+            there = {n: each | {figure: each[figure] / 1e6} for n, each in there.items()}
+            heading = "MB on disk"
         joined = sorted(
             (each[figure], each["perplexity"]) for n, each in there.items() if n in ALONE
         )
@@ -78,7 +86,11 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
             colour = "#d55e00" if name in ALONE else "#0072b2"
             axes.scatter(each[figure], each["perplexity"], color=colour)
             at = (each[figure], each["perplexity"])
-            axes.annotate(name, at, (5, 5), textcoords="offset points", fontsize=7)
+            below = name in ("int4", "keep 0.6, plain")  # as large as the row above it
+            place = (5, -11 if below else 5)
+            axes.annotate(name, at, place, textcoords="offset points", fontsize=7)
+        axes.margins(x=0.18)
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
         axes.set(xlabel=heading, ylabel="perplexity", yscale="log")
         axes.legend()
     drawn.savefig(file)
