@@ -33,6 +33,16 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return found
 
 
+@pytest.fixture
+def inputs(tmp_path) -> dict[str, str]:
+    """The paths of a masked language model and of a text, for a recipe file."""
+    model, text = tmp_path / "model", tmp_path / "texts.txt"
+    pico("bert", "lm").save_pretrained(model)
+    word_tokenizer().save_pretrained(model)
+    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
+    return {"model": str(model), "text": str(text)}
+
+
 def arguments(model, texts, out, *more) -> list[str]:
     given = [] if "--calibration" in more else ["--calibration", texts]
     return [*map(str, ["compress", model, *given, "--out", out, *SMALL, *more])]

@@ -12,25 +12,23 @@ import sys
 import time
 from pathlib import Path
 
+import compressions
 import pytest
-from conftest import WORDS, pico, word_tokenizer
 from trees import made
 
 from tlmtool.cli import run
 
 KILLS, JOBS = int(os.environ.get("TLM_KILLS", "3")), os.environ.get("TLM_JOBS", "1")
 
+inputs = compressions.inputs  # a fixture
+
 
 @pytest.fixture
-def words(tmp_path) -> list[str]:
-    model, text = tmp_path / "model", tmp_path / "texts.txt"
-    pico("bert", "lm").save_pretrained(model)
-    word_tokenizer().save_pretrained(model)
-    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
-    data = {"task": "mlm", "data": str(text)}
+def words(inputs, tmp_path) -> list[str]:
+    data = {"task": "mlm", "data": inputs["text"]}
     small = {"sites": "*.0.attention.self.query"}
     stages = [
-        {"name": "smaller", "verb": "compress", "model": str(model), "compression": small}
+        {"name": "smaller", "verb": "compress", "model": inputs["model"], "compression": small}
         | {"calibration": {"text": "none"}},
         {"name": "tuned", "verb": "finetune"}
         | {"training": data | {"steps": 8, "batch": 4, "save_every": 1}},

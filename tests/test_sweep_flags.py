@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import compressions
 import pytest
-from conftest import WORDS, pico, word_tokenizer
 from trees import made
 
 from tlmtool.cli import run
@@ -20,15 +20,7 @@ from tlmtool.recipe.building import build
 from tlmtool.recipe.stages import stages_of
 
 RANK = {"rank": 2, "sites": "*.0.attention.self.query"}
-
-
-@pytest.fixture
-def inputs(tmp_path) -> dict[str, str]:
-    model, text = tmp_path / "model", tmp_path / "texts.txt"
-    pico("bert", "lm").save_pretrained(model)
-    word_tokenizer().save_pretrained(model)
-    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
-    return {"model": str(model), "text": str(text)}
+inputs = compressions.inputs  # a fixture
 
 
 def written(tmp_path: Path, tree: dict) -> list[str]:

@@ -5,23 +5,15 @@ import json
 import os
 from pathlib import Path
 
+import compressions
 import pytest
-from conftest import WORDS, pico, word_tokenizer
 from trees import made
 
 from tlmtool.cli import run
 from tlmtool.commands.compare import reports_in
 
 RANK = {"rank": 2, "sites": "*.0.attention.self.query"}
-
-
-@pytest.fixture
-def inputs(tmp_path) -> dict[str, str]:
-    model, text = tmp_path / "model", tmp_path / "texts.txt"
-    pico("bert", "lm").save_pretrained(model)
-    word_tokenizer().save_pretrained(model)
-    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(11)) + "\n")
-    return {"model": str(model), "text": str(text)}
+inputs = compressions.inputs  # a fixture
 
 
 @pytest.fixture
