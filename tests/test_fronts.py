@@ -38,8 +38,9 @@ def test_every_row_is_a_command_made_from_an_earlier_row(scripts):
     known = ["dense"]
     for name, (source, (verb, *rest)) in scripts[0].ROWS.items():
         assert source in known and verb in VERBS
-        flags = dict(zip((each[2:] for each in rest[::2]), rest[1::2], strict=True))
-        build(verb, {"model": "m", **flags})
+        flags = zip(rest, [*rest[1:], "--"], strict=True)  # one without a value comes before "--"
+        given = {f[2:]: v if v[:2] != "--" else True for f, v in flags if f[:2] == "--"}
+        build(verb, {"model": "m", **given})
         known.append(name)
 
 
