@@ -99,6 +99,7 @@ def test_a_long_name_is_cut_and_stays_its_own(tmp_path):
 
 
 RANKS = {"compression.rank": [2, 4]}
+DRAWN = {"verb": "profile", "profiling": {"attention": "softmax", "plot": "a.png"}}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,9 @@ def test_a_budget_beside_the_matrix_does_not_replace_its_values(given, tmp_path)
             "stands in two matrices",
         ),
         ({"stages": STAGES, "matrices": {}}, "is no pipeline"),
+        ({"verb": ["profile"]}, "with its verb under the key verb"),
+        (DRAWN | {"matrix": {"seed": [1, 2]}}, "^--plot a.png would be drawn for .*seed=1 and"),
+        ({"stages": [DRAWN | {"name": "a"}, DRAWN | {"name": "b"}]}, "drawn for .*a and again"),
     ],
 )
 def test_wrong_stages_are_one_sentence(tree, says, tmp_path):

@@ -128,6 +128,20 @@ def test_a_file_of_stages(change, good, check):
     assert check({"stages": [STAGE]} | change) is good
 
 
+@pytest.mark.parametrize(
+    "more", [{"launch": "torchrun --x 2"}, {"cluster": {}}, {"exclude": [{"seed": 1}]}]
+)
+def test_what_is_for_points_needs_a_matrix(more, check, tmp_path):
+    """A command alone is started and placed by whoever runs it."""
+    training = {"task": "mlm", "data": "d.txt", "steps": 2}
+    tree = {"verb": "finetune", "model": "m", "training": training, **more}
+    file = tmp_path / "recipe.yaml"
+    for matrix in ({}, {"matrix": {"seed": [1, 2]}}):
+        file.write_text(json.dumps(tree | matrix), encoding="utf-8")
+        assert check(tree | matrix) is bool(matrix)
+        assert run(["run", str(file), "--check"]) == (0 if matrix else 2)
+
+
 def test_the_command_prints_it(capsys):
     assert run(["run", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(json_schema()))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,6 +149,19 @@ def test_jobs_bounds_the_jobs_of_a_cluster(jobs, bound, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", module)
     Cluster(explained, "slurm", {"timeout_min": 5}, jobs, tmp_path)
     assert found.get("slurm_array_parallelism") == bound and found["timeout_min"] == 5
+
+
+def test_what_refuses_a_job_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("sbatch: error: invalid account\nsee the log")
+
+    executor = SimpleNamespace(update_parameters=lambda **_: None, batch=nullcontext, submit=refuse)
+    module = SimpleNamespace(AutoExecutor=lambda folder, cluster: executor)
+    monkeypatch.setitem(sys.modules, "submitit", module)
+    cluster = Cluster(explained, "slurm", {}, None, tmp_path)
+    cluster.add("seed=1", print)
+    with pytest.raises(Failure, match="--cluster slurm took no jobs: sbatch: error: invalid"):
+        cluster.next()
 
 
 def test_without_submitit_the_extra_is_named(inputs, tmp_path, capsys, monkeypatch):

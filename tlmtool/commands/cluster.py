@@ -58,8 +58,12 @@ class Cluster:
     def next(self) -> tuple[str, Failed]:
         if self.queue:
             self.executor = self.executor or self._made(self.folder)
-            with self.executor.batch():
-                jobs = [self.executor.submit(perform_job, w, self.explain) for _, w in self.queue]
+            try:
+                with self.executor.batch():
+                    submit = self.executor.submit
+                    jobs = [submit(perform_job, w, self.explain) for _, w in self.queue]
+            except (RuntimeError, OSError) as error:  # such as an account that the cluster refuses
+                raise Failure(f"--cluster {self.kind} took no jobs: {first_line(error)}") from None
             self.running |= dict(zip((name for name, _ in self.queue), jobs, strict=True))
             self.queue.clear()
         while not (ended := [name for name, job in self.running.items() if job.done()]):

@@ -88,13 +88,15 @@ def _recipe(verb: str, without: tuple[str, ...] = ()) -> Schema:
         properties["launch"] = LAUNCH
     if FROM in settings(verb):
         properties[FREE[:-1]] = {"type": "object", "description": "Keys of the new config.json"}
-    return _closed(properties | _grid([*settings(verb)], ""))
+    grid = _grid([*settings(verb)], "")
+    of_a_matrix = {key: ["matrix"] for key in ("launch", *grid) if key != "matrix"}
+    return _closed(properties | grid, dependencies=of_a_matrix)
 
 
 def _stage(verb: str) -> Schema:
     """A recipe of a verb as a stage: with a name, and without what the run decides."""
     found = _recipe(verb, OF_A_RUN)
-    del found["properties"]["cluster"]
+    del found["properties"]["cluster"], found["dependencies"]  # the matrix may be the file's
     pattern = f"^{NAME.pattern}$"
     words = "Name of the stage, and of the folder of its result"
     found["properties"]["name"] = {"type": "string", "pattern": pattern, "description": words}

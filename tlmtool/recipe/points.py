@@ -8,6 +8,7 @@ from tlmtool.failure import Usage
 from tlmtool.files.places import path_of
 from tlmtool.recipe.matrix import Values, label
 from tlmtool.recipe.stages import RecipeFile, Stage
+from tlmtool.recipe.staging import check_plots
 
 SHARED = "shared"  # the folder of stages that depend on no key of the matrix
 ASK = 200  # points; for more a user must say that they are meant
@@ -82,5 +83,6 @@ def sweep_of(
             if stage.name not in {each.name for each in point.stages}:
                 after = point.after | {names[each] for each in stage.uses} - {name}
                 found[name] = replace(point, stages=(*point.stages, stage), after=after)
+    check_plots(stage for point in found.values() for stage in point.stages)
     ordered = sorted(found.values(), key=lambda point: len(point.values))  # it reads only smaller
     return Sweep(out, tuple(ordered), len(combinations), file.single)

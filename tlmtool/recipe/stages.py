@@ -12,7 +12,7 @@ from tlmtool.recipe.folders import Folders, mentioned, taken
 from tlmtool.recipe.launchers import launch_of
 from tlmtool.recipe.matrix import KEYS, Matrix, Values, joined, matrix_of
 from tlmtool.recipe.sources import read
-from tlmtool.recipe.staging import Earlier, Place, Stage, layers_of, stage_of, verb_of
+from tlmtool.recipe.staging import Earlier, Place, Stage, check_plots, layers_of, stage_of, verb_of
 from tlmtool.recipe.verbs import VERBS
 
 __all__ = ["RecipeFile", "Stage", "opened", "stages_of"]
@@ -83,7 +83,7 @@ def opened(file: str | Path) -> RecipeFile:
     """A YAML file of stages or of one verb, perhaps with a matrix. Raises Usage for what is
     neither, NotLoadable for a file that cannot be read."""
     where, given = f"recipe {file}", read(file)
-    if "stages" not in given and given.get("verb") in VERBS:
+    if "stages" not in given and given.get("verb") in [*VERBS]:
         return _single(str(file), where, given)
     several = given.get("stages")
     if not {*given} <= {*WHOLE} or not isinstance(several, list) or not several:
@@ -146,4 +146,6 @@ def stages_of(
     found, out = opened(file), path_of(out)
     if found.matrix.values:
         raise Usage(f"{found.where} has a matrix: it is no single pipeline")
-    return found.stages(lambda name, _: out / name, sets, folders)
+    stages = found.stages(lambda name, _: out / name, sets, folders)
+    check_plots(stages)
+    return stages

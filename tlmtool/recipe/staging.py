@@ -1,12 +1,13 @@
 """One stage of a recipe file, made of what is said about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
+from tlmtool.files.places import path_of
 from tlmtool.recipe.building import built
 from tlmtool.recipe.folders import Folders
 from tlmtool.recipe.matrix import Values
@@ -94,6 +95,20 @@ def stage_of(
     if recipe.output.dry_run:
         raise Usage(f"{where} is a dry run, which writes nothing for the next stage to read")
     return Stage(name, recipe, out, uses, keys)
+
+
+def check_plots(stages: Iterable[Stage]) -> None:
+    """Raises Usage where two stages draw into one file, as all points of a matrix would."""
+    drawn = dict[Path, str]()
+    for stage in stages:
+        if stage.recipe.profiling.plot:
+            plot = path_of(stage.recipe.profiling.plot)
+            if plot in drawn:
+                raise Usage(
+                    f"--plot {stage.recipe.profiling.plot} would be drawn for {drawn[plot]} and "
+                    f"again for {stage.out}: leave it out, tlm compare draws the results"
+                )
+            drawn[plot] = str(stage.out)
 
 
 def _check_varied(recipe: Recipe, varied: Layer, where: str, folders: Folders) -> None:
