@@ -83,7 +83,10 @@ def pipeline_parameters() -> Iterator[inspect.Parameter]:
     """The file of a pipeline and its flags."""
     info = typer.Argument(metavar="FILE", help="YAML file of one command, or with a list of stages")
     yield _parameter("file", str, inspect.Parameter.empty, info)
-    folder = "Folder for the results, one for each stage (default: out/<name of FILE>)"
+    folder = (
+        "Folder for the results, one for each stage (default: out/<name of FILE>; one command "
+        "keeps its own default)"
+    )
     yield _option("out", str | None, ("--out",), folder, "DIR")
     words = "Set a key of a stage, such as convert.seed=1; may be repeated"
     yield _option("sets", list[str] | None, ("--set",), words, "STAGE.KEY=VALUE")

@@ -74,8 +74,14 @@ def _predict(stages: list[tuple[str, Any]], single: bool, given: dict[str, Any])
 def _run_one(verb: str, given: dict[str, Any]) -> None:
     """Runs a recipe of one command, as `tlm VERB --recipe FILE` does."""
     flags = {name: given[name] for name in ("sets", "as_json", "quiet", "verbose")}
-    kept = ("out", "resume", "overwrite", "dry_run")
-    flags |= {name: given[name] for name in kept if given[name]}
+    kept = {n: given[n] for n in ("out", "resume", "overwrite", "dry_run") if given[n]}
+    with told(bool(given["verbose"]), bool(given["quiet"])):
+        from tlmtool.recipe.schema import settings
+
+        known = {setting.flag for setting in settings(verb).values()}
+        if wrong := [n for name in kept if (n := name.replace("_", "-")) not in known]:
+            raise Usage(f"--{wrong[0]} is not for {verb}, the one command of {given['file']}")
+    flags |= kept
     perform(verb, flags | {"recipe": given["file"], "folders": given["data"]})
 
 
