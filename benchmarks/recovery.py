@@ -41,7 +41,16 @@ from tlmtool.training.imitation import Imitation
 from tlmtool.training.recovery import training_of
 from tlmtool.training.teaching import distilled
 
-SETTINGS = ("model", "train_text", "text", "tokens", "window", "calibration_tokens", "quick")
+SETTINGS = [
+    "model",
+    "train_text",
+    "text",
+    "tokens",
+    "window",
+    "calibration_tokens",
+    "batch",
+    "quick",
+]
 QUICK = {"tokens": 600, "window": 32, "calibration_tokens": 512}
 FEW = 3  # steps of every row with --quick, each of windows of 16 tokens
 
@@ -58,6 +67,7 @@ def flags() -> argparse.Namespace:
     add("--tokens", type=int, default=40_000, help="tokens of --text to score on")
     add("--window", type=int, default=512, help="tokens of a window, and the stride, in scoring")
     add("--calibration-tokens", type=int, default=65_536, help="tokens of --train-text to fit on")
+    add("--batch", type=int, default=AT_A_STEP, help="windows of a step")
     add("--rows", default="*", help=f"names or patterns by comma: {', '.join(ROWS)}")
     add("--work", type=Path, help="folder of the checkpoints (default: beside --out)")
     add("--device", default="auto", help="as of tlm compress")
@@ -177,8 +187,8 @@ class Bench:
         steps = FEW if self.given.quick else row.steps
         asked = {"model": str(self.given.model), "keep": row.keep, "recover": steps}
         asked |= {"recover-train": row.train, "device": self.given.device}
-        if row.window and not self.given.quick:
-            asked["recover-batch"] = AT_A_STEP * LEARNED // length  # as many tokens in a step
+        longer = 1 if self.given.quick else length // LEARNED  # a step has as many tokens
+        asked["recover-batch"] = max(1, self.given.batch // longer)
         asked |= {"recover-lr": row.lr} if row.lr else {}
         sets = [f"recovery.hidden={row.hidden}", f"recovery.schedule={row.schedule}"]
         recipe = build("compress", asked, sets + halves(row.half, model))

@@ -8,6 +8,7 @@ import torch
 from conftest import CONFIGS, WORDS, pico, word_tokenizer
 from torch import Tensor, nn
 
+from tlmtool.compression import lockstep
 from tlmtool.compression.calibration import prepared
 from tlmtool.compression.lockstep import Fit, Lockstep
 from tlmtool.compression.walking import Place, place_of, places_of
@@ -161,9 +162,11 @@ def draw(*size: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("ridge", [0.01, 0.1, 1.0])
-def test_the_target_is_the_ridge_solution(biased, streams, ridge):
+@pytest.mark.parametrize("at_once", [3, 1024])
+def test_the_target_is_the_ridge_solution(biased, streams, ridge, at_once, monkeypatch):
     """argmin_T sum_t |T x - (W x_dense + r_dense - r)|^2 / n + ridge mean(diag C) |T - W|^2, by
     lstsq on the rows and one more for each input; with a bias all is centred first."""
+    monkeypatch.setattr(lockstep, "AT_ONCE", at_once)
     n, o, i = 80, 5, 7
     x = draw(n, i, seed=0) + 1
     dense = x + 0.5 * draw(n, i, seed=1) @ draw(i, i, seed=2) - 0.3

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import trainings
 from conftest import pico
 from trainings import arguments, weights
 
 from tlmtool.cli import run
+from tlmtool.models.shadow import shadow
 from tlmtool.training import memory
 from tlmtool.training.order import parts_of
 
@@ -74,3 +76,12 @@ def test_a_batch_that_is_learned_in_parts_gives_the_same_weights(
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     free = "key.bias"  # its gradient is rounding alone
     assert max(float((w - two[k]).abs().max()) for k, w in one.items() if free not in k) < 1e-5
+
+
+def test_a_shadow_has_no_numbers():
+    """It is run to see what a model computes, also where the weights are too large for memory."""
+    dense = pico("llama")
+    copy = shadow(dense, "cpu")
+    for mine, theirs in zip(copy.parameters(), dense.parameters(), strict=True):
+        assert mine.shape == theirs.shape and mine.untyped_storage().nbytes() == mine.itemsize
+    assert copy(torch.tensor([[1, 2]])).last_hidden_state.eq(0).all()

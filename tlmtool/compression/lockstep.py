@@ -15,6 +15,7 @@ from tlmtool.compression.watching import Watch
 from tlmtool.data.batching import Batch
 
 ROOM = 512 * 2**20  # bytes of a dense block's inputs kept in memory; the rest goes to disk
+AT_ONCE = 1024  # rows of a target that are solved together
 
 
 class Fit(Moments):
@@ -60,8 +61,10 @@ class Fit(Moments):
         if centred:
             cross.addr_(self.more[f"{name}_mean"], self.mean, alpha=-1)
         factor = cholesky_(damp_(self.covariance(centred), ridge))
-        half = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half, upper=True).mT
+        for rows in cross.split(AT_ONCE):  # in place: a whole solution would be two more copies
+            half = torch.linalg.solve_triangular(factor, rows.mT, upper=False)
+            rows.copy_(torch.linalg.solve_triangular(factor.mT, half, upper=True).mT)
+        return cross
 
 
 class Lockstep:

@@ -18,7 +18,7 @@ from tlmtool.models.factorized import (
 )
 from tlmtool.models.flow import short_texts
 from tlmtool.models.roles import FFN, roles_of
-from tlmtool.models.shadow import shadow
+from tlmtool.models.shadow import nothing, shadow
 from tlmtool.models.surgery import replace_module
 
 
@@ -123,8 +123,8 @@ def _narrow(ghost: Any, site: str, taken: Narrow) -> nn.Module:
     """Put a module of fewer neurons, zeros as well, in the place of a linear."""
     dense = ghost.get_submodule(site)
     sizes = taken.shapes(*shape(dense))
-    like = dense.weight
-    made = FactorizedLinear(taken, dense, {k: like.new_zeros(s) for k, s in sizes.items()})
+    tensors = {k: nothing(s, dense.weight.dtype, "cpu") for k, s in sizes.items()}
+    made = FactorizedLinear(taken, dense, tensors)
     replace_module(ghost, dense, made)
     return made
 

@@ -1,6 +1,7 @@
 """A copy of a model without its numbers, run to see what it computes."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,18 +10,24 @@ from torch import Tensor, nn
 FUSED = {"sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 
 
+def nothing(shape: Iterable[int], dtype: torch.dtype, device: str) -> Tensor:
+    """Zeros that share one number, to be read and never written."""
+    return torch.zeros((), dtype=dtype, device=device).expand(*shape)
+
+
 def shadow(model: nn.Module, device: str | None) -> Any:
     """A copy with modules and config of its own, in evaluation mode.
 
-    Its weights are zero on `device`, or shared where that is None. Zeros on the CPU take no memory
-    until they are written. Its attention is eager, so that each of its products can be seen.
+    Its weights are zero on `device` and take no memory there, or they are shared where that is
+    None. Its attention is eager, so that each of its products can be seen.
     """
 
     def ghost(tensor: Tensor) -> Tensor:
         if device is None:
             return tensor
-        empty = torch.zeros_like(tensor, device=device)
-        return nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(nothing(tensor.shape, tensor.dtype, device), False)
+        return torch.zeros_like(tensor, device=device)
 
     held = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
     made: Any = copy.deepcopy(model, held)
