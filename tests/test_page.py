@@ -18,7 +18,7 @@ from tlmtool.report.arms import half_width
 from tlmtool.report.page import page
 from tlmtool.report.picture import COLOURS, Picture
 from tlmtool.report.report import Report
-from tlmtool.report.spots import Spot, front_of
+from tlmtool.report.spots import Spot, _spots, front_of
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -145,6 +145,15 @@ def test_the_front_is_what_nothing_beats_in_both():
     spots.append(Spot(3, 4, "4", False))
     assert [s.value for s in front_of(spots, "lower")] == [5, 2]
     assert [s.value for s in front_of(spots, "higher")] == [5, 6]
+
+
+def test_equal_results_share_a_text():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.subplots()
+    spots = [Spot(5.0, 1.0, "dense", True), Spot(5.0, 1.0, "tuned", False)]
+    spots.append(Spot(2.0, 3.0, "small", False))
+    _spots(axes, spots, "lower", "loss")
+    assert [text.get_text() for text in axes.texts] == ["dense, tuned", "small"]
 
 
 def test_a_study_is_a_row_and_a_line_an_arm():

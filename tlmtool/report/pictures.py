@@ -110,10 +110,14 @@ def _plot(
     axes.set(xlabel=x, ylabel=y)
     places = sorted({place for points in lines.values() for place, _ in points})
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    room = 0.15 + 0.08 * -(-len(lines) // 2)  # above the points, for the legend
+    bottom, top = axes.get_ylim()
     if whole:
         top = max(y for points in lines.values() for _, y in points)
-        axes.set_ylim(0, top * (1.15 + 0.08 * -(-len(lines) // 2)) or 1)  # room for the legend
+        axes.set_ylim(0, top * (1 + room) or 1)
         axes.set_xticks(places[:: -(-len(places) // 12)])
+    elif len(lines) > 1:
+        axes.set_ylim(bottom, top + (top - bottom) * room)
     if len(lines) > 1:
         axes.legend(frameon=False, ncols=2, loc="upper center")
 

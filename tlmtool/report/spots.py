@@ -61,16 +61,19 @@ def _spots(axes: Any, spots: list[Spot], better: str, key: str) -> None:
         [s.bytes for s in best], [s.value for s in best], color=COLOURS[0], linewidth=1.2, alpha=0.7
     )
     middle = sum(f(s.bytes for s in spots) for f in (min, max)) / 2
+    at: dict[tuple[float, float], list[str]] = {}  # equal results share a place and a text
     for spot in spots:
+        at.setdefault((spot.bytes, spot.value), []).append(brief(spot.name))
         colour = COLOURS[1] if spot.known else COLOURS[0]
         ring = {"markeredgecolor": INK, "markeredgewidth": 1.3} if spot in best else {}
         axes.plot(
             spot.bytes, spot.value, "s" if spot.known else "o", color=colour, markersize=6, **ring
         )
-        right = spot.bytes > middle  # its name stands to the left of it
+    for place, names in at.items():
+        right = place[0] > middle  # its name stands to the left of it
         axes.annotate(
-            brief(spot.name),
-            (spot.bytes, spot.value),
+            ", ".join(dict.fromkeys(names)),
+            place,
             xytext=(-6 if right else 6, 5),
             ha="right" if right else "left",
             textcoords="offset points",
