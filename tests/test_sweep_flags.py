@@ -130,12 +130,6 @@ def test_what_is_for_points_needs_a_matrix(more, inputs, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_flag_that_the_one_command_lacks_is_told(inputs, tmp_path, capsys):
-    tree = {"verb": "evaluate", "model": inputs["model"], "evaluation": {"task": "mlm"}}
-    assert run([*written(tmp_path, tree)[:2], "--dry-run"]) == 2
-    assert "--dry-run is not for evaluate, the one command of" in capsys.readouterr().err
-
-
 def test_points_are_jobs_of_a_cluster(inputs, tmp_path, capsys):
     pytest.importorskip("submitit")
     words, out = written(tmp_path, ranks(inputs, 2, 900)), tmp_path / "out"

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import fields
 
 import pytest
 from conftest import ending
@@ -15,7 +16,9 @@ from tlmtool.recipe.schema import Recipe, settings
 from tlmtool.recipe.setting import settings_of
 from tlmtool.recipe.verbs import BESIDE, CHECKPOINTS, VERBS
 from tlmtool.report.parts.ending import Predicted
+from tlmtool.report.parts.front import Front, Point
 from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.study import Study
 from tlmtool.report.report import Report
 from tlmtool.tasks.table import TASKS
 
@@ -84,7 +87,7 @@ def test_run_takes_a_recipe_of_one_verb(commands, tmp_path, capsys):
     assert (recipe.verb, recipe.model, recipe.seed) == ("merge", "m", 3)
     assert (recipe.output.out, recipe.output.overwrite) == ("x", True)
     assert run(["run", str(file), "--resume"]) == 2
-    assert "merge has no flag --resume" in capsys.readouterr().err
+    assert "--resume is not for merge, the one command of" in capsys.readouterr().err
 
 
 def completed(monkeypatch, capsys, line: str) -> list[str]:
@@ -131,6 +134,18 @@ def test_the_next_commands_are_valid(verb, kind, capsys):
         flags = {word[2:] for word in words if word.startswith("--")}
         known = {each.flag for each in settings(words[1]).values()} if words[1] in VERBS else {*()}
         assert flags <= known, words
+
+
+def test_after_several_results_a_checkpoint_of_them_is_named():
+    points = (Point(budget="dense"), Point(budget="keep 0.9", out="out/f/keep-0.9"))
+    points += (Point(budget="keep 0.5", out="out/f/keep-0.5"),)
+    found = made("compress", "BertModel", Front(points=points), out="out/f")
+    assert found[0] == ["tlm", "compare", "out/f"]
+    assert all("out/f/keep-0.9" in words and "out/f" not in words for words in found[1:])
+    taken = Front(points=(Point(budget="keep 0.9", out="out/f", taken=True),))
+    assert made("compress", "BertModel", taken, out="out/f")[0][:3] == ["tlm", "evaluate", "out/f"]
+    study = Study(**dict.fromkeys((each.name for each in fields(Study)), ()))
+    assert made("finetune", "", study, out="out/s") == [["tlm", "compare", "out/s"]]
 
 
 def test_there_is_nothing_next_after_a_dry_run_or_a_score():

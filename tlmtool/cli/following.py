@@ -29,12 +29,19 @@ def following(report: Any) -> Iterator[list[str]]:
     wrote no model."""
     from tlmtool.report.parts.ending import Predicted
     from tlmtool.report.parts.model import Model
+    from tlmtool.report.parts.study import Study
 
     model = report.part(Model)
     written = model is not None and model.out and not report.part(Predicted)
     if not written or report.verb not in CHECKPOINTS:
         return
-    out, source, causal = model.out, model.id or "", _causal(model.class_ or "")
+    made = _of_a_front(report)
+    if made or report.part(Study):  # this folder holds several results
+        yield ["tlm", "compare", model.out]
+        if not made:
+            return
+    out = made[0] if made else model.out
+    source, causal = model.id or "", _causal(model.class_ or "")
     original = [source] if source and not model.new else []
     if causal:
         yield ["tlm", "generate", out, *(["--against", *original] if original else [])]
@@ -50,6 +57,16 @@ def following(report: Any) -> Iterator[list[str]]:
     yield ["tlm", "export", out, "--to", "onnx"]
     yield ["tlm", "profile", out, *(["--against", *original] if original else []), "--latency"]
     yield ["tlm", "info", out]
+
+
+def _of_a_front(report: Any) -> list[str]:
+    """The checkpoints of several budgets, the largest first; none where one budget was taken."""
+    from tlmtool.report.parts.front import Front
+
+    front = report.part(Front)
+    if front is None or any(point.taken for point in front.points):
+        return []
+    return [point.out for point in front.points if point.out and not point.failed]
 
 
 def _causal(kind: str) -> bool:
