@@ -1,6 +1,8 @@
 """Guards alignment: each converted layer learns by itself, before layers are chosen and before the
 whole model is trained; and what is left when kernels are switched off."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import inputs, output, pico, sentences
@@ -141,6 +143,16 @@ def test_alignment_is_part_of_the_steps(room, family, tmp_path):
     assert [each["step"] for each in found["course"]] == [1, 2]
     assert found["off"] != found["recovered"]
     assert report_of(tmp_path / "out")["attention"]["off"] is not None
+
+
+def test_the_score_after_is_that_of_the_model_with_its_kernels(room, tmp_path):
+    rows = [f"{one}\t{other}\t{len(one) % 6}" for one, other in pairwise(sentences(60))]
+    (pairs := tmp_path / "pairs").mkdir()
+    for name, some in (("train", rows[:40]), ("dev", rows[42:])):
+        (pairs / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *some]))
+    assert compressed(room, "bert", tmp_path / "out", "--data", pairs) == 0
+    found = report_of(tmp_path / "out")
+    assert found["score"]["after"] == found["recovery"]["recovered"] != found["recovery"]["off"]
 
 
 def test_alignment_alone_leaves_all_but_attention(room, tmp_path):

@@ -120,6 +120,7 @@ class Recovery:
             self._trained(model, self._objective(model), steps, used.lr) if steps else Outcome()
         )
         seconds = time.perf_counter() - started
+        off = self._off(model)  # the last score is that of the model itself
         self.after = self.quality and self._told("measuring recovered", model)
         return Recovered(
             metric=name,
@@ -129,7 +130,7 @@ class Recovery:
             recovered=score(model) if score else self.after.mean,
             steps=used.steps,
             aligned=self.aligned,
-            off=self._off(model),
+            off=off,
             trained=used.train or "factors",
             lr=used.lr,
             precision="bfloat16" if used.precision == "bf16" else "float32",
