@@ -155,6 +155,10 @@ def test_a_budget_beside_the_matrix_does_not_replace_its_values(given, tmp_path)
             "stands in two matrices",
         ),
         ({"stages": STAGES, "matrices": {}}, "is no pipeline"),
+        (
+            COMPRESS | {"matrix": {"compression.keep": [0.6], "compression": [{"keep": 0.5}]}},
+            "two keys of the matrix of .* give compression.keep",
+        ),
         ({"verb": ["profile"]}, "with its verb under the key verb"),
         (DRAWN | {"matrix": {"seed": [1, 2]}}, "^--plot a.png would be drawn for .*seed=1 and"),
         ({"stages": [DRAWN | {"name": "a"}, DRAWN | {"name": "b"}]}, "drawn for .*a and again"),

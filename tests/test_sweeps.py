@@ -92,6 +92,17 @@ def test_another_recipe_another_version_or_a_foreign_folder_is_refused(
     assert "texts.txt (calibration.text) was changed" in capsys.readouterr().out
 
 
+def test_a_refused_overwrite_changes_nothing(single, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", str(single), "--out", str(out), "-q"]
+    assert run(words) == 0
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    (mine := out / "rank=4,method=svd" / "mine.txt").write_text("mine")
+    assert run([*words, "--overwrite"]) == 2 and "mine.txt" in capsys.readouterr().err
+    mine.unlink()
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
 def test_a_point_that_a_job_of_an_earlier_run_is_making_is_left_alone(single, tmp_path, capsys):
     note = tmp_path / "out" / "points" / "rank=4,method=svd.json"
     note.parent.mkdir(parents=True)

@@ -77,7 +77,8 @@ class Compared:
         if kind in ("csv", "json"):
             records = self.table.records()
             if kind == "json":
-                return json.dumps({"results": records, "notes": self.notes}, indent=2)
+                told = {"results": records, "notes": self.notes}
+                return json.dumps(told, indent=2, allow_nan=False)
             stream = io.StringIO()
             writer = csv.DictWriter(stream, [*records[0]], lineterminator="\n")
             writer.writeheader()
@@ -105,7 +106,8 @@ def compare(
         found |= reports_in(path_of(folder))
     if baseline is not None and path_of(baseline).exists():
         theirs = reports_in(path_of(baseline))
-        found, baseline = theirs | found, next(iter(theirs))
+        given = [place for place, each in theirs.items() if rows_of(place, each)] or [*theirs]
+        found, baseline = theirs | found, given[0]  # the report of a sweep has no row of its own
     return beside(found, baseline, where, sort)
 
 

@@ -95,7 +95,7 @@ def prepared(place: Place, stages: list[Stage], overwrite: bool) -> Notes:
     be replaced. Raises Usage for a result that must not be."""
     notes = kept_notes(place.file, overwrite) or {}
     _settle(stages)
-    _check_replaced(stages, overwrite)
+    check_replaced(stages, overwrite)
     if overwrite:
         notes |= {stage.name: {"replaces": mark_of(stage)} for stage in stages}
     for stage in stages:
@@ -125,7 +125,7 @@ def check_places(stages: Iterable[Stage], at: Place) -> None:
             raise Usage(f"--plot {plot} lies in the folder of a stage: give another file")
 
 
-def _check_replaced(stages: list[Stage], overwrite: bool) -> None:
+def check_replaced(stages: list[Stage], overwrite: bool) -> None:
     """Raises Usage where a folder that is to be replaced holds what no such stage wrote."""
     for stage in stages:
         if stage.recipe.verb not in WRITES:
@@ -176,7 +176,7 @@ def _performed(stage: Stage, resume: bool, overwrite: bool) -> Report:
     launch = stage.launch
     report = launched(recipe, launch, stage.out) if launch else perform(recipe)
     if recipe.verb not in WRITES:
-        with whole_folder(stage.out, lambda: _check_replaced([stage], True)) as folder:
+        with whole_folder(stage.out, lambda: check_replaced([stage], True)) as folder:
             (folder / REPORT).write_text(report.to_json() + "\n", encoding="utf-8")
     return report
 

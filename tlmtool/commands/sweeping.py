@@ -10,6 +10,7 @@ from tlmtool.commands.notes import REPORT, Place, done, kept_notes
 from tlmtool.commands.pipeline import (
     check_folder,
     check_places,
+    check_replaced,
     finish,
     prepared,
     run_at,
@@ -136,6 +137,7 @@ def _claimed(found: Sweep, resume: bool, overwrite: bool) -> Iterator[None]:
     check_places(every, _place(found, found.points[0]))
     with claimed(found.out / LIST):
         check_folder(found.out, LIST, "sweep", resume, overwrite)
+        check_replaced(every, overwrite)  # a refusal changes nothing
         found.out.mkdir(parents=True, exist_ok=True)
         points = {point.name: point.values for point in found.points}
         told = json.dumps({"format": FORMAT, "points": points}, indent=1)

@@ -172,8 +172,10 @@ def difference(mine: Cell, base: Cell) -> Difference:
     value = mine.value - base.value
     if mine.alone:
         return Difference(None, None)
+    if not np.isfinite(value):
+        return Difference(None, None, "no finite figure here or in the baseline")
     if mine.seeds and base.seeds:
-        if mine.data != base.data or mine.seeds.keys() != base.seeds.keys():
+        if mine.source != base.source or mine.seeds.keys() != base.seeds.keys():
             return Difference(None, None, "other data or seeds than the baseline")
         found = paired(*([c.seeds[s] for s in sorted(c.seeds)] for c in (mine, base)))
         return Difference(

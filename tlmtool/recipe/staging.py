@@ -55,7 +55,10 @@ def layers_of(
     for key, value in own.items():
         section, _, leaf = key.partition(".")[2].rpartition(".")
         given = {section: {leaf: value}} if section else {leaf: value}
-        varied |= from_mapping(verb, given, f"the matrix of {where}")
+        more = from_mapping(verb, given, f"the matrix of {where}")
+        if twice := next((path for path in more if path in varied), None):
+            raise Usage(f"two keys of the matrix of {where} give {twice}: leave one of them out")
+        varied |= more
     return [from_mapping(verb, body, where), varied, from_sets(verb, sets)]
 
 

@@ -29,8 +29,8 @@ SIZES = {  # of every row: its title and unit
 
 class Cell(NamedTuple):
     """A figure of a row. `examples`: what it was measured on; `data`: the same in words; `seeds`:
-    the scores of a study, by seed; `unit`: cells of other units are not compared; `alone`: nor is
-    this one, as another says the same."""
+    the scores of a study, by seed, and `source` its data as they were given; `unit`: cells of other
+    units are not compared; `alone`: nor is this one, as another says the same."""
 
     value: float
     better: str = "lower"
@@ -40,6 +40,7 @@ class Cell(NamedTuple):
     unit: str = ""
     what: str = ""
     alone: bool = False
+    source: str = ""
 
 
 def title_of(key: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#3f9bd0")
 MARKERS, DASHES = "os^Dvp", ("-", "--", "-.", ":")
 INK, GRID = "#1a1a1b", "#d8d8d9"  # of text and of lines; a page replaces them by its own
 MOST = 12  # lines of one picture; more could not be told apart
+LONGEST = 100  # letters of the name of a file; a longer one ends in a checksum
 SIZE = (4.6, 3.5)  # inches of a picture: its text stays readable at the width of a phone
 
 
@@ -27,7 +29,9 @@ class Picture:
     @property
     def name(self) -> str:
         """Its title as the name of a file."""
-        return re.sub(r"\W+", "-", self.title.lower())
+        name = re.sub(r"\W+", "-", self.title.lower())
+        mark = sha256(name.encode()).hexdigest()[:8]
+        return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{mark}"
 
 
 def svg(picture: Picture) -> str:
@@ -52,6 +56,7 @@ def _drawn(pictures: list[Picture], kind: str) -> bytes:
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": pictures[0].name,
+        "text.parse_math": False,  # names may hold dollar signs
         "text.color": INK,
         "axes.labelcolor": INK,
         "axes.edgecolor": INK,

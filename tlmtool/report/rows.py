@@ -83,14 +83,20 @@ def gathered(rows: list[Row], names: Mapping[str, str]) -> tuple[list[Row], list
     """(rows, rows that others have taken in): what was measured of a model joins its own row.
 
     `names`: {path: name of its row}. Figures of the model's own report stay, and the time and the
-    memory of a measurement are not those of the model."""
+    memory of a measurement are not those of the model. One that was measured before with another
+    figure keeps its row, since its settings were others."""
     found, taken = {row.name: row for row in rows}, []
+    measured: dict[str, dict[str, Cell]] = {}
     made = {os.path.realpath(path): name for path, name in names.items()}
     for row in rows:
         home = found.get(made.get(os.path.realpath(row.of), f"{row.of}, dense")) if row.of else None
         if home is None or home.name == row.name:
             continue
         more = {key: each for key, each in row.cells.items() if key not in ("seconds", "memory")}
+        before = measured.setdefault(home.name, {})
+        if any(before[key].value != cell.value for key, cell in more.items() if key in before):
+            continue
+        before |= more
         found[home.name] = replace(home, cells=more | home.cells)
         taken.append(found.pop(row.name))
     return [*found.values()], taken
@@ -130,7 +136,9 @@ def _arms(name: str, report: Report, study: Study) -> Iterator[Row]:
         own = [each for each in study.results if each.arm == arm.arm]
         seeds = {each.seed: each.score for each in own if each.seed is not None}
         first = own[0]
-        cell = Cell(arm.mean, first.better, None, data, seeds, what=f"mean over {len(own)} seeds")
+        told = f"mean over {len(own)} seeds"
+        source = os.path.normpath(str(training.get("data")))
+        cell = Cell(arm.mean, first.better, None, data, seeds, what=told, source=source)
         key = key_of(task, first.metric, data)
         yield Row(f"{name}: {arm.arm}", {key: cell}, report, verb="finetune", label=arm.arm)
 

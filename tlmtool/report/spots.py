@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from math import isfinite
 from typing import Any, NamedTuple
 
 from tlmtool.report.cells import SIZES, title_of
@@ -47,7 +48,8 @@ def front_of(spots: list[Spot], better: str) -> list[Spot]:
     """The points of which no other is as small and as good, by size."""
     sign = -1 if better == "higher" else 1
     found: list[Spot] = []
-    for spot in sorted(spots, key=lambda s: (s.bytes, sign * s.value)):
+    there = [spot for spot in spots if isfinite(spot.value)]  # a broken model is on no front
+    for spot in sorted(there, key=lambda s: (s.bytes, sign * s.value)):
         if not found or sign * spot.value < sign * found[-1].value:
             found.append(spot)
     return found
