@@ -98,7 +98,7 @@ def separable(model: Any, mlps: Iterable[Mlp]) -> dict[str, Mlp]:
 
 def _read(model: Any, mlps: list[Mlp], cut: bool) -> dict[str, Tensor]:
     """{down: what it reads}, in a copy of the base model whose weights are zero."""
-    ghost = shadow(model.base_model, "cpu")
+    ghost = shadow(model.base_model, "cpu", held=False)
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack, torch.no_grad(), torch.device("cpu"):
         for k, mlp in enumerate(mlps):

@@ -15,19 +15,22 @@ def nothing(shape: Iterable[int], dtype: torch.dtype, device: str) -> Tensor:
     return torch.zeros((), dtype=dtype, device=device).expand(*shape)
 
 
-def shadow(model: nn.Module, device: str | None) -> Any:
+def shadow(model: nn.Module, device: str | None, held: bool = True) -> Any:
     """A copy with modules and config of its own, in evaluation mode.
 
-    Its weights are zero on `device` and take no memory there, or they are shared where that is
-    None. Its attention is eager, so that each of its products can be seen.
+    Its weights are zero on `device`, or shared where that is None. Where they are not `held`, they
+    take no memory, and products make copies of them. Its attention is eager, so that each of its
+    products can be seen.
     """
 
     def ghost(tensor: Tensor) -> Tensor:
         if device is None:
             return tensor
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(nothing(tensor.shape, tensor.dtype, device), False)
-        return torch.zeros_like(tensor, device=device)
+        if not isinstance(tensor, nn.Parameter):
+            return torch.zeros_like(tensor, device=device)
+        if held:
+            return nn.Parameter(torch.zeros_like(tensor, device=device), False)
+        return nn.Parameter(nothing(tensor.shape, tensor.dtype, device), False)
 
     held = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
     made: Any = copy.deepcopy(model, held)
