@@ -192,3 +192,15 @@ def test_without_matplotlib_there_is_no_picture(models, texts, tmp_path, monkeyp
     report = json.loads((out / "report.json").read_text())
     assert "front.png is not drawn" in report["warnings"][-1]
     assert not (out / "front.png").exists() and "front.png)" not in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("more", ["--overwrite", "--resume"])
+def test_files_of_a_user_with_our_names_are_left_alone(more, models, texts, tmp_path, capfd):
+    (out := tmp_path / "out").mkdir()
+    mine = {out / name: name for name in ("README.md", "page.html", "report.json")}
+    for file, text in mine.items():
+        file.write_text(text)
+    assert run(
+        [*arguments(models["bert"], texts, out, "--keep", "0.8,0.5"), more]
+    ) == 2 and "no report of budgets" in sentence(capfd)
+    assert all(file.read_text() == text for file, text in mine.items())

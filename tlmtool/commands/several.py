@@ -1,5 +1,6 @@
 """Several budgets of one model (`--keep 0.9,0.8`): one measuring, a checkpoint for each budget."""
 
+import json
 import re
 import shutil
 import traceback
@@ -12,9 +13,11 @@ from tlmtool.commands.fronts import front_of
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.journal import KIND, Journal
 from tlmtool.compression.sharing import Shared
-from tlmtool.failure import CheckFailed, Usage, check_alone, first_line, noting
+from tlmtool.failure import CheckFailed, Failure, Usage, check_alone, first_line, noting
 from tlmtool.files.claims import claim
+from tlmtool.files.kept import LARGEST
 from tlmtool.files.places import check_place
+from tlmtool.files.reading import read_text
 from tlmtool.files.writing import write_whole
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.finding import cached
@@ -29,6 +32,8 @@ from tlmtool.report.layout import Part
 from tlmtool.report.parts.ending import Ending, Predicted
 from tlmtool.report.parts.front import Front
 from tlmtool.report.parts.model import Model
+from tlmtool.report.parts.quality import Quality
+from tlmtool.report.parts.score import Score
 from tlmtool.report.picture import together
 from tlmtool.report.printable import printable
 from tlmtool.report.progress import log
@@ -136,12 +141,24 @@ def _folder(recipe: Recipe) -> Path:
     names = [each.name for each in out.iterdir()] if out.is_dir() else []
     if foreign := next((name for name in names if not OURS.fullmatch(name)), None):
         raise Usage(f"--out {out} holds {foreign}, which is of no such budgets: give another --out")
+    files = [name for name in names if not name.startswith(("keep-", "."))]
+    if files and not _is_front(out / "report.json"):
+        raise Usage(f"--out {out} holds {files[0]} and no report of budgets: give another --out")
     if names and not (resume or overwrite):
         raise Usage(
             f"--out {out} is not empty: --resume keeps the budgets that are done, --overwrite "
             "replaces them"
         )
     return out
+
+
+def _is_front(file: Path) -> bool:
+    """Whether this is a report of several budgets, of whatever version of tlm."""
+    try:
+        found = json.loads(read_text(file, LARGEST))
+    except (OSError, ValueError, Failure):
+        return False
+    return isinstance(found, dict) and found.get("verb") == "compress" and "front" in found
 
 
 def _reported(
@@ -160,7 +177,9 @@ def _reported(
             run.seconds[stage] = run.seconds.get(stage, 0.0) + seconds
     told = [f"{budget} failed: {why}" for budget, why in failed.items()] + _warnings(reports)
     if not predicted:
-        if plots.drawable():
+        if not any(each.part(Quality) or each.part(Score) for each in reports.values()):
+            told.append(f"{PICTURE} is not drawn: no quality is measured")
+        elif plots.drawable():
             picture = str(out / PICTURE)
         else:
             told.append(f"{PICTURE} is not drawn: it needs pip install 'tlmtool[plots]'")
@@ -191,6 +210,7 @@ def _write(found: Several, recipe: Recipe, out: Path) -> None:
     assert front is not None
     made = {str(out / f"keep-{keep.split()[1]}"): each for keep, each in found.reports.items()}
     beside = compare.beside(made)
+    write_whole(out / "report.json", found.to_json() + "\n")  # first: it tells whose the others are
     if front.picture:
         write_whole(Path(front.picture), together([*beside.sizes()]))
     shown = [f"# {out.name}\n", f"{found.title()}\n"]
@@ -200,5 +220,4 @@ def _write(found: Several, recipe: Recipe, out: Path) -> None:
     shown += [f"* warning: {text}" for text in warnings(found)]
     write_whole(out / "README.md", printable("\n".join(shown) + "\n"))
     write_whole(out / "recipe.yaml", recipes.dump(recipe))
-    write_whole(out / "report.json", found.to_json() + "\n")
     compare.write_page(beside, out / compare.PAGE, out.name)

@@ -32,8 +32,8 @@ def shadow(model: nn.Module, device: str | None, held: bool = True) -> Any:
             return nn.Parameter(torch.zeros_like(tensor, device=device), False)
         return nn.Parameter(nothing(tensor.shape, tensor.dtype, device), False)
 
-    held = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
-    made: Any = copy.deepcopy(model, held)
+    memo = {id(t): ghost(t) for t in [*model.parameters(), *model.buffers()]}  # deepcopy's memo
+    made: Any = copy.deepcopy(model, memo)
     if getattr(getattr(made, "config", None), "_attn_implementation", None) in FUSED:
         made.set_attn_implementation("eager")
     return made.eval()
