@@ -119,6 +119,12 @@ def test_pictures_are_written_as_png_and_svg(made, tmp_path):
     for name in names:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()
+    words = ["compare", str(made.parent), "--plots", str(tmp_path), "-q"]
+    assert run(words) == 0  # its own pictures are drawn anew
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    (mine := tmp_path / "seconds.png").write_bytes(b"mine")
+    assert run(words) == 2 and mine.read_bytes() == b"mine"
+    assert all(file.read_bytes() == held for file, held in before.items() if file != mine)
 
 
 def test_errors_of_different_results_stand_in_a_picture_of_each_role(tmp_path):

@@ -22,7 +22,7 @@ from tlmtool.report.layout import SCHEMA_VERSION
 from tlmtool.report.page import MARK, Detail, page
 from tlmtool.report.parts.ending import Ending
 from tlmtool.report.parts.front import Front
-from tlmtool.report.picture import Picture, png, svg
+from tlmtool.report.picture import MARKS, Picture, png, svg
 from tlmtool.report.pictures import pictures_of
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
@@ -77,8 +77,7 @@ class Compared:
         if kind in ("csv", "json"):
             records = self.table.records()
             if kind == "json":
-                told = {"results": records, "notes": self.notes}
-                return json.dumps(told, indent=2, allow_nan=False)
+                return json.dumps({"results": records, "notes": self.notes}, indent=2)
             stream = io.StringIO()
             writer = csv.DictWriter(stream, [*records[0]], lineterminator="\n")
             writer.writeheader()
@@ -233,13 +232,17 @@ def write_page(found: Compared, file: Path, title: str) -> None:
 
 def write_pictures(found: Compared, folder: Path) -> list[Path]:
     """Write every picture as PNG and as SVG; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    files: dict[Path, str | bytes] = {}
     for picture in found.pictures():
-        for kind, content in (("png", png(picture)), ("svg", svg(picture))):
-            files.append(folder / f"{picture.name}.{kind}")
-            write_whole(files[-1], content)
-    return files
+        files[folder / f"{picture.name}.png"] = png(picture)
+        files[folder / f"{picture.name}.svg"] = svg(picture)
+    for file in files:
+        if file.exists() and not any(mark in file.read_bytes() for mark in MARKS):
+            raise Usage(f"{file} is no picture of tlm: give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        write_whole(file, content)
+    return [*files]
 
 
 def add_page(reports: Mapping[str, Report], folder: Path) -> None:

@@ -13,6 +13,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#3f9bd0")
 MARKERS, DASHES = "os^Dvp", ("-", "--", "-.", ":")
 INK, GRID = "#1a1a1b", "#d8d8d9"  # of text and of lines; a page replaces them by its own
 MOST = 12  # lines of one picture; more could not be told apart
+MARKS = (b"Software\0tlm", b"<dc:title>tlm</dc:title>")  # in each picture that is drawn here
 LONGEST = 100  # letters of the name of a file; a longer one ends in a checksum
 SIZE = (4.6, 3.5)  # inches of a picture: its text stays readable at the width of a phone
 
@@ -75,7 +76,7 @@ def _drawn(pictures: list[Picture], kind: str) -> bytes:
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
         content = BytesIO()
-        meta = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        meta = {"Date": None, "Creator": "tlm"} if kind == "svg" else {"Software": "tlm"}
         if kind == "svg":
             figure.patch.set_alpha(0)
             for axes in every:
