@@ -4,11 +4,10 @@
     python benchmarks/converting.py --out smollm2.json --model smollm2 --data train.txt \\
         --layers "best 1;best 2;best 4;best 8" --batch 4 --length 128 --steps 60
 
-A row names a kernel, the layers that get it, and how many of the steps align each layer by itself.
-An encoder learns the sentences of a folder of scored pairs and is scored by Spearman on its
-development split; a decoder learns windows of a text and is scored on the end of it, in nats above
-the dense model. Counts of layers take the least sensitive ones, by the loss after a short
-alignment. A row is written as soon as it is there and is not made again.
+A row names a kernel and the layers that get it. An encoder learns the sentences of a folder of
+scored pairs and is scored by Spearman on its development split; a decoder learns windows of a text
+and is scored on the end of it, in nats above the dense model. Counts of layers take those that cost
+least by themselves. A row is written as soon as it is there and is not made again.
 """
 
 import argparse
@@ -36,11 +35,10 @@ from tlmtool.models import checkpoint
 from tlmtool.models.attending import attention_sites, projections
 from tlmtool.models.kernels import switched_off
 from tlmtool.recipe.building import build
-from tlmtool.training.aligning import Alignment
 from tlmtool.training.distilling import Distilled
 from tlmtool.training.imitation import Imitation
 from tlmtool.training.objectives import Objective
-from tlmtool.training.recovery import RATE_ALIGN, training_of
+from tlmtool.training.recovery import training_of
 from tlmtool.training.teaching import distilled
 
 
@@ -64,11 +62,10 @@ KERNELS = {
 class Row:
     kernel: str
     layers: str
-    align: float  # share of the steps
 
     @property
     def name(self) -> str:
-        return f"{self.kernel}, {self.layers}, align {self.align:g}"
+        return f"{self.kernel}, {self.layers}"
 
 
 class Bench:
@@ -104,23 +101,20 @@ class Bench:
         read = {"read": (task, self.found.scored), "max_length": 128}
         return evaluate(task.name, model, self.tokenizer, **read)["models"][0]["score"]
 
-    def trained(self, model: Any, steps: int, align: bool) -> list[tuple[int, float]]:
+    def trained(self, model: Any) -> list[tuple[int, float]]:
         """Train in place; returns the course of the loss."""
-        if not steps:
-            return []
         given = self.given
-        asked = {"model": given.model, "attention": "dimensionwise", "recover": steps}
-        asked |= {"recover-batch": given.batch, "data": given.data, "seed": given.seed + align}
-        asked |= {"recover-lr": RATE_ALIGN if align else given.lr}
+        asked = {"model": given.model, "attention": "dimensionwise", "recover": given.steps}
+        asked |= {"recover-batch": given.batch, "data": given.data, "seed": given.seed}
+        asked |= {"recover-lr": given.lr}
         recipe = training_of(build("compress", asked, []), given.length if self.windows else None)
-        never = {"evaluate_every": steps + 1, "max_length": given.length}
+        never = {"evaluate_every": given.steps + 1, "max_length": given.length}
         recipe = replace(recipe, training=replace(recipe.training, **never))
         if self.windows:
             objective: Objective = Imitation(model, self.dense, self.rows)
         else:
             plain = Objective(model, self.tokenizer, self.rows, None, given.length)
             objective = Distilled(model, self.dense, plain, None, 2.0, False)
-        objective = Alignment(model, objective) if align else objective
         return distilled(recipe, model, objective, given.data).course(5)
 
     def converted(self, kernel: Any, paths: list[str]) -> tuple[Any, list[float]]:
@@ -130,15 +124,12 @@ class Bench:
         return model, [each["output_error"] for each in records]
 
     def order(self) -> list[dict[str, Any]]:
-        """What each layer costs alone: as it was fitted, and after a short alignment of all."""
+        """What each layer costs alone, the least first."""
         self.first = self.score(self.dense, self.given.probe)
         paths, kernel = attention_sites(self.dense), KERNELS["features"]
         model, _ = self.converted(kernel, paths)
-        found = [{"site": path, "fitted": self._alone(model, path)} for path in paths]
-        self.trained(model, self.given.short, True)
-        for each in found:
-            each["aligned"] = self._alone(model, each["site"])
-        return sorted(found, key=lambda each: each["aligned"])
+        found = [{"site": path, "cost": self._alone(model, path)} for path in paths]
+        return sorted(found, key=lambda each: each["cost"])
 
     def _alone(self, model: Any, path: str) -> float:
         alone = copy.deepcopy(self.dense)
@@ -157,9 +148,7 @@ class Bench:
         started, found = time.perf_counter(), {"row": row.name, "paths": paths}
         model, found["errors"] = self.converted(KERNELS[row.kernel], paths)
         found["converted"] = self.score(model)
-        first = round(row.align * self.given.steps)
-        found["alignment"] = self.trained(model, first, True)
-        found["course"] = self.trained(model, self.given.steps - first, False)
+        found["course"] = self.trained(model)
         found["trained"] = self.score(model)
         with switched_off(model):
             found["off"] = self.score(model)
@@ -185,21 +174,17 @@ def main() -> None:
     add("--data", required=True, help="a folder of scored pairs, or a text for a decoder")
     add("--layers", default="all", help="as of tlm, by semicolon; 'best 2' takes the least costly")
     add("--kernels", default="cosine,features,mixer alone", help=f"of {', '.join(KERNELS)}")
-    add("--align", default="0,0.5", help="shares of the steps that align")
-    add("--steps", type=int, default=200, help="of each row, those of alignment included")
-    add("--short", type=int, default=20, help="steps of alignment before layers are chosen")
+    add("--steps", type=int, default=200, help="of each row")
     add("--batch", type=int, default=16, help="texts or windows of a step")
     add("--length", type=int, default=32, help="tokens of a text or window at most")
-    add("--lr", type=float, default=1e-3, help="rate of the steps after alignment")
+    add("--lr", type=float, default=1e-3, help="learning rate")
     add("--calibration", type=int, default=16_384, help="tokens that kernels are fitted on")
     add("--held", type=int, default=4_096, help="tokens that a decoder is scored on")
     add("--probe", type=int, default=1_024, help="tokens of these that the layers are chosen by")
     add("--seed", type=int, default=0)
     given = parser.parse_args()
     bench = Bench(given)
-    settings = {
-        k: str(v) for k, v in vars(given).items() if k not in ("layers", "kernels", "align")
-    }
+    settings = {k: str(v) for k, v in vars(given).items() if k not in ("layers", "kernels")}
     held = {
         "settings": settings,
         "decoder": bench.windows,
@@ -213,12 +198,11 @@ def main() -> None:
         write_whole(given.out, json.dumps(held, indent=1) + "\n")
     for layers in given.layers.split(";"):
         for kernel in given.kernels.split(","):
-            for align in given.align.split(","):
-                row = Row(kernel, layers, float(align))
-                if row.name in [each["row"] for each in held["rows"]]:
-                    continue
-                held["rows"].append(bench.measured(row, held["order"]))
-                write_whole(given.out, json.dumps(held, indent=1) + "\n")
+            row = Row(kernel, layers)
+            if row.name in [each["row"] for each in held["rows"]]:
+                continue
+            held["rows"].append(bench.measured(row, held["order"]))
+            write_whole(given.out, json.dumps(held, indent=1) + "\n")
     print(markdown(held))
 
 

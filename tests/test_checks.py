@@ -33,17 +33,14 @@ RECOVERY = " ".join(
     for name in ("loss", "perplexity")
     for each in ("dense", "compressed", "recovered")
 )  # of a language model
-ALIGNED = "recovery.off " + " ".join(
-    f"recovery.aligned.{each}" for each in ("steps", "lr", "first", "last")
-)  # of converted attention
 RUNS = {  # {name: (words, what a report may leave out)}
     "rank": ("compress {bert} --rank 2 --out {out}", JOINED),
     "keep": ("compress {base} --keep 0.5 --recover 1 --data {texts} --out {out}",
              f"{JOINED} {SCORE} {RECOVERY} recovery.windows recovery.window "
-             f"recovery.tokens {ALIGNED}"),
+             f"recovery.tokens recovery.off"),
     "recover": ("compress {gpt2} --rank 2 --recover 1 --data {texts} --out {out}",
                 f"{SCORE} quality.texts calibration.texts quality.perplexity.interval.0 "
-                f"recovery.sentences {ALIGNED} quality.perplexity.interval.1 "
+                f"recovery.sentences recovery.off quality.perplexity.interval.1 "
                 "quality.nats.interval.0 quality.nats.interval.1"),
     "score": ("compress {class} --rank 2 --data {mrpc} --out {out}", f"{JOINED} score.resamples"),
     "attention": ("compress {gpt2} --attention dimensionwise --out {out}",

@@ -97,7 +97,7 @@ def _compress(
             warnings = shortened(recipe, model, tokenizer, material, learnt)
             warnings += leaked(taught, material.texts)
             if recipe.attention.kind:
-                wanted = (tokenizer, material.texts, before, warnings, recovery)
+                wanted = (tokenizer, material.texts, before, warnings)
                 model, layers = converted(run, model, *wanted)
                 more.append(layers)
             outcome = _compressed(run, model, tokenizer, material.texts, journal)

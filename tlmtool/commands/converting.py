@@ -36,11 +36,9 @@ def converted(
     texts: list[str] | Windows,
     before: Any,
     warnings: list[str],
-    recovery: Any = None,
 ) -> tuple[Any, Converted]:
     """(the model with its attention converted, the part `attention` of a report). `before`: the
-    `Comparison` that has measured the model. `recovery` trains it afterwards, and aligns layers
-    before they are chosen.
+    `Comparison` that has measured the model.
 
     Where layers are chosen by loss, the model is a copy. What could not be done as it was asked
     for is added to the warnings."""
@@ -59,8 +57,7 @@ def converted(
         if budget is not None:
             with run.stage("choose layers"):
                 bar = run.bars.of("choosing layers")
-                align = recovery.align if recovery and recipe.recovery.align else None
-                given = (kernel, batches, _increase(quality), budget, bar, align)
+                given = (kernel, batches, _increase(quality), budget, bar)
                 model, found["layers"], found["alone"] = affordable(model, paths, *given)
         else:
             with run.stage("convert"):

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from tlmtool.attention import Attention, named
-from tlmtool.compression.conversion import convert, put
+from tlmtool.compression.conversion import convert
 from tlmtool.failure import Usage
 from tlmtool.models.attending import attention_sites, why_not
 from tlmtool.recipe.attention import Attending, flag
@@ -128,19 +128,19 @@ def affordable(
     measure: Measure,
     budget: float,
     progress: Callable[[int, int], None] | None = None,
-    align: Callable[[Any], None] | None = None,
 ) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
     """(a converted copy, a record of each converted module, what each module costs alone).
 
     Modules are converted from the least sensitive on, while the measured rise of the loss stays
     within `budget`. Kernels start from random tensors, so the copy is the very model that was
-    measured. `align` trains the converted modules of a copy, each by itself; then all costs are
-    those after it. Raises Usage if not even one module stays within the budget.
+    measured. Raises Usage if not even one module stays within the budget.
     """
     paths = list(paths)
-    made = _Trials(model, kernel, batches)
-    if align:
-        made.align(paths, align)
+
+    def made(some: list[str]) -> tuple[Any, list[dict[str, Any]]]:
+        tried = copy.deepcopy(model)
+        return tried, convert(tried, dict.fromkeys(some, kernel), batches)
+
     alone: list[dict[str, Any]] = []
     for done, path in enumerate(paths):
         if progress:
@@ -161,30 +161,3 @@ def affordable(
             f"{alone[0]['site']}, raises the loss by {alone[0]['increase']:.4f}"
         )
     return best, records, alone
-
-
-class _Trials:
-    """Copies of a model with some of its attention modules converted. Once `align` was called, they
-    hold the modules that it has trained; otherwise new ones."""
-
-    def __init__(self, model: Any, kernel: Attention, batches: list[Any]):
-        self.model, self.kernel, self.batches = model, kernel, batches
-        self.whole, self.records = None, dict[str, dict[str, Any]]()
-
-    def __call__(self, paths: list[str]) -> tuple[Any, list[dict[str, Any]]]:
-        """(a copy, a record of each of these modules)"""
-        tried = copy.deepcopy(self.model)
-        if self.whole is None:
-            return tried, convert(tried, dict.fromkeys(paths, self.kernel), self.batches)
-        for path in paths:
-            put(self.whole, tried, path)
-        return tried, [self.records[path] for path in paths]
-
-    def align(self, paths: list[str], align: Callable[[Any], None]) -> None:
-        """Convert each module in a copy of its own, and train all of them together in one."""
-        whole = copy.deepcopy(self.model)
-        for path in paths:
-            tried, (self.records[path],) = self([path])
-            put(tried, whole, path)
-        align(whole)
-        self.whole = whole

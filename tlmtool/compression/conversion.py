@@ -62,14 +62,6 @@ def convert(
     return records
 
 
-def put(source: Any, model: Any, path: str) -> None:
-    """Give a model the attention module at `path` of another one, with all of its projections. The
-    two then share them."""
-    beside = (s for s in projections(source, path).values() if not s.startswith(f"{path}."))
-    for site in (path, *beside):
-        model.base_model.set_submodule(site, source.base_model.get_submodule(site))
-
-
 def _parameters(model: Any, path: str, output: str) -> int:
     """Of an attention module and its output projection, each counted once."""
     base = model.base_model

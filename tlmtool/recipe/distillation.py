@@ -107,13 +107,6 @@ class Recovery:
         ge=2,
         otherwise="256, or its context where that is shorter",
     )
-    align: int = setting(
-        0,
-        "compress",
-        "of the steps, how many go first to aligning converted attention, layer by layer",
-        flag=None,
-        ge=0,
-    )
     schedule: str = setting(
         "linear",
         "compress",

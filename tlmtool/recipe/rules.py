@@ -123,11 +123,6 @@ def _check_scored(values: Values) -> None:
         lone = [path for path in _wished(values, "recovery.") if path not in SCORED]
         if lone:
             raise Usage(f"{_flag(lone[0])} goes with --recover STEPS: give that too")
-    if (align := values.get("recovery.align")) and not values.get("attention.kind"):
-        raise Usage("recovery.align trains converted attention: give --attention too")
-    if align and align > values["recovery.steps"]:
-        given = values["recovery.steps"]
-        raise Usage(f"recovery.align is {align}, and --recover {given} has fewer steps in all")
     weights = [values.get(f"recovery.{name}") for name in ("divergence", "hidden")]
     if weights[0] == 0 and not weights[1]:
         raise Usage("recovery.divergence and recovery.hidden are both 0: nothing is learned")

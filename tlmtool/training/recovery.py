@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,19 +15,16 @@ from tlmtool.measuring.comparison import Quality
 from tlmtool.models import checkpoint
 from tlmtool.models.kernels import converted, switched_off
 from tlmtool.recipe.schema import Recipe, Training
-from tlmtool.report.parts.recovery import Aligned, Course, Point
+from tlmtool.report.parts.recovery import Course, Point
 from tlmtool.report.parts.recovery import Recovery as Recovered
 from tlmtool.report.progress import Bars
-from tlmtool.training.aligning import Alignment
 from tlmtool.training.distilling import Distilled, measure_of
 from tlmtool.training.imitation import Imitation
 from tlmtool.training.objectives import Objective
-from tlmtool.training.outcome import Outcome
 from tlmtool.training.teaching import distilled, modules_named
 
 RATES = {"factors": 5e-4, "all": 1e-3}  # the default rate, by what is trained
 RATES_WINDOWS = {"factors": 3e-4, "all": 1e-4}  # the same of a causal language model
-RATE_ALIGN = 1e-3  # of alignment; no table of docs/results compares it with other rates
 POINTS = 8  # of the course of the loss in a report
 
 
@@ -89,7 +85,7 @@ class Recovery:
         self.lesson, self.windows = taught, windows
         self.recipe = training_of(recipe, windows.length if windows else None)
         modules_named(model, recipe.recovery.layers)
-        self.teacher, self.aligned, self.tokens = copy.deepcopy(model), None, 0
+        self.teacher = copy.deepcopy(model)
         self.measured: tuple[str, str, Callable[[nn.Module], float] | None]
         if score:
             self.measured = (score.task.metric, score.task.better, score)
@@ -114,10 +110,13 @@ class Recovery:
         beside = self.quality and self._told("measuring compressed", model)
         compressed = score(model) if score else beside.mean
         started = time.perf_counter()
-        self.align(model)
-        steps = used.steps - self.recipe.recovery.align
-        outcome = (
-            self._trained(model, self._objective(model), steps, used.lr) if steps else Outcome()
+        outcome = distilled(
+            self.recipe,
+            model,
+            self._objective(model),
+            self._source,
+            tick=lambda step, of, note: self.bars("recovering", step, of, note),
+            tell=self.bars.line,
         )
         seconds = time.perf_counter() - started
         off = self._off(model)  # the last score is that of the model itself
@@ -129,7 +128,6 @@ class Recovery:
             compressed=compressed,
             recovered=score(model) if score else self.after.mean,
             steps=used.steps,
-            aligned=self.aligned,
             off=off,
             trained=used.train or "factors",
             lr=used.lr,
@@ -137,41 +135,13 @@ class Recovery:
             sentences=None if self.windows else len(self.sentences),
             windows=len(self.windows.rows) if self.windows else None,
             window=self.windows.length if self.windows else None,
-            tokens=self.tokens if self.windows else None,
+            tokens=sum(outcome.sizes) if self.windows else None,
             seconds=seconds,
             course=tuple(Point(step=k, loss=loss) for k, loss in outcome.course(POINTS)),
             scored_on=self._scored_on,
             data=self._source,
             **self._courses(beside),
         )
-
-    def align(self, model: nn.Module) -> None:
-        """Train converted attention layer by layer, for those of the steps that are for it. Once
-        done, it is not done again."""
-        if (steps := self.recipe.recovery.align) and self.aligned is None:
-            objective = Alignment(model, self._objective(model))
-            found = self._trained(model, objective, steps, RATE_ALIGN).course(POINTS)
-            self.aligned = Aligned(steps, RATE_ALIGN, found[0][1], found[-1][1])
-
-    def _trained(self, model: nn.Module, objective: Objective, steps: int, lr: float) -> Outcome:
-        """Some of the steps of the recipe."""
-        aligns = isinstance(objective, Alignment)
-        given = replace(self.recipe.training, steps=steps, lr=lr)
-        if aligns:  # nothing is measured on the way, and it sees the texts in another order
-            given = replace(given, evaluate_every=steps + 1)
-        recipe = replace(self.recipe, training=given, seed=self.recipe.seed + aligns)
-        stage = "aligning" if aligns else "recovering"
-        outcome = distilled(
-            recipe,
-            model,
-            objective,
-            self._source,
-            tick=lambda step, of, note: self.bars(stage, step, of, note),
-            tell=self.bars.line,
-        )
-        if self.windows:  # a batch at the end of an epoch is smaller
-            self.tokens += sum(outcome.sizes) * (self.windows.length if aligns else 1)
-        return outcome
 
     def _off(self, model: nn.Module) -> float | None:
         """The score with all attention kernels switched off; None where there are none."""

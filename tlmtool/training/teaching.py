@@ -1,7 +1,6 @@
-"""Training a model on a teacher, in place: all of it, some modules, or its attention alone."""
+"""Training a model on a teacher, in place: all of it, or some modules."""
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import nn
 from tlmtool.failure import Usage
 from tlmtool.recipe.schema import Recipe
 from tlmtool.training import finetune
-from tlmtool.training.aligning import Alignment, attention_alone
 from tlmtool.training.job import Job, freeze
 from tlmtool.training.objectives import Objective
 from tlmtool.training.outcome import Outcome
@@ -46,8 +44,7 @@ def distilled(
             raise Usage(f"recovery.layers names no module with weights to train ({what})")
     dtype = model.dtype
     model.float()  # AdamW needs it
-    with attention_alone(model) if isinstance(objective, Alignment) else nullcontext():
-        outcome = finetune.train(recipe, job, finetune.accelerator_of(recipe), **shown)
+    outcome = finetune.train(recipe, job, finetune.accelerator_of(recipe), **shown)
     model.to(dtype).eval()
     for parameter, kept in held.items():
         parameter.requires_grad_(kept)

@@ -26,16 +26,6 @@ class Point:
     loss: float = entry("mean training loss since the entry before")
 
 
-@dataclass(frozen=True)
-class Aligned:
-    """The steps that went first to aligning converted attention, layer by layer."""
-
-    steps: int = entry("how many of all steps they were")
-    lr: float = entry("their learning rate")
-    first: float = entry("mean relative error of the layers' outputs over the first of them")
-    last: float = entry("the same over the last of them")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Part):
     """The training of `--recover`, in which the compressed model learns from the dense one."""
@@ -59,8 +49,7 @@ class Recovery(Part):
         "local mixers are left; absent where no attention was replaced",
         optional=True,
     )
-    steps: int = entry("steps of the training, those of alignment included")
-    aligned: Aligned | None = entry("the steps of `recovery.align`; absent without", optional=True)
+    steps: int = entry("steps of the training")
     trained: str = entry("what was trained: `factors` or `all` weights")
     lr: float = entry("learning rate")
     precision: str = entry("numbers of the passes: `float32` or `bfloat16`")
@@ -103,11 +92,6 @@ class Recovery(Part):
         )
         if beside and self.metric != "loss":
             note += f"; {name} on the held-out text of the quality"
-        if first := self.aligned:
-            note += (
-                f"; the first {first.steps:,} steps aligned attention layer by layer, at rate "
-                f"{first.lr:g}: output error {first.first:.3f}, then {first.last:.3f}"
-            )
         if self.off is not None:
             note += "; kernels off: only local mixers are left of attention"
         header = ["", self.metric, *([name] if beside else [])]
