@@ -132,11 +132,42 @@ def test_many_points_may_be_meant(tmp_path):
     assert points(tree, tmp_path, many=True).count == 201
 
 
-def test_a_key_of_the_matrix_cannot_be_set_beside_it(tmp_path):
+def test_a_set_beside_the_matrix(tmp_path):
     tree = COMPRESS | {"matrix": RANKS}
     assert points(tree, tmp_path, ["seed=3"]).points[0].stages[0].recipe.seed == 3
-    with pytest.raises(Usage, match="names a key of the matrix"):
-        points(tree, tmp_path, ["compression.rank=3"])
+
+
+NARROWED = {"matrix": {"model": ["x/a", "y/a"], **RANKS}}
+EXCLUDE = {"exclude": [{"model": "y/a", "compression.rank": 4}]}
+
+
+@pytest.mark.parametrize(
+    ("sets", "names"),
+    [
+        (["model=y/a"], ["model=2,rank=2"]),  # numbered as in the whole matrix
+        (["compression.rank=4"], ["model=1,rank=4"]),
+        (["compression.rank = 2", "model=x/a"], ["model=1,rank=2"]),
+        (["compression.rank=2", "compression.rank=4"], ["model=1,rank=4"]),
+        (["compression.rank=3"], ["model=1,rank=3", "model=2,rank=3"]),  # a value of its own
+    ],
+)
+def test_a_set_of_a_key_of_the_matrix_leaves_it_that_value(sets, names, tmp_path):
+    found = points(COMPRESS | NARROWED | EXCLUDE, tmp_path, sets)
+    assert [point.name for point in found.points] == names
+    assert found.points[0].stages[0].recipe.compression.rank == int(names[0][-1])
+
+
+def test_a_set_of_a_key_of_a_stage_narrows_the_matrix(tmp_path):
+    tree = {"stages": [STAGES[0] | {"matrix": {"compression.rank": [2, 4]}}]}
+    found = points(tree, tmp_path, ["small.compression.rank=4"])
+    assert [point.name for point in found.points] == ["rank=4"]
+
+
+def test_a_set_that_leaves_no_point_is_refused(tmp_path):
+    with pytest.raises(Usage, match=r"leaves out all points with .*rank=4.*, as --set asks for"):
+        points(COMPRESS | NARROWED | EXCLUDE, tmp_path, ["model=y/a", "compression.rank=4"])
+    with pytest.raises(Usage, match="rank"):
+        points(COMPRESS | {"matrix": RANKS}, tmp_path, ["compression.rank=0"])
 
 
 @pytest.mark.parametrize("given", ["compression.keep=0.5", "compression.energy=0.9"])

@@ -21,10 +21,12 @@ Values = dict[str, Any]  # {key: one of its values}
 
 
 class Matrix(NamedTuple):
-    """Keys with their values, and combinations that are left out. A key is `stage.section.key`."""
+    """Keys with their values, and combinations that are left out. A key is `stage.section.key`.
+    `only`: values that a run is limited to; names of points stay those of the whole matrix."""
 
     values: dict[str, list[Any]]
     exclude: list[Values]
+    only: Values | None = None
 
     def points(self, where: str) -> list[Values]:
         """Every combination but those that are left out, the last key changing fastest. Raises
@@ -38,7 +40,17 @@ class Matrix(NamedTuple):
         kept = [each for each in found if not any(_holds(x, each) for x in self.exclude)]
         if not kept:
             raise Usage(f"exclude in {where} leaves out all {count} points of its matrix")
+        only = self.only or {}
+        if not (kept := [each for each in kept if _holds(only, each)]):
+            given = ", ".join(f"{key}={show(value)}" for key, value in only.items())
+            raise Usage(f"exclude in {where} leaves out all points with {given}, as --set asks for")
         return kept
+
+    def narrowed(self, key: str, value: Any) -> "Matrix":
+        """The same with one value of a key, which may be a new one."""
+        known = _mark(value) in map(_mark, self.values[key])
+        values = self.values if known else {**self.values, key: [value]}
+        return Matrix(values, self.exclude, {**(self.only or {}), key: value})
 
     def texts(self, values: Values) -> dict[str, str]:
         """{short name of a key: its value as text}, in the order of the matrix."""
@@ -98,8 +110,8 @@ def joined(matrices: Iterable[Matrix], where: str) -> Matrix:
     return Matrix(values, exclude)
 
 
-def _holds(excluded: Values, point: Values) -> bool:
-    return all(_mark(value) == _mark(point[key]) for key, value in excluded.items())
+def _holds(given: Values, point: Values) -> bool:
+    return all(_mark(value) == _mark(point[key]) for key, value in given.items())
 
 
 def _mark(value: Any) -> str:

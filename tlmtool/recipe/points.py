@@ -66,9 +66,11 @@ def sweep_of(
 
     A stage depends on its own keys of the matrix and on those of the stages that it reads. Its
     result lies in the folder named by these values, so that combinations which differ in other
-    keys share it. `many`: more than 200 points are meant. Raises Usage as `RecipeFile.stages`.
+    keys share it. `sets` of a key of the matrix leaves it that value. `many`: more than 200 points
+    are meant. Raises Usage as `RecipeFile.stages`.
     """
-    out, sets, folders = path_of(out), [*sets], [*folders]
+    file, sets = file.narrowed(sets)
+    out, folders = path_of(out), [*folders]
     found = dict[str, Point]()
     combinations = file.matrix.points(file.where)
     if len(combinations) > ASK and not many:

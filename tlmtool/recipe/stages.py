@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.failure import Usage
+from tlmtool.files.notation import parse
 from tlmtool.files.places import path_of
 from tlmtool.recipe.folders import Folders, mentioned, taken
 from tlmtool.recipe.launchers import launch_of
@@ -61,6 +62,18 @@ class RecipeFile:
             replace(each, recipe=replace(each.recipe, file=self.file)) for each in earlier.stages
         ]
 
+    def narrowed(self, sets: Iterable[str]) -> tuple["RecipeFile", list[str]]:
+        """(the file, with one value of each key of its matrix that `--set` names; the others)"""
+        matrix, others = self.matrix, list[str]()
+        for text in sets:
+            key, equals, raw = text.partition("=")
+            key = f"{next(iter(self.bodies))}.{key.strip()}" if self.single else key.strip()
+            if equals and key in matrix.values:
+                matrix = matrix.narrowed(key, parse(raw, f"{text} in --set"))
+            else:
+                others.append(text)
+        return replace(self, matrix=matrix), others
+
     def _by_stage(self, sets: Iterable[str]) -> dict[str, list[str]]:
         """{stage: its part of `--set`}"""
         names = [*self.bodies]
@@ -73,8 +86,6 @@ class RecipeFile:
                     f"--set {text} does not begin with a stage ({known}): write it as "
                     f"{names[0]}.seed=1"
                 )
-            if f"{name}.{rest.partition('=')[0].strip()}" in self.matrix.values:
-                raise Usage(f"--set {text} names a key of the matrix of {self.where}: change that")
             split[name].append(rest)
         return split
 
