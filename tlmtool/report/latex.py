@@ -2,6 +2,16 @@
 
 from tlmtool.report.figures import TEXT_COLUMNS, View
 
+ESCAPES = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be an option of the line break before
+}
+
 
 def latex(view: View) -> str:
     """A table in LaTeX, with its note as a comment."""
@@ -16,6 +26,4 @@ def latex(view: View) -> str:
 
 
 def _escaped(text: str) -> str:
-    for letter in "\\&%$#_{}~^":
-        text = text.replace(letter, r"\textbackslash{}" if letter == "\\" else f"\\{letter}")
-    return text
+    return "".join(ESCAPES.get(letter, letter) for letter in text)
