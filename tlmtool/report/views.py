@@ -4,6 +4,7 @@ from textwrap import wrap
 
 from tlmtool.report.figures import TEXT_COLUMNS, View
 from tlmtool.report.layout import Document
+from tlmtool.report.naming import shortened
 from tlmtool.report.parts.ending import Ending, Predicted
 from tlmtool.report.parts.quality import Quality
 
@@ -51,11 +52,11 @@ def lines(view: View, width: int) -> list[str]:
     widths = [max(len(row[i]) for row in table) for i in range(len(view.header))]
     room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
     widths[0] = max(NARROWEST, min(widths[0], room))
+    names = shortened([row[0] for row in table], widths[0])
+    table = [[name, *row[1:]] for name, row in zip(names, table, strict=True)]
+    widths[0] = max(map(len, names))
 
     def cell(text: str, index: int) -> str:
-        if len(text) > widths[index]:
-            half = (widths[index] - 2) // 2
-            text = f"{text[:half]}..{text[-(widths[index] - 2 - half) :]}"
         aligned_left = index == 0 or view.header[index] in TEXT_COLUMNS
         return text.ljust(widths[index]) if aligned_left else text.rjust(widths[index])
 
