@@ -65,6 +65,9 @@ class Files(Part):
     verbs: ClassVar = WRITTEN | {"repair": ""}
 
     files: tuple[str, ...] = entry("paths below the folder")
+    sums: dict[str, str] | None = entry(
+        "checksum (sha256) of each file of weights that was written", optional=True
+    )
 
     def views(self, report: Document, full: bool) -> list[View]:
         return []
