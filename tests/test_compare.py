@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,17 @@ def quality(after: float, gone: list[float], sha: str = "a" * 64, **more) -> dic
     return found | {"examples": {"sha256": sha, "left_out": gone}} | more
 
 
+def sums(folder: Path) -> dict:
+    """The sums of the weights that `written` pretends to have put in a folder."""
+    return {"model.safetensors": sha256(folder.name.encode()).hexdigest()}
+
+
 def written(folder: Path, after: float = 3.2, gone: list[float] | None = None, **more) -> Path:
     """A folder with a report."""
     gone = [after, after + 0.01, after - 0.01] if gone is None else gone
     sizes = compressed().data["parameters"] | {"keep": more.pop("keep", 0.8)}
     report = compressed(quality=quality(after, gone, more.pop("sha", "a" * 64)), parameters=sizes)
-    data = json.loads(report.to_json()) | more
+    data = json.loads(report.to_json()) | {"files": [], "sums": sums(folder)} | more
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(data))
     return folder
@@ -121,7 +127,11 @@ def test_a_report_without_marks_is_told(three, tmp_path, capsys):
 
 
 def test_verbs_are_mixed_and_that_is_told(three, tmp_path, capsys):
-    (tmp_path / "p.json").write_text(profiled().to_json())
+    data = json.loads(profiled().to_json())
+    data["models"][0]["sums"] = json.loads((three[0] / "report.json").read_text())["model"][
+        "sha256"
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(data))
     found = compare([*three, tmp_path / "p.json"])
     assert found.notes == [
         "results of compress, profile: a figure stands only where a command measures it"
@@ -198,11 +208,12 @@ def test_a_second_model_of_an_evaluation_is_a_row(tmp_path):
     assert [row.cells["similarity.spearman"].value for row in rows] == [0.8441, 0.8671]
 
 
-def test_what_was_measured_of_a_result_stands_in_its_row(three, tmp_path):
-    """An evaluation of it, also as a baseline; a profile; and the dense model's in its own row."""
+def test_what_was_measured_of_a_result_stands_in_its_row(three, tmp_path, monkeypatch):
+    """An evaluation of it, also as a baseline, by its weights: their path may be another's now."""
     data = json.loads(evaluated().to_json())
-    data["model"] = {"id": str(three[0])}
-    data["baseline"]["id"] = str(three[1])
+    data["models"][0] |= {"id": "c", "sums": sums(three[0])}
+    data["baseline"] |= {"id": "c", "sums": sums(three[1])}
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "e.json").write_text(json.dumps(data))
     rows = {row.name: row for row in compare([*three, tmp_path / "e.json"]).table.rows}
     assert [*rows] == ["a", "b", "c"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from made_reports import evaluated
-from test_compare import three, written
+from test_compare import sums, three, written
 from test_page import study
 
 from tlmtool.cli import run
@@ -19,11 +19,12 @@ from tlmtool.report.spots import Spot, front_of
 __all__ = ["three"]  # a fixture
 
 
-def scored(file: Path, model: Path, score: float) -> Path:
+def scored(file: Path, model: Path, score: float, asked: Path | None = None, **more) -> Path:
     """An evaluation of a model."""
     data = json.loads(evaluated().to_json())
-    data |= {"model": {"id": str(model)}, "baseline": None}
-    data["models"] = [data["models"][0] | {"score": score, "spearman": score}]
+    data |= {"model": {"id": str(asked or model)}, "baseline": None} | more
+    scores = {"score": score, "spearman": score, "sums": sums(model)}
+    data["models"] = [data["models"][0] | scores]
     file.write_text(json.dumps(data))
     return file
 

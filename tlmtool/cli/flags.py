@@ -116,7 +116,7 @@ def compare_parameters() -> Iterator[inspect.Parameter]:
     words = "Folders that a run of tlm has written, such folders in one, or files with its --json"
     info = typer.Argument(metavar="DIR...", help=words, show_default=False)
     yield _parameter("folders", list[str], inspect.Parameter.empty, info)
-    words = "Result that the others are compared with: one of DIR, or a row (default: the first)"
+    words = "Result to compare with: a row, or one of DIR (default: the first that others fit)"
     yield _option("baseline", str | None, ("--baseline",), words, "DIR")
     words = "Order by a figure, the smallest first; -FIGURE puts the largest first"
     yield _option("sort", str | None, ("--sort",), words, "FIGURE")

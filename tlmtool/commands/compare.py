@@ -8,38 +8,37 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tlmtool.commands.results import WANTS, reports_in, short
 from tlmtool.commands.tabling import Table
 from tlmtool.failure import NotLoadable, Usage
-from tlmtool.files.kept import Kept, read
 from tlmtool.files.notation import written
 from tlmtool.files.places import path_of
 from tlmtool.files.writing import write_whole
 from tlmtool.report import plots
+from tlmtool.report.before import references
 from tlmtool.report.card import section
+from tlmtool.report.cells import SIZES
 from tlmtool.report.figures import View
+from tlmtool.report.joining import gathered
 from tlmtool.report.latex import latex
-from tlmtool.report.layout import SCHEMA_VERSION
 from tlmtool.report.page import MARK, Detail, page
 from tlmtool.report.parts.ending import Ending
-from tlmtool.report.parts.front import Front
 from tlmtool.report.picture import MARKS, Picture, png, svg
 from tlmtool.report.pictures import pictures_of
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
-from tlmtool.report.rows import Row, each_report, gathered, named_alone, references, rows_of
+from tlmtool.report.rows import Row, each_report, named_alone, rows_of
 from tlmtool.report.spots import sizes
 from tlmtool.report.views import warnings
 
 FORMATS = ("table", "csv", "json", "latex", "markdown")
-REPORT, PAGE = "report.json", "page.html"
-WANTS = f"give folders in which a run of tlm has left its {REPORT}"
+PAGE = "page.html"
 NO_PLOTS = "without pictures: they need pip install 'tlmtool[plots]'"
 LARGEST = 2**16  # bytes of a page in which the mark of tlm is looked for
 
 
-class _Report(Kept):
-    schema_version: int
-    verb: str
+class NoSuchRow(Usage):
+    """The baseline is none of the results."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +97,18 @@ def compare(
 ) -> Compared:
     """The results in these folders and files, side by side.
 
-    `baseline`: the folder, or the name of a row, that all are compared with; by default the first.
-    Raises NotLoadable for what holds no result, Usage for a figure that no result has."""
-    found = dict[str, Report]()
+    `baseline`: the folder, or the name of a row, that all are compared with; by default the first
+    that most others can be compared with. Raises NotLoadable for what holds no result, Usage for a
+    figure that no result has."""
+    found, seen = dict[str, Report](), set[str]()
     for folder in folders:
-        found |= reports_in(path_of(folder))
-    if baseline is not None and path_of(baseline).exists():
-        theirs = reports_in(path_of(baseline))
-        given = [place for place, each in theirs.items() if rows_of(place, each)] or [*theirs]
-        found, baseline = theirs | found, given[0]  # the report of a sweep has no row of its own
+        found |= reports_in(path_of(folder), seen)
+    try:
+        return beside(found, baseline, where, sort)
+    except NoSuchRow:
+        if not path_of(str(baseline)).exists():
+            raise
+    found = reports_in(path_of(str(baseline)), seen) | found
     return beside(found, baseline, where, sort)
 
 
@@ -117,74 +119,45 @@ def beside(
     sort: str | None = None,
 ) -> Compared:
     """The same of {path: report}."""
-    names = _short(reports)
-    rows = [row for place, report in reports.items() for row in rows_of(names[place], report)]
-    if not rows:
+    held = {
+        place: {os.path.basename(p) for p in reports if os.path.dirname(p) == place}
+        for place in reports
+    }
+    told = [place for place, each in reports.items() if rows_of(place, each, held[place])]
+    if not told:
         raise NotLoadable(f"{', '.join(reports)}: no figure of a model to compare; {WANTS}")
-    known_rows = references(rows)
-    rows, taken = gathered([*known_rows, *rows], names)
-    known_rows, rows = [r for r in rows if r.known], [r for r in rows if not r.known]
-    named = named_alone([*known_rows, *rows])
-    known_rows, rows = named[: len(known_rows)], named[len(known_rows) :]
-    table = Table(rows, known_rows, _baseline(baseline, names, [*rows, *known_rows]))
+    names = short(told)
+    rows = [row for each in told for row in rows_of(names[each], reports[each], held[each])]
+    known, rows, taken = gathered(references(rows), rows)
+    named = named_alone([*known, *rows])
+    known, rows = named[: len(known)], named[len(known) :]
+    every = [*rows, *known]
+    base = _usual(every) if baseline is None else _baseline(str(baseline), names, every)
+    table = Table(rows, known, base)
     table = table.where(where)
     table = table.sort(sort) if sort else table
     return Compared(table, _notes(table), [row for row in taken if row.report])
 
 
-def reports_in(place: Path) -> dict[str, Report]:
-    """{path: report} of a folder and of the folders in it, or of a file that `--json` was written
-    to. Raises NotLoadable where there is none."""
-    if place.is_file():
-        return {str(place): _read(place)}
-    if not place.is_dir():
-        raise NotLoadable(f"{place} does not exist: {WANTS}")
-    found = dict[str, Report]()
-    if (place / REPORT).is_file():
-        found[str(place)] = _read(place / REPORT)
-    for each in _inner(place, found.get(str(place))):
-        found |= reports_in(each)
-    if not found:
-        raise NotLoadable(f"{place} holds no {REPORT}, nor does a folder in it: {WANTS}")
-    return found
+def _usual(every: list[Row]) -> Row:
+    """The first result that most others, and models before, can be compared with."""
+
+    def alike(row: Row) -> int:
+        marks = {(k, c.mark) for k, c in row.cells.items() if k not in SIZES and c.mark}
+        return sum(any((k, c.mark) in marks for k, c in r.cells.items()) for r in every)
+
+    return max((row for row in every if not row.known), key=alike)
 
 
-def _inner(place: Path, report: Report | None) -> list[Path]:
-    """The folders with a report in a folder; those of several budgets in their order."""
-    front = report.part(Front) if report else None
-    order = [Path(each.out).name for each in front.points if each.out] if front else []
-    held = [each for each in sorted(place.iterdir()) if (each / REPORT).is_file()]
-    held = [each for each in held if each.name[0] != "."]
-    return sorted(held, key=lambda p: order.index(p.name) if p.name in order else len(order))
-
-
-def _short(places: Iterable[str]) -> dict[str, str]:
-    """{path: the end of it that tells it from the others}"""
-    places = list(places)
-    above = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in places])
-    return {each: os.path.relpath(each, above) for each in places}
-
-
-def _read(file: Path) -> Report:
-    """A report of any verb. Raises NotLoadable for what is none of this version."""
-    advice = f"leave it out, or {WANTS}"
-    data = read(file, _Report, "is no report of tlm", advice)
-    if data["schema_version"] != SCHEMA_VERSION:
-        raise NotLoadable(f"{file} was written by another version of tlm: run its command again")
-    try:
-        return Report.read(data)
-    except ValueError as error:
-        raise NotLoadable(f"{file} is no report of this tlm ({error}): {advice}") from error
-
-
-def _baseline(name: str | Path | None, names: dict[str, str], rows: list[Row]) -> Row:
-    if name is None:
-        return rows[0]
-    wanted = names.get(str(name), str(name))
-    found = [row for row in rows if row.name == wanted or row.name.startswith(f"{wanted}: ")]
-    if found:
-        return found[0]
-    raise Usage(f"--baseline {name} is none of the results: {', '.join(r.name for r in rows)}")
+def _baseline(name: str, names: dict[str, str], rows: list[Row]) -> Row:
+    """The row of that name, or the first of a folder."""
+    place = os.path.realpath(path_of(name))
+    below = [n for p, n in names.items() if f"{os.path.realpath(p)}/".startswith(f"{place}/")]
+    for wanted in (name, *below):
+        for row in rows:
+            if row.name == wanted or row.name.startswith((f"{wanted}: ", f"{wanted}, predicted")):
+                return row
+    raise NoSuchRow(f"--baseline {name} is none of the results: {', '.join(r.name for r in rows)}")
 
 
 def _notes(table: Table) -> list[str]:

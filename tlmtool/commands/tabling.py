@@ -20,6 +20,7 @@ VIEWS = (  # of sizes and costs: a table each, so that it fits a terminal
     ("size", ("keep", "parameters", "bytes", "flops")),
     ("time and memory", ("latency", "seconds", "memory")),
 )
+COUNTED = ("flops", "latency")  # of a forward pass, whose size must be known to compare them
 
 
 class Difference(NamedTuple):
@@ -132,8 +133,19 @@ class Table:
                 cells.append(shown(row.cells.get(key), key))
                 cells += [self._ratio(row, key)] if key in ratios else []
             rows.append(cells)
-        note = f"ratio: to {self.baseline.name}" if ratios else ""
-        return View(title, header, [r for r in rows if any(r[1:])], note)
+        notes = [f"ratio: to {self.baseline.name}"] if ratios else []
+        notes += [note for key in keys for note in self._units(key)]
+        return View(title, header, [r for r in rows if any(r[1:])], "\n".join(notes))
+
+    def _units(self, key: str) -> list[str]:
+        """What a figure was counted or measured of."""
+        names = dict[str, list[str]]()
+        for row in [*self.known, *self.rows]:
+            if key in COUNTED and key in row.cells and (unit := row.cells[key].unit):
+                names.setdefault(unit, []).append(row.name)
+        if len(names) == 1:
+            return [f"{title_of(key)}: {unit}" for unit in names] if key == "latency" else []
+        return [f"{title_of(key)} of {'; '.join(held)}: {unit}" for unit, held in names.items()]
 
     def _ratio(self, row: Row, key: str) -> str:
         mine, base = row.cells.get(key), self.baseline.cells.get(key)
@@ -142,7 +154,7 @@ class Table:
         return figure(mine.value / base.value)
 
     def _measured(self, key: str) -> View:
-        rows, whys, held = [], dict[str, None](), self.known + self.rows
+        rows, whys, held = [], dict[str, list[str]](), self.known + self.rows
         for row in held:
             if (cell := row.cells.get(key)) is None:
                 continue
@@ -151,17 +163,17 @@ class Table:
             interval = "" if low is None else f"[{low:+.4f}, {high:+.4f}]"
             value = "" if apart.value is None else f"{apart.value:+.4f}"
             rows.append([self._name(row), shown(cell, key), value, interval])
-            if apart.why and row in self.rows:
-                whys[f"{row.name}: {apart.why}"] = None
-        first = next(row.cells[key] for row in [*self.rows, *held] if key in row.cells)
+            if apart.why:
+                whys.setdefault(apart.why, []).append(row.name)
+        order = [self.baseline, *self.rows, *held]
+        first = next(row.cells[key] for row in order if key in row.cells)
         data = ", ".join(dict.fromkeys(r.cells[key].data for r in held if key in r.cells))
         on = f" on {data}" if data else ""
         note = f"{title_of(key)}{on}: {first.what}, {first.better} is better".replace(": ,", ":")
         note += f"\ndifference: to {self.baseline.name}" * any(row[2] for row in rows)
         note += "; interval: 95 %, paired" * any(row[3] for row in rows)
-        return View(
-            title_of(key), ["", "value", "difference", "interval"], rows, "\n".join([note, *whys])
-        )
+        notes = [note, *(f"{'; '.join(names)}: {why}" for why, names in whys.items())]
+        return View(title_of(key), ["", "value", "difference", "interval"], rows, "\n".join(notes))
 
     def _name(self, row: Row) -> str:
         return f"{row.name} (baseline)" if row is self.baseline else row.name
@@ -183,10 +195,13 @@ def difference(mine: Cell, base: Cell) -> Difference:
             found["interval"],
             "" if found["interval"] else "the same difference in every seed",
         )
+    if mine.mark and mine.mark == base.mark and not (mine.examples and base.examples):
+        return Difference(value, None)  # of one report, which has no more than the figures
     if mine.examples is None or base.examples is None:
         return Difference(None, None, "its report, or the baseline's, has no mark of the examples")
     if mine.examples.sha256 != base.examples.sha256:
-        return Difference(None, None, "measured on other examples than the baseline")
+        way = "against another model" if "against" in mine.what else "in another way"
+        return Difference(None, None, f"measured on other examples than the baseline, or {way}")
     return Difference(value, *_interval(mine, base, value))
 
 

@@ -1,5 +1,6 @@
 """Pictures of studies and trainings: the score of each arm, and against what was varied."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from statistics import fmean, stdev
@@ -21,10 +22,16 @@ VARIED = {  # what a study or a training may differ in: its key in recipes
     "n": "strategy.n",
     "growth": "strategy.growth",
 }
+ALIKE = (  # sections and keys of a recipe in which alike trainings may differ
+    *("verb", "model", "revision", "seed", "device", "output", "study", "strategy.name"),
+    *("training.task", "training.data", "training.resume", "training.tracker"),
+    *VARIED.values(),
+)
+LEGEND = 40  # letters of the name of a line; a longer one would hide the picture
 TICKS = 8  # places that are each named on the x axis; more would run into one another
 KIND = ("metric", "task", "data", "model")  # runs that differ in these are not drawn together
-Points = dict[float, dict[int, float]]  # {place on the x axis: {seed: score}}
-Run = dict[str, Any]  # a training: its arm, seed, score, its KIND and what it has of VARIED
+Points = dict[float, set[tuple[int, float]]]  # {place on the x axis: (seed, score) of each}
+Run = dict[str, Any]  # a training: its arm, seed, score, its KIND, what it has of VARIED, and more
 
 
 def varied(rows: list[Row]) -> Iterator[Picture]:
@@ -35,32 +42,33 @@ def varied(rows: list[Row]) -> Iterator[Picture]:
     for (metric, task, data, model), runs in kinds.items():
         differs = [n for n in VARIED if len({run[n] for run in runs if run[n] is not None}) > 1]
         whose = f", {model} on {task} {data}" if len(kinds) > 1 else ""
+        runs = [run | {"line": _line(run, runs)} for run in runs]
         for name in differs:
-            if lines := _lines(runs, name, [each for each in differs if each != name]):
-                level = {} if name == "lr" else _level(runs)
-                x = "rate" if name == "lr" else name
-                caption = f"{metric} of {task} against {x}, a line an arm: mean over seeds, with "
-                caption += "its 95 % t interval where there are two or more."
-                draw = partial(_arms, lines=lines, level=level, x=x, metric=metric)
-                yield Picture(f"{metric} against {x}{whose}", caption, draw)
+            lines = _lines(runs, name, [each for each in differs if each != name])
+            level = {} if name == "lr" else _level(runs, differs)
+            x = "rate" if name == "lr" else name
+            caption = f"{metric} of {task} against {x}, a line an arm: mean over seeds, with "
+            caption += "its 95 % t interval where there are two or more."
+            if (more := len(lines) - MOST) > 0:
+                caption += f" {more} more with the fewest places do not fit in."
+            draw = partial(_arms, lines=lines, level=level, x=x, metric=metric)
+            yield Picture(f"{metric} against {x}{whose}", caption, draw)
 
 
 def means(rows: list[Row]) -> Iterator[Picture]:
     """The mean of each arm over seeds, a picture for each metric."""
-    keys = dict.fromkeys(k for row in rows for k, cell in row.cells.items() if cell.seeds)
-    for key in keys:
-        held = [
-            (row.name, [*cell.seeds.values()])
-            for row in rows
-            if (cell := row.cells.get(key)) and cell.seeds
-        ]
+    groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}
+    for row in rows:
+        for key, cell in row.cells.items():
+            if cell.seeds:
+                held = groups.setdefault((key, cell.source), [])
+                held.append((row.name, [*cell.seeds.values()]))
+    count = Counter(key for (key, _), held in groups.items() if len(held) > 1)
+    for (key, source), held in groups.items():
         if len(held) > 1:
             caption = f"{title_of(key)}: mean over seeds with its 95 % t interval, and each seed."
-            yield Picture(
-                f"{title_of(key)} of each arm",
-                caption,
-                partial(_dots, held=held),
-            )
+            title = f"{title_of(key)} of each arm" + f" on {source}" * (count[key] > 1)
+            yield Picture(title, caption, partial(_dots, held=held))
 
 
 def _dots(axes: Any, held: list[tuple[str, list[float]]]) -> None:
@@ -69,7 +77,8 @@ def _dots(axes: Any, held: list[tuple[str, list[float]]]) -> None:
         axes.errorbar(
             fmean(scores), place, xerr=half_width(scores), fmt="o", color=COLOURS[0], capsize=3
         )
-    axes.set_yticks(range(len(held)), [brief(name) for name, _ in held])
+    names = brief(name for name, _ in held)
+    axes.set_yticks(range(len(held)), [names[name] for name, _ in held])
     axes.margins(y=0.2)
     axes.invert_yaxis()
 
@@ -83,7 +92,10 @@ def _runs(row: Row) -> Iterator[Run]:
     given = {name: _at(recipe, path) for name, path in VARIED.items()}
     given |= {"task": _at(recipe, "training.task"), "data": _at(recipe, "training.data")}
     given |= {"seed": ending.seed if ending else 0, "model": model.id if model else None}
+    more = _settings(recipe)
+    given |= {"more": more}
     plain = given | dict.fromkeys(("N", "n", "growth"))  # of trainings that expand nothing
+    plain |= {"more": {key: each for key, each in more.items() if not key.startswith("strategy.")}}
     scores, training = report.part(Scores), report.part(Training)
     if study := report.part(Study):
         rate = None if len(study.rates) > 1 else study.lr
@@ -105,38 +117,64 @@ def _at(recipe: Any, path: str) -> Any:
     return recipe
 
 
+def _settings(recipe: dict[str, Any]) -> dict[str, str]:
+    """{key: value} of all that makes a training another one, but for VARIED."""
+    found = {}
+    for section, held in recipe.items():
+        for key, value in held.items() if isinstance(held, dict) else [("", held)]:
+            path = f"{section}.{key}".rstrip(".")
+            if section not in ALIKE and path not in ALIKE:
+                found[path] = str(value)
+    return found
+
+
+def _line(run: Run, runs: list[Run]) -> str:
+    """The arm of a training, and in what else it differs from others of that arm."""
+    same = [each["more"] for each in runs if each["arm"] == run["arm"]]
+    paths = dict.fromkeys(path for more in same for path in more)
+    differs = [path for path in paths if len({more.get(path) for more in same}) > 1]
+    told = [f"{p.rpartition('.')[2]} {run['more'].get(p, 'as usual')}" for p in differs]
+    return ", ".join([run["arm"], *told])
+
+
+def _named(run: Run, others: list[str]) -> str:
+    more = [f"{other} {run[other]:g}" for other in others if run[other] is not None]
+    return ", ".join([run["line"], *more])
+
+
 def _lines(runs: list[Run], name: str, others: list[str]) -> dict[str, Points]:
-    """{arm, with what else differs: its points}; only arms with two places or more. A training
-    that several studies hold counts once."""
+    """{arm, with what else differs: its points}, those with most places first. A training that
+    several studies hold counts once."""
     found: dict[str, Points] = {}
     for run in runs:
-        if run[name] is None:
-            continue
-        more = [f"{other} {run[other]:g}" for other in others if run[other] is not None]
-        line = found.setdefault(", ".join([run["arm"], *more]), {})
-        line.setdefault(float(run[name]), {})[run["seed"]] = run["score"]
-    return {arm: points for arm, points in found.items() if len(points) > 1}
+        if run[name] is not None:
+            line = found.setdefault(_named(run, others), {})
+            line.setdefault(float(run[name]), set()).add((run["seed"], run["score"]))
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def _level(runs: list[Run]) -> dict[str, float]:
-    """{arm that expands nothing: its mean over seeds}"""
-    found: dict[str, dict[int, float]] = {}
+def _level(runs: list[Run], others: list[str]) -> dict[str, float]:
+    """{arm that expands nothing, with what else differs: its mean over seeds}"""
+    found: dict[str, set[tuple[int, float]]] = {}
     for run in runs:
         if run["growth"] is None and "trials" not in run["arm"]:
-            found.setdefault(run["arm"], {})[run["seed"]] = run["score"]
-    return {arm: fmean(scores.values()) for arm, scores in found.items()}
+            found.setdefault(_named(run, others), set()).add((run["seed"], run["score"]))
+    return {arm: fmean(score for _, score in held) for arm, held in found.items()}
 
 
 def _arms(
     axes: Any, lines: dict[str, Points], level: dict[str, float], x: str, metric: str
 ) -> None:
+    names = brief([*lines, *level], LEGEND)
     for place, (arm, points) in enumerate(list(lines.items())[:MOST]):
-        held = {at: [*scores.values()] for at, scores in sorted(points.items())}
+        held = {at: [score for _, score in scores] for at, scores in sorted(points.items())}
         halves = [half_width(scores) for scores in held.values()]
         middle = [fmean(scores) for scores in held.values()]
-        axes.errorbar([*held], middle, yerr=halves, label=arm, capsize=3, **style(place))
+        axes.errorbar([*held], middle, yerr=halves, label=names[arm], capsize=3, **style(place))
     for place, (arm, mean) in enumerate(level.items()):
-        axes.axhline(mean, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1, label=arm)
+        axes.axhline(
+            mean, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1, label=names[arm]
+        )
     axes.set(xlabel="learning rate" if x == "rate" else x, ylabel=metric)
     if x == "rate":
         axes.set_xscale("log")

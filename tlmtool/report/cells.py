@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tlmtool.report.figures import words
 from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
-from tlmtool.report.parts.ending import Ending, Source
+from tlmtool.report.parts.ending import Ending, Predicted, Source
 from tlmtool.report.parts.evaluation import Evaluation
 from tlmtool.report.parts.evaluations import Evaluations, short
 from tlmtool.report.parts.profiled import Profile, Profiled
@@ -28,9 +28,9 @@ SIZES = {  # of every row: its title and unit
 
 
 class Cell(NamedTuple):
-    """A figure of a row. `examples`: what it was measured on; `data`: the same in words; `seeds`:
-    the scores of a study, by seed, and `source` its data as they were given; `unit`: cells of other
-    units are not compared; `alone`: nor is this one, as another says the same."""
+    """A figure of a row. `examples`: what it was measured on; `data`: the same in words; `source`:
+    the same where no report marks the examples; `seeds`: the scores of a study, by seed; `unit`:
+    cells of other units are not compared; `alone`: nor is this one, as another says the same."""
 
     value: float
     better: str = "lower"
@@ -42,6 +42,11 @@ class Cell(NamedTuple):
     alone: bool = False
     source: str = ""
 
+    @property
+    def mark(self) -> str:
+        """What it was measured on; empty where that is not known."""
+        return self.examples.sha256 if self.examples else self.source
+
 
 def title_of(key: str) -> str:
     """A column in words: 'similarity spearman'."""
@@ -49,34 +54,40 @@ def title_of(key: str) -> str:
 
 
 def cells_of(report: Report) -> dict[str, Cell]:
-    """All figures of a report that others may have too."""
-    found: dict[str, float | None] = {}
+    """All figures of a report that others may have too. A dry run spends nothing of its own."""
+    found, cells = dict[str, float | None](), dict[str, Cell]()
     if sizes := report.part(Parameters):
         found |= {"keep": sizes.keep, "parameters": sizes.after}
     files = report.part(FileBytes) or report.part(WeightBytes)
     found["bytes"] = files.after if files else None
     if profile := report.part(Profile):
-        found |= profiled(profile.models[0])
+        cells = profiled(profile.models[0])
     if (scored := report.part(Evaluation)) and found["bytes"] is None:
         found["bytes"] = scored.models[0].file_bytes
-    cells = {key: Cell(value) for key, value in found.items() if value is not None}
+    cells = {key: Cell(value) for key, value in found.items() if value is not None} | cells
     if flops := report.part(Flops):
         cells["flops"] = Cell(flops.after, unit=flops.note)
     cells |= _quality(report) | dict(_scores(report))
     ending = report.part(Ending)
-    if cells and ending:
-        cells["seconds"] = Cell(sum(ending.seconds.values()))
+    if cells and ending and not report.part(Predicted):
+        unit = f"tlm {report.verb}"  # the time of one command is no share of another's
+        cells["seconds"] = Cell(sum(ending.seconds.values()), unit=unit)
         peak = ending.peak_rss_bytes or ending.peak_memory_bytes
-        cells |= {"memory": Cell(peak)} if peak else {}
+        cells |= {"memory": Cell(peak, unit=unit)} if peak else {}
     return cells
 
 
-def profiled(model: Profiled) -> dict[str, float | None]:
+def profiled(model: Profiled) -> dict[str, Cell]:
     """The figures of a model that is profiled, at the shortest length."""
-    time = model.runs[0].latency_ms
-    size = model.file_bytes or model.weight_bytes
-    latency = time.median if time else None
-    return {"parameters": model.parameters, "bytes": size, "latency": latency}
+    first = min(model.runs, key=lambda run: run.seq_len)
+    cells = {
+        "parameters": Cell(model.parameters),
+        "bytes": Cell(model.file_bytes or model.weight_bytes),
+    }
+    if first.latency_ms:
+        unit = f"a forward pass of {first.batch} x {first.seq_len} tokens"
+        cells["latency"] = Cell(first.latency_ms.median, unit=unit)
+    return cells
 
 
 def _quality(report: Report) -> dict[str, Cell]:
@@ -87,7 +98,8 @@ def _quality(report: Report) -> dict[str, Cell]:
     found = {quality.name: cell}
     if quality.perplexity and quality.perplexity.after is not None:
         what = "e to the power of the loss"
-        found["perplexity"] = Cell(quality.perplexity.after, what=what, alone=True)
+        mark = quality.examples
+        found["perplexity"] = Cell(quality.perplexity.after, examples=mark, what=what, alone=True)
     return found
 
 

@@ -1,11 +1,13 @@
 """One picture: what it shows, and how it becomes SVG or PNG by matplotlib."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
+
+from tlmtool.report.naming import shortened
 
 # Okabe and Ito's colours, which colour-blind people can tell apart. The page has its own shades of
 # them for a dark background. Markers and dashes differ too, for print in black and white.
@@ -96,6 +98,7 @@ def style(place: int) -> dict[str, Any]:
     }
 
 
-def brief(name: str, most: int = 24) -> str:
-    """The end of a name, which tells results apart."""
-    return name if len(name) <= most else f"...{name[3 - most :]}"
+def brief(names: Iterable[str], most: int = 24) -> dict[str, str]:
+    """{name: the name in few letters, which tells results apart}"""
+    names = list(names)
+    return dict(zip(names, shortened(names, most), strict=True))

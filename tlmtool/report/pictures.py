@@ -1,12 +1,13 @@
 """Every picture of results side by side."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tlmtool.report import plots
 from tlmtool.report.arms import means, varied
+from tlmtool.report.before import references
 from tlmtool.report.card import PICTURE
 from tlmtool.report.cells import title_of
 from tlmtool.report.figures import layer, words
@@ -15,9 +16,10 @@ from tlmtool.report.parts.sites import Sites
 from tlmtool.report.parts.training import Training
 from tlmtool.report.picture import COLOURS, MOST, Picture, brief, style, together
 from tlmtool.report.report import Report
-from tlmtool.report.rows import Row, each_report, references, rows_of
+from tlmtool.report.rows import Row, each_report, rows_of
 from tlmtool.report.spots import sizes
 
+BARS = 24  # of one picture; more could not be read
 MOST_OF_CARD = 2  # pictures side by side; more would be too small to read in a card
 
 
@@ -50,7 +52,7 @@ def _courses(rows: list[Row]) -> Iterator[Picture]:
         if len(points) > 1:
             lines[row.name] = [(each.step, each.loss) for each in points]
     if lines:
-        caption = "The training loss: mean since the point before."
+        caption = f"The training loss: mean since the point before.{_more(lines)}"
         yield Picture(
             "loss on the way",
             caption,
@@ -91,12 +93,16 @@ def _errors(rows: list[Row]) -> Iterator[Picture]:
         caption = f"Relative error of {words(role)}, of its output on the calibration text where "
         caption += (
             "that was measured, else of the weight; before a recovery. Other layers are dense."
-        )
+        ) + _more(lines)
         yield Picture(
             f"error of {words(role)} by layer",
             caption,
             partial(_plot, lines=lines, x="layer", y="relative error", whole=True),
         )
+
+
+def _more(lines: Sized) -> str:
+    return f" The first {MOST} of {len(lines)} results." if len(lines) > MOST else ""
 
 
 def _plot(
@@ -105,8 +111,9 @@ def _plot(
     """A line for each result."""
     from matplotlib.ticker import MaxNLocator
 
+    names = brief(lines)
     for place, (name, points) in enumerate(list(lines.items())[:MOST]):
-        axes.plot(*zip(*sorted(points), strict=True), label=brief(name), **style(place))
+        axes.plot(*zip(*sorted(points), strict=True), label=names[name], **style(place))
     axes.set(xlabel=x, ylabel=y)
     places = sorted({place for points in lines.values() for place, _ in points})
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -124,25 +131,28 @@ def _plot(
 
 def _costs(rows: list[Row]) -> Iterator[Picture]:
     """Bars of time and of memory."""
-    for key, unit in (("seconds", "s"), ("memory", "B"), ("latency", "ms")):
-        held = [(row.name, row.cells[key].value) for row in rows if key in row.cells]
-        if len(held) > 1:
-            what = {"seconds": "Time of the command", "memory": "Peak memory of the command"}
-            caption = f"{what.get(key, 'Median time of a forward pass')}."
-            yield Picture(
-                title_of(key),
-                caption,
-                partial(_bars, held=held[:24], unit=unit),
-            )
+    what = {"seconds": "Time of", "memory": "Peak memory of", "latency": "Median time of"}
+    for key, unit, scale in (("seconds", "s", 1), ("memory", "B", 1), ("latency", "s", 1e-3)):
+        groups: dict[str, list[tuple[str, float]]] = {}
+        for row in (row for row in rows if key in row.cells):
+            cell = row.cells[key]
+            groups.setdefault(cell.unit, []).append((row.name, cell.value * scale))
+        for of, held in groups.items():
+            if len(held) > 1:
+                caption = f"{what[key]} {of}".strip() + "."
+                if len(held) > BARS:
+                    caption += f" The first {BARS} of {len(held)} results."
+                title = f"{title_of(key)}, {of}" if len(groups) > 1 else title_of(key)
+                yield Picture(title, caption, partial(_bars, held=held[:BARS], unit=unit))
 
 
 def _bars(axes: Any, held: list[tuple[str, float]], unit: str) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    names = [brief(name) for name, _ in held]
+    names = brief(name for name, _ in held)
     places = range(len(held))
     axes.barh(places, [value for _, value in held], color=COLOURS[0], height=0.6)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [names[name] for name, _ in held])
     axes.set_ylim(max(len(held), 4) - 0.5, -0.5)  # few bars stay thin
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(unit))

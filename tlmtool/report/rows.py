@@ -1,34 +1,39 @@
 """Reports as rows of one table."""
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from tlmtool.report.cells import Cell, cells_of, key_of, profiled
-from tlmtool.report.parts.costs import FileBytes, Flops, Parameters
-from tlmtool.report.parts.ending import Ending, Predicted
-from tlmtool.report.parts.evaluation import Evaluation
+from tlmtool.report.parts.ending import Ending, Files, Predicted
+from tlmtool.report.parts.evaluation import Evaluation, Scored
 from tlmtool.report.parts.evaluations import short
 from tlmtool.report.parts.front import WHOLE, Front, Point
-from tlmtool.report.parts.int8 import Int8
 from tlmtool.report.parts.model import Model
-from tlmtool.report.parts.profiled import Profile
+from tlmtool.report.parts.profiled import Profile, Profiled
 from tlmtool.report.parts.quality import Quality
-from tlmtool.report.parts.quantization import Quantization
-from tlmtool.report.parts.score import Score
 from tlmtool.report.parts.study import Study
 from tlmtool.report.pieces import Examples
 from tlmtool.report.report import Report
 
-CHANGES = ("compress", "quantize")  # verbs whose reports have the dense model before
+NAMES = {  # settings of a measurement that say of what it is, and not how it was made: by section
+    "": ("model", "revision", "output"),
+    "evaluation": ("baseline", "out"),
+    "profiling": ("against",),
+}
+MEASURES = ("evaluate", "profile")  # verbs that measure a model and make none
 
 
 @dataclass(frozen=True)
 class Row:
     """A result by its name. `report`: what it was read from, which rows may share; `known`: a
-    model before its change, which is shown for comparison; `of`: the model that an evaluation or a
-    profile measured."""
+    model before its change, which is shown for comparison; `weights`: the checksums of the files of
+    its weights, where they are known; `base`: what it was made from; `dense`: that has no factors,
+    perhaps few bits; `settings`: how a measurement was made."""
 
     name: str
     cells: dict[str, Cell]
@@ -36,70 +41,65 @@ class Row:
     known: bool = False
     verb: str = ""
     label: str = ""  # its name in pictures, where that is another
-    of: str = ""
+    weights: frozenset[str] = frozenset()
+    base: str = ""
+    dense: bool = False
+    settings: str = ""
 
 
-def rows_of(name: str, report: Report) -> list[Row]:
-    """The rows of a report: one, or one for each arm of a study or each try of a search."""
+def rows_of(name: str, report: Report, held: Collection[str] = ()) -> list[Row]:
+    """The rows of a report: one, or one for each arm of a study or each try of a search. `held`:
+    names of folders of its budgets whose own reports are at hand."""
+    name += ", predicted" if report.part(Predicted) else ""
     if study := report.part(Study):
         return list(_arms(name, report, study))
-    measured = report.part(Model) if report.verb == "evaluate" else None
-    profile = report.part(Profile)
-    of = measured.id if measured else profile.models[0].id if profile else ""
-    own = Row(name, cells_of(report), report, verb=report.verb, of=of or "")
+    own = Row(name, cells_of(report), report, verb=report.verb, **_whose(report))
     front = report.part(Front)
     if front is None:
-        return [each for each in (own, *_second(name, report)) if each.cells]
-    tries = [p for p in front.points if p.budget not in WHOLE and not p.failed and not p.out]
-    found = [_try(name, each, front) for each in tries if not each.taken]
-    return ([own] if report.part(Quality) else []) + found
+        return [each for each in (own, *_second(own)) if each.cells]
+    whole = report.part(Quality) is not None
+    tries = [p for p in front.points if p.budget not in WHOLE and not p.failed]
+    tries = [p for p in tries if not (p.taken and whole) and Path(p.out or "").name not in held]
+    return ([own] if whole else []) + [_try(own, each, front) for each in tries]
 
 
-def references(rows: list[Row]) -> list[Row]:
-    """The models before, by themselves and in 8 bits, as the reports of the rows have them; each
-    model once, and not in 8 bits where a row is that."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        if row.report is None or row.verb not in CHANGES or row.report.part(Predicted):
-            continue
-        model = row.report.part(Model)
-        name = (model and model.id) or "the model"
-        for reference in _before(name, row.report):
-            held = found.setdefault(reference.name, reference)
-            merged = reference.cells | held.cells
-            found[reference.name] = replace(held, cells=merged)
-    made = {
-        f"{m.id}, int{bits.bits}"
-        for row in rows
-        if row.report
-        if (m := row.report.part(Model))
-        and (bits := row.report.part(Quantization))
-        and row.verb == "quantize"
-    }
-    return sorted((r for r in found.values() if r.name not in made), key=lambda row: row.name)
+def _whose(report: Report) -> dict[str, Any]:
+    """The weights of the model that a report is about, its base, and how it was measured."""
+    model = report.part(Model) or Model()
+    base, files = model.base_model or model.id or "", report.part(Files)
+    measured = next(iter(_measured(report)), None)
+    if measured is not None:
+        settings, weights = _settings(report), weights_of(measured.sums)
+        return {"weights": weights, "base": base, "settings": settings}
+    weights = weights_of(files.sums if files else None)
+    return {"weights": weights, "base": base, "dense": report.verb == "quantize" and plain(model)}
 
 
-def gathered(rows: list[Row], names: Mapping[str, str]) -> tuple[list[Row], list[Row]]:
-    """(rows, rows that others have taken in): what was measured of a model joins its own row.
+def _measured(report: Report) -> list[Scored | Profiled]:
+    """The models that an evaluation or a profile has measured."""
+    found, profile = report.part(Evaluation), report.part(Profile)
+    scored = [*found.models, *([found.baseline] if found.baseline else [])] if found else []
+    return [*scored, *(profile.models if profile else ())]
 
-    `names`: {path: name of its row}. Figures of the model's own report stay, and the time and the
-    memory of a measurement are not those of the model. One that was measured before with another
-    figure keeps its row, since its settings were others."""
-    found, taken = {row.name: row for row in rows}, []
-    measured: dict[str, dict[str, Cell]] = {}
-    made = {os.path.realpath(path): name for path, name in names.items()}
-    for row in rows:
-        home = found.get(made.get(os.path.realpath(row.of), f"{row.of}, dense")) if row.of else None
-        if home is None or home.name == row.name:
-            continue
-        more = {key: each for key, each in row.cells.items() if key not in ("seconds", "memory")}
-        before = measured.setdefault(home.name, {})
-        if any(before[key].value != cell.value for key, cell in more.items() if key in before):
-            continue
-        before |= more
-        found[home.name] = replace(home, cells=more | home.cells)
-        taken.append(found.pop(row.name))
-    return [*found.values()], taken
+
+def weights_of(sums: Mapping[str, str] | None) -> frozenset[str]:
+    """What tells weights from others, whatever their files are called."""
+    return frozenset((sums or {}).values())
+
+
+def plain(model: Model) -> bool:
+    """Whether the model that was read is of a type of its own, and not one that tlm has made."""
+    return not str(model.type).startswith("tlm-")
+
+
+def _settings(report: Report) -> str:
+    ending = report.part(Ending)
+    recipe = dict(ending.recipe) if ending else {}
+    for section, names in NAMES.items():
+        held = recipe.get(section, {}) if section else recipe
+        left = {key: value for key, value in held.items() if key not in names}
+        recipe = recipe | {section: left} if section else left
+    return json.dumps(recipe, sort_keys=True, default=str)
 
 
 def named_alone(rows: list[Row]) -> list[Row]:
@@ -143,58 +143,52 @@ def _arms(name: str, report: Report, study: Study) -> Iterator[Row]:
         yield Row(f"{name}: {arm.arm}", {key: cell}, report, verb="finetune", label=arm.arm)
 
 
-def _second(name: str, report: Report) -> Iterator[Row]:
+def _second(row: Row) -> Iterator[Row]:
     """The second model of an evaluation or a profile."""
-    found, profile = report.part(Evaluation), report.part(Profile)
-    for each in profile.models[1:] if profile else ():
-        held = {key: Cell(value) for key, value in profiled(each).items() if value is not None}
-        yield Row(f"{name}: {each.id}", held, verb=report.verb, of=each.id or "")
-    if found and (model := found.baseline):
-        swapped = replace(found, models=(model,), baseline=None)
-        parts = [swapped if part is found else part for part in report.parts]
-        cells = cells_of(Report(report.verb, parts))
+    report = row.report
+    assert report is not None
+    for each in _measured(report)[1:]:
+        if isinstance(each, Profiled):
+            cells = profiled(each)
+        else:
+            found = report.part(Evaluation)
+            assert found is not None
+            swapped = replace(found, models=(each,), baseline=None)
+            parts = [swapped if part is found else part for part in report.parts]
+            cells = cells_of(Report(report.verb, parts))
         cells = {k: cell for k, cell in cells.items() if k not in ("seconds", "memory")}
-        yield Row(f"{name}: {model.id}", cells, verb=report.verb, of=model.id or "")
+        name = f"{row.name}: {each.id}"
+        weights = weights_of(each.sums)
+        yield replace(row, name=name, cells=cells, report=None, weights=weights, base=each.id)
 
 
-def _try(name: str, point: Point, front: Front) -> Row:
-    """A budget that was tried and not kept."""
+def _try(row: Row, point: Point, front: Front) -> Row:
+    """A budget that has no report of its own here: one that was tried and not kept, or one of a
+    report that was printed."""
+    assert row.report is not None
+    name = f"{row.name}: {point.budget}"
+    cells = tried(row, point, front)
+    report = None if row.report.part(Quality) else row.report
+    return Row(name, cells, report, verb="compress", label=point.budget, base=row.base)
+
+
+def tried(row: Row, point: Point, front: Front) -> dict[str, Cell]:
+    """The figures of a budget, which are compared with those of the same report alone."""
+    quality = row.report.part(Quality) if row.report else None
+    examples = unpaired(quality.examples) if quality else None
     values = {"keep": point.keep, "parameters": point.parameters, "bytes": point.bytes}
-    values |= {front.quality or "loss": point.quality, "seconds": point.seconds}
+    values |= {"seconds": point.seconds}
     cells = {key: Cell(value) for key, value in values.items() if value is not None}
-    return Row(f"{name}: {point.budget}", cells, verb="compress", label=point.budget)
+    if point.quality is not None:
+        found = Cell(point.quality, "lower", examples, "held-out text", what=front.what or "")
+        cells[front.quality or "loss"] = found._replace(source=row.name)
+    if point.perplexity is not None:
+        cells["perplexity"] = Cell(point.perplexity, source=row.name, alone=True)
+    if point.score is not None and front.metric:
+        cells[front.metric] = Cell(point.score, front.better or "higher", source=row.name)
+    return cells
 
 
-def _before(name: str, report: Report) -> Iterator[Row]:
-    """The model before, where a report has its quality or score; then the same in 8 bits."""
-    sizes, files, flops = report.part(Parameters), report.part(FileBytes), report.part(Flops)
-    quality, score, int8 = report.part(Quality), report.part(Score), report.part(Int8)
-    if files is None or files.before is None:
-        return
-    cells = {"bytes": Cell(files.before)}
-    cells |= {"parameters": Cell(sizes.before)} if sizes else {}
-    if flops:
-        cells["flops"] = Cell(flops.before, unit=flops.note)
-    shared = {key: cell for key, cell in cells.items() if key != "bytes"}
-    measured: dict[str, Cell] = {}
-    if quality and quality.before is not None:
-        known = _unpaired(quality.examples)
-        measured[quality.name] = Cell(quality.before, "lower", known, "held-out text")
-        if quality.perplexity and quality.perplexity.before is not None:
-            measured["perplexity"] = Cell(quality.perplexity.before, alone=True)
-    if score:
-        key = key_of(score.task, score.metric, short(score.data))
-        known = _unpaired(score.examples)
-        measured[key] = Cell(score.before, score.better, known, short(score.data))
-    if not measured:
-        return
-    yield Row(f"{name}, dense", cells | measured, known=True, label="dense")
-    if int8 and int8.value is not None and quality:
-        held = {"bytes": Cell(int8.file_bytes)}
-        held[quality.name] = Cell(int8.value, "lower", _unpaired(quality.examples), "held-out text")
-        yield Row(f"{name}, int8", shared | held, known=True, label="int8")
-
-
-def _unpaired(examples: Examples | None) -> Examples | None:
+def unpaired(examples: Examples | None) -> Examples | None:
     """The mark of the examples; what each of them gave is not known."""
     return None if examples is None else replace(examples, left_out=())
