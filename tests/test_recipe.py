@@ -169,3 +169,9 @@ def test_what_a_run_keeps_of_its_recipe_makes_the_same_run(verb, flags, tmp_path
     made = build(verb, flags)
     (tmp_path / "recipe.yaml").write_text(dump(made))
     assert build(verb, recipe_file=tmp_path / "recipe.yaml") == made
+
+
+@pytest.mark.parametrize("given", ["128,512", "[128, 512]", "[128,512]"])
+def test_a_list_in_a_set_is_written_as_in_a_recipe_or_with_commas(given):
+    found = build("profile", {"model": "m"}, [f"profiling.seq_len={given}"])
+    assert found.profiling.seq_len == (128, 512)

@@ -15,6 +15,8 @@ from trainings import (
 from tlmtool.cli import run
 from tlmtool.models import surgery
 from tlmtool.recipe.sources import FORMER
+from tlmtool.report.kept import read_report
+from tlmtool.report.parts.study import Study
 from tlmtool.training import finetune, study
 from tlmtool.training.loop import Trainer
 
@@ -177,6 +179,8 @@ def test_a_study_compares_arms_and_goes_on(model, data, tmp_path):
     report = json.loads((out / "report.json").read_text())["study"]
     assert {each["arm"] for each in report["arms"]} == set(arms.split(","))
     assert len(report["pairs"]) == 15 and {r["steps"] for r in report["results"]} == {6}
+    part, last = read_report(out / "report.json", "finetune").part(Study), report["arms"][-1]
+    assert part.headline() == (f"{part.results[0].metric}, {last['arm']}", last["mean"])
     (out / "svd-seed1.json").unlink()
     assert run(words) == 2 and run([*words, "--resume"]) == 0
     again = json.loads((out / "report.json").read_text())["study"]

@@ -33,6 +33,7 @@ LAYOUTS = {
     "MRPC": Layout("mrpc", GLUE),
     "PTB": Layout("ptb", LINES),
     "WIKITEXT2": Layout("wikitext-2", LINES),
+    "WIKITEXT103": Layout("wikitext-103", LINES),
     "ONE_BILLION": Layout("one-billion", LINES),
     "MULTI30K": Layout("multi30k", "train.en, train.de, val.en and val.de, one sentence a line"),
     "WMT": Layout("wmt", "train.en, train.de, valid.en and valid.de, one sentence a line"),

@@ -64,7 +64,9 @@ def from_sets(verb: str, sets: Iterable[str]) -> Layer:
         known = _known(verb, path, "in --set")
         if path == "compression.overrides":
             raise Usage("compression.overrides is a list of sections: write it in a recipe file")
-        layer[known] = (path, None if raw == "null" else raw)
+        listed = raw.startswith("[") and raw.endswith("]")  # as a recipe has it; a,b is the same
+        value = parse(raw, f"{path} in --set") if listed else raw
+        layer[known] = (path, None if raw == "null" else value)
     return layer
 
 

@@ -176,6 +176,9 @@ def _arms(
             mean, color=INK, linestyle=DASHES[1 + place % 3], linewidth=1, label=names[arm]
         )
     axes.set(xlabel="learning rate" if x == "rate" else x, ylabel=metric)
+    low, high = axes.get_ylim()
+    if high - low < 1e-6:  # scores that are equal: their axis would be in units of 1e-17
+        axes.set_ylim(low - 0.01, high + 0.01)
     if x == "rate":
         axes.set_xscale("log")
     places = sorted({at for points in lines.values() for at in points})

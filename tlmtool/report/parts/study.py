@@ -63,6 +63,11 @@ class Study(Part):
     arms: tuple[Arm, ...] = entry("each arm over all seeds")
     pairs: tuple[Pair, ...] = entry("each pair of arms")
 
+    def headline(self) -> tuple[str, float]:
+        """The mean over seeds, of the last of several arms."""
+        last, metric = self.arms[-1], self.results[0].metric
+        return f"{metric}, {last.arm}" if len(self.arms) > 1 else metric, last.mean
+
     def views(self, report: Document, full: bool) -> list[View]:
         return [self._arms(), self._pairs()]
 
