@@ -54,6 +54,15 @@ def test_equal_figures_of_other_settings_keep_their_rows(three, tmp_path, length
     assert found == ["a", "b", "c", *(["two.json: a"] if there else [])]
 
 
+def test_a_score_that_the_baseline_lacks_is_compared_with_the_first_that_has_it(three, tmp_path):
+    first = scored(tmp_path / "first.json", tmp_path / "x", 0.5, asked=three[0])
+    second = scored(tmp_path / "second.json", tmp_path / "y", 0.8, asked=three[0])
+    found = compare([three[0], first, second], baseline=three[0]).table
+    assert found.first(SCORE).name == "first.json" and found.first("loss").name == "a"
+    compared = [row.name for row in found.rows if found.difference(row, SCORE).why]
+    assert compared == ["second.json"]  # these reports have no marks, and that is told
+
+
 def test_the_dense_model_has_a_row_for_each_text_that_it_was_measured_on(three):
     other = json.loads((three[2] / "report.json").read_text())
     other["quality"]["before"] = 2.5

@@ -90,10 +90,15 @@ class Table:
 
     def difference(self, row: Row, key: str) -> Difference:
         """How far a figure lies from the baseline's, where the two were measured on the same."""
-        mine, base = row.cells.get(key), self.baseline.cells.get(key)
-        if row is self.baseline or mine is None or base is None:
+        first, mine = self.first(key), row.cells.get(key)
+        if row is first or mine is None:
             return Difference(None, None)
-        return difference(mine, base)
+        return difference(mine, first.cells[key])
+
+    def first(self, key: str) -> Row:
+        """What a measured figure is compared with: the baseline, or where that lacks the figure the
+        first row that has it."""
+        return next(r for r in [self.baseline, *self.rows, *self.known] if key in r.cells)
 
     def records(self) -> list[dict[str, Any]]:
         """A flat dict for each row: every figure, its difference, and the ends of the interval."""
@@ -128,7 +133,7 @@ class Table:
             header += [title_of(key), "ratio"] if key in ratios else [title_of(key)]
         rows = []
         for row in [*self.known, *self.rows]:
-            cells = [self._name(row)]
+            cells = [self._name(row, self.baseline)]
             for key in keys:
                 cells.append(shown(row.cells.get(key), key))
                 cells += [self._ratio(row, key)] if key in ratios else []
@@ -162,21 +167,22 @@ class Table:
             low, high = apart.interval or (None, None)
             interval = "" if low is None else f"[{low:+.4f}, {high:+.4f}]"
             value = "" if apart.value is None else f"{apart.value:+.4f}"
-            rows.append([self._name(row), shown(cell, key), value, interval])
+            rows.append([self._name(row, self.first(key)), shown(cell, key), value, interval])
             if apart.why:
                 whys.setdefault(apart.why, []).append(row.name)
-        order = [self.baseline, *self.rows, *held]
-        first = next(row.cells[key] for row in order if key in row.cells)
+        first = self.first(key).cells[key]
         data = ", ".join(dict.fromkeys(r.cells[key].data for r in held if key in r.cells))
         on = f" on {data}" if data else ""
         note = f"{title_of(key)}{on}: {first.what}, {first.better} is better".replace(": ,", ":")
-        note += f"\ndifference: to {self.baseline.name}" * any(row[2] for row in rows)
+        note += f"\ndifference: to {self.first(key).name}" * any(row[2] for row in rows)
         note += "; interval: 95 %, paired" * any(row[3] for row in rows)
-        notes = [note, *(f"{'; '.join(names)}: {why}" for why, names in whys.items())]
-        return View(title_of(key), ["", "value", "difference", "interval"], rows, "\n".join(notes))
+        for why, names in whys.items():
+            every = len(names) == len(rows) - 1 > 2
+            note += f"\n{'all others' if every else '; '.join(names)}: {why}"
+        return View(title_of(key), ["", "value", "difference", "interval"], rows, note)
 
-    def _name(self, row: Row) -> str:
-        return f"{row.name} (baseline)" if row is self.baseline else row.name
+    def _name(self, row: Row, baseline: Row) -> str:
+        return f"{row.name} (baseline)" if row is baseline else row.name
 
 
 def difference(mine: Cell, base: Cell) -> Difference:
