@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from tlmtool.report.cells import title_of
 from tlmtool.report.parts.ending import Ending
+from tlmtool.report.parts.evaluations import short
 from tlmtool.report.parts.model import Model
 from tlmtool.report.parts.study import Study
 from tlmtool.report.parts.training import Scores, Training
@@ -41,7 +42,10 @@ def varied(rows: list[Row]) -> Iterator[Picture]:
         kinds.setdefault(tuple(str(run[key]) for key in KIND), []).append(run)
     for (metric, task, data, model), runs in kinds.items():
         differs = [n for n in VARIED if len({run[n] for run in runs if run[n] is not None}) > 1]
-        whose = f", {model} on {task} {data}" if len(kinds) > 1 else ""
+        alike = [kind for kind in kinds if kind[:2] == (metric, task)]
+        whose = _told(", ", model, {kind[3] for kind in alike})
+        whose += _told(" on ", data, {kind[2] for kind in alike})
+        what = f"{task} {metric}" if len(kinds) > 1 else metric
         runs = [run | {"line": _line(run, runs)} for run in runs]
         for name in differs:
             lines = _lines(runs, name, [each for each in differs if each != name])
@@ -52,7 +56,13 @@ def varied(rows: list[Row]) -> Iterator[Picture]:
             if (more := len(lines) - MOST) > 0:
                 caption += f" {more} more with the fewest places do not fit in."
             draw = partial(_arms, lines=lines, level=level, x=x, metric=metric)
-            yield Picture(f"{metric} against {x}{whose}", caption, draw)
+            yield Picture(f"{what} against {x}{whose}", caption, draw)
+
+
+def _told(before: str, one: str, every: set[str]) -> str:
+    """A model or data in a title, if there are others; by its last part where that is enough."""
+    enough = len({short(each) for each in every}) == len(every)
+    return "" if len(every) == 1 else before + (short(one) if enough else one)
 
 
 def means(rows: list[Row]) -> Iterator[Picture]:
@@ -67,7 +77,9 @@ def means(rows: list[Row]) -> Iterator[Picture]:
     for (key, source), held in groups.items():
         if len(held) > 1:
             caption = f"{title_of(key)}: mean over seeds with its 95 % t interval, and each seed."
-            title = f"{title_of(key)} of each arm" + f" on {source}" * (count[key] > 1)
+            title = f"{title_of(key)} of each arm" + _told(
+                " on ", source, {s for k, s in groups if k == key} if count[key] > 1 else {source}
+            )
             yield Picture(title, caption, partial(_dots, held=held))
 
 
