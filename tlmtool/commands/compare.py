@@ -28,6 +28,7 @@ from tlmtool.report.pictures import pictures_of
 from tlmtool.report.printable import printable
 from tlmtool.report.report import Report
 from tlmtool.report.rows import Row, each_report, named_alone, rows_of
+from tlmtool.report.seeding import over_seeds
 from tlmtool.report.spots import sizes
 from tlmtool.report.views import warnings
 
@@ -130,7 +131,7 @@ def beside(
     rows = [row for each in told for row in rows_of(names[each], reports[each], held[each])]
     known, rows, taken = gathered(references(rows), rows)
     named = named_alone([*known, *rows])
-    known, rows = named[: len(known)], named[len(known) :]
+    known, rows = named[: len(known)], over_seeds(named[len(known) :])
     every = [*rows, *known]
     base = _usual(every) if baseline is None else _baseline(str(baseline), names, every)
     table = Table(rows, known, base)
@@ -155,7 +156,9 @@ def _baseline(name: str, names: dict[str, str], rows: list[Row]) -> Row:
     below = [n for p, n in names.items() if f"{os.path.realpath(p)}/".startswith(f"{place}/")]
     for wanted in (name, *below):
         for row in rows:
-            if row.name == wanted or row.name.startswith((f"{wanted}: ", f"{wanted}, predicted")):
+            theirs = [each.name for each in (row, *row.seeds)]
+            starts = (f"{wanted}: ", f"{wanted}, predicted")
+            if wanted in theirs or row.name.startswith(starts):
                 return row
     raise NoSuchRow(f"--baseline {name} is none of the results: {', '.join(r.name for r in rows)}")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tlmtool.report.figures import words
+from tlmtool.report.parts.complexity import Complexity
 from tlmtool.report.parts.costs import FileBytes, Flops, Parameters, WeightBytes
 from tlmtool.report.parts.ending import Ending, Predicted, Source
 from tlmtool.report.parts.evaluation import Evaluation
@@ -88,6 +89,16 @@ def profiled(model: Profiled) -> dict[str, Cell]:
         unit = f"a forward pass of {first.batch} x {first.seq_len} tokens"
         cells["latency"] = Cell(first.latency_ms.median, unit=unit)
     return cells
+
+
+def of_kernel(found: Complexity, name: str) -> dict[str, Cell]:
+    """The figures of an attention kernel alone, at the longest text."""
+    last = max(found.kernels[name].runs, key=lambda run: run.seq_len)
+    unit = f"attention alone, at N = {last.seq_len:,}: {found.called()}"
+    return {
+        "flops": Cell(last.flops, unit=unit),
+        "latency": Cell(last.latency_ms.median, unit=unit),
+    }
 
 
 def _quality(report: Report) -> dict[str, Cell]:

@@ -22,8 +22,8 @@ def shortened(names: Sequence[str], most: int) -> list[str]:
             return found
     order = list(dict.fromkeys(names))
     marks = [f"{order.index(name) + 1}: " for name in names]
-    room = [most - len(mark) for mark in marks]
-    return [m + _middle(n, left) for m, n, left in zip(marks, names, room, strict=True)]
+    texts = dict(zip(order, _without_shared(order, max(map(len, order))), strict=True))
+    return [m + _middle(texts[n], most - len(m)) for m, n in zip(marks, names, strict=True)]
 
 
 def _ends(names: list[str], most: int) -> list[str]:

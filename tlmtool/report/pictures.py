@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sized
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tlmtool.report import plots
@@ -11,6 +12,7 @@ from tlmtool.report.before import references
 from tlmtool.report.card import PICTURE
 from tlmtool.report.cells import title_of
 from tlmtool.report.figures import layer, words
+from tlmtool.report.parts.complexity import QUANTITIES, Complexity
 from tlmtool.report.parts.recovery import Recovery
 from tlmtool.report.parts.sites import Sites
 from tlmtool.report.parts.training import Training
@@ -27,7 +29,7 @@ def pictures_of(rows: list[Row], known: Iterable[Row] = ()) -> list[Picture]:
     """Every picture that these results have figures for."""
     known = list(known)
     own = (sizes(rows, known), means(rows), varied(rows), _courses(rows), _errors(rows))
-    return [picture for each in (*own, _costs(rows)) for picture in each]
+    return [picture for each in (*own, _growth(rows), _costs(rows)) for picture in each]
 
 
 def draw_card(report: Report, folder: Path) -> set[str]:
@@ -44,20 +46,39 @@ def draw_card(report: Report, folder: Path) -> set[str]:
 
 def _courses(rows: list[Row]) -> Iterator[Picture]:
     """The loss on the way of each training and recovery."""
-    lines = dict[str, list[tuple[int, float]]]()
-    for row in each_report(rows):
-        assert row.report is not None
-        training, recovery = row.report.part(Training), row.report.part(Recovery)
-        points = training.history if training else recovery.course if recovery else ()
-        if len(points) > 1:
-            lines[row.name] = [(each.step, each.loss) for each in points]
+    lines, joined = dict[str, list[tuple[int, float]]](), [row for row in rows if row.seeds]
+    for row in [*joined, *each_report([row for row in rows if not row.seeds])]:
+        several = [_course(each.report) for each in row.seeds or (row,)]
+        steps = [step for step in several[0] if all(step in each for each in several)]
+        if len(steps) > 1:
+            lines[row.name] = [(step, fmean(each[step] for each in several)) for step in steps]
     if lines:
-        caption = f"The training loss: mean since the point before.{_more(lines)}"
+        over = " Of several seeds it is the mean." if joined else ""
+        caption = f"The training loss: mean since the point before.{over}{_more(lines)}"
         yield Picture(
             "loss on the way",
             caption,
             partial(_plot, lines=lines, x="step", y="loss"),
         )
+
+
+def _growth(rows: list[Row]) -> Iterator[Picture]:
+    """What attention kernels alone cost as the text grows."""
+    for row in each_report(rows):
+        if row.report and (part := row.report.part(Complexity)):
+            for key, quantity in QUANTITIES.items():
+                if any(quantity.of(run) for each in part.kernels.values() for run in each.runs):
+                    title = f"{quantity.title}, {'causal' if part.causal else 'both ways'}"
+                    caption = f"Attention alone: {part.called()}. Lines are fitted power laws."
+                    yield Picture(title, caption, partial(plots.panel, found=part, key=key))
+
+
+def _course(report: Report | None) -> dict[int, float]:
+    """{step: training loss}"""
+    training = report.part(Training) if report else None
+    recovery = report.part(Recovery) if report else None
+    points = training.history if training else recovery.course if recovery else ()
+    return {each.step: each.loss for each in points}
 
 
 def _errors(rows: list[Row]) -> Iterator[Picture]:

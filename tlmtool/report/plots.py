@@ -1,6 +1,7 @@
 """The picture of attention kernels, drawn with matplotlib, which the extra `plots` installs."""
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -52,7 +53,8 @@ def complexity(found: Complexity, file: Path) -> None:
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     figure.suptitle("Cost of attention kernels alone, as the text grows", fontsize=15)
     for axes, key in zip(figure.subplots(1, len(QUANTITIES)), QUANTITIES, strict=True):
-        _panel(axes, found, key)
+        panel(axes, found, key, _mathematical)
+        axes.set_title(QUANTITIES[key].title)
     fits = "markers: what was counted or measured; lines, and exponents in the legend: power laws"
     fits += " fitted to all lengths"
     exponents = [vars(each.exponents).values() for each in found.kernels.values()]
@@ -74,7 +76,10 @@ def _processor(found: Complexity) -> str:
     return f"time, by processor time instead of the clock: {', '.join(fitted)}" if fitted else ""
 
 
-def _panel(axes: Any, found: Complexity, key: str) -> None:
+def panel(
+    axes: Any, found: Complexity, key: str, law: Callable[[float | None], str] = power
+) -> None:
+    """Draws one quantity of all kernels, with their power laws. `law`: an exponent as text."""
     from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator
 
     quantity, (unit, scale) = QUANTITIES[key], UNITS[key]
@@ -87,13 +92,13 @@ def _panel(axes: Any, found: Complexity, key: str) -> None:
             continue
         colour = COLOURS[place % 6]
         style = {"color": colour, "marker": MARKERS[place % 6], "markersize": 7}
-        label = f"{name}  {_mathematical(exponent)}".strip()
+        label = f"{name}  {law(exponent)}".strip()
         ns, ys = zip(*runs, strict=True)
         axes.plot(ns, ys, linestyle="none", label=label, **style)
         _fitted(axes, ns, ys, exponent, colour)
         lengths.update(ns)
         values += ys
-    axes.set(xscale="log", yscale="log", xlabel="length N (tokens)", title=quantity.title)
+    axes.set(xscale="log", yscale="log", xlabel="length N (tokens)")
     axes.xaxis.set_major_locator(FixedLocator(sorted(lengths)))
     axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
     axes.tick_params("x", rotation=45 if len(lengths) > 6 else 0)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tlmtool.report.cells import Cell, cells_of, key_of, profiled
+from tlmtool.report.cells import Cell, cells_of, key_of, of_kernel, profiled
+from tlmtool.report.parts.complexity import Complexity
 from tlmtool.report.parts.ending import Ending, Files, Predicted
 from tlmtool.report.parts.evaluation import Evaluation, Scored
 from tlmtool.report.parts.evaluations import short
@@ -45,6 +46,7 @@ class Row:
     base: str = ""
     dense: bool = False
     settings: str = ""
+    seeds: tuple["Row", ...] = ()  # of which it is the mean
 
 
 def rows_of(name: str, report: Report, held: Collection[str] = ()) -> list[Row]:
@@ -53,6 +55,11 @@ def rows_of(name: str, report: Report, held: Collection[str] = ()) -> list[Row]:
     name += ", predicted" if report.part(Predicted) else ""
     if study := report.part(Study):
         return list(_arms(name, report, study))
+    if part := report.part(Complexity):
+        return [
+            Row(f"{name}: {each}", of_kernel(part, each), report, verb="profile")
+            for each in part.kernels
+        ]
     own = Row(name, cells_of(report), report, verb=report.verb, **_whose(report))
     front = report.part(Front)
     if front is None:
@@ -119,11 +126,11 @@ def named_alone(rows: list[Row]) -> list[Row]:
 
 
 def each_report(rows: list[Row]) -> list[Row]:
-    """The first row of each report."""
+    """The first row of each report, each of several seeds too."""
     found: dict[int, Row] = {}
-    for row in rows:
-        if row.report:
-            found.setdefault(id(row.report), row)
+    for each in (one for row in rows for one in row.seeds or (row,)):
+        if each.report:
+            found.setdefault(id(each.report), each)
     return list(found.values())
 
 
