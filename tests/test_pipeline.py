@@ -149,6 +149,17 @@ def test_overwriting_loses_nothing_before_it_has_another(file, tmp_path, capsys)
     assert "is no list of a pipeline's stages" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["report.json", "page.html", "stages.json", "score/report.json"])
+def test_files_of_a_user_with_our_names_are_left_alone(name, file, tmp_path, capsys):
+    (mine := tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / "stages.json").write_text(json.dumps({"format": 3, "stages": {}}))
+    mine.write_text('{"format": 1, "schema_version": 1}')
+    words = ["run", str(file), "--out", str(tmp_path / "out"), "-q", "--overwrite"]
+    assert run(words) == (4 if mine.name == "stages.json" else 2)
+    assert mine.name in capsys.readouterr().err
+    assert mine.read_text() == '{"format": 1, "schema_version": 1}'
+
+
 def test_another_spelling_of_the_folder_and_another_check_go_on(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["run", str(file), "--out", "out", "-q"]) == 0

@@ -202,4 +202,8 @@ def test_files_of_a_user_with_our_names_are_left_alone(more, models, texts, tmp_
         file.write_text(text)
     assert run([*arguments(models["bert"], texts, out, "--keep", "0.8,0.5"), more]) == 2
     assert "no report of budgets" in sentence(capfd)
+    (out / "report.json").write_text('{"schema_version": 1, "front": {}}')
+    mine.pop(out / "report.json")
+    assert run([*arguments(models["bert"], texts, out, "--keep", "0.8,0.5"), more]) == 2
+    assert "holds page.html, which tlm did not write" in sentence(capfd)
     assert all(file.read_text() == text for file, text in mine.items())

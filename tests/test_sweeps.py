@@ -103,10 +103,26 @@ def test_a_refused_overwrite_changes_nothing(single, tmp_path, capsys):
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
+FOREIGN = ("sweep.json", "report.json", "page.html", "rank=2,lr=0.001/report.json")
+
+
+@pytest.mark.parametrize("more", ["--overwrite", "--resume"])
+@pytest.mark.parametrize("name", [*FOREIGN, "rank=2,lr=0.001/scored/report.json"])
+def test_files_of_a_user_with_our_names_are_left_alone(name, more, several, tmp_path, capsys):
+    (out := tmp_path / "out").mkdir()
+    (out / "sweep.json").write_text(json.dumps({"format": 1, "points": {}}))
+    (mine := out / name).parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text('{"mine": 1}')
+    before = made(out)
+    assert run(["run", str(several), "--out", str(out), "-q", more]) == 2
+    assert mine.name in capsys.readouterr().err
+    assert made(out) == before and mine.read_text() == '{"mine": 1}'
+
+
 def test_a_point_that_a_job_of_an_earlier_run_is_making_is_left_alone(single, tmp_path, capsys):
     note = tmp_path / "out" / "points" / "rank=4,method=svd.json"
     note.parent.mkdir(parents=True)
-    (tmp_path / "out" / "sweep.json").write_text("{}")
+    (tmp_path / "out" / "sweep.json").write_text(json.dumps({"format": 1, "points": {}}))
     with note.with_name(f".{note.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run(["run", str(single), "--out", str(tmp_path / "out"), "-q", "--resume"]) == 2

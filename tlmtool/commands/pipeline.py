@@ -20,6 +20,7 @@ from tlmtool.commands.notes import (
     kept_notes,
     mark_of,
 )
+from tlmtool.commands.paging import check_page
 from tlmtool.commands.performing import perform
 from tlmtool.commands.searching import SEARCHING
 from tlmtool.commands.studying import foreign_to_study
@@ -28,6 +29,7 @@ from tlmtool.data.fingerprints import Known, sums_of
 from tlmtool.data.state import Store
 from tlmtool.failure import NotLoadable, Usage, check_alone, noting
 from tlmtool.files.claims import claimed, settle
+from tlmtool.files.kept import has_keys
 from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.finding import cached
@@ -137,13 +139,19 @@ def check_replaced(stages: list[Stage], overwrite: bool) -> None:
 
 
 def _foreign_to_report(folder: Path) -> str | None:
-    found = first_foreign(folder, lambda path: path == REPORT)
+    found = first_foreign(folder, lambda path: path == REPORT and is_report(folder / path))
     return f"{found}, which is no report" if found else None
+
+
+def is_report(file: Path) -> bool:
+    """Whether a file is missing, or a report of any version of tlm, which may be replaced."""
+    return not os.path.lexists(file) or has_keys(file, "schema_version", "verb")
 
 
 def check_folder(out: Path, mark: str, kind: str, resume: bool, overwrite: bool) -> None:
     """Raises Usage for a folder that holds other things than earlier results, which the file `mark`
-    tells, and for results that are to be neither kept nor replaced. `kind`: what they are."""
+    tells, for results that are to be neither kept nor replaced, and for a report or a page that tlm
+    did not write. `kind`: what the results are."""
     if resume and overwrite:
         raise Usage("--resume keeps what is done, --overwrite replaces it: give one of the two")
     if out.exists() and not out.is_dir():
@@ -156,6 +164,15 @@ def check_folder(out: Path, mark: str, kind: str, resume: bool, overwrite: bool)
             raise Usage(
                 f"--out {out} is not empty: --resume goes on with it, --overwrite replaces it"
             )
+        check_report(out)
+        check_page(out)
+
+
+def check_report(folder: Path) -> None:
+    """Raises Usage where the report of a folder, which would be replaced, is not of tlm."""
+    if not is_report(folder / REPORT):
+        what = f"{folder} holds {REPORT}, which tlm did not write"
+        raise Usage(f"{what}: move it away, or give another --out")
 
 
 def _settle(stages: list[Stage]) -> None:

@@ -1,6 +1,5 @@
 """Several budgets of one model (`--keep 0.9,0.8`): one measuring, a checkpoint for each budget."""
 
-import json
 import re
 import shutil
 import traceback
@@ -10,14 +9,14 @@ from pathlib import Path
 
 from tlmtool.commands import compare
 from tlmtool.commands.fronts import front_of
+from tlmtool.commands.paging import check_page
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.journal import KIND, Journal
 from tlmtool.compression.sharing import Shared
-from tlmtool.failure import CheckFailed, Failure, Usage, check_alone, first_line, noting
+from tlmtool.failure import CheckFailed, Usage, check_alone, first_line, noting
 from tlmtool.files.claims import claim
-from tlmtool.files.kept import LARGEST
+from tlmtool.files.kept import has_keys
 from tlmtool.files.places import check_place
-from tlmtool.files.reading import read_text
 from tlmtool.files.writing import write_whole
 from tlmtool.measuring.profiling import release_memory
 from tlmtool.models.finding import cached
@@ -142,23 +141,15 @@ def _folder(recipe: Recipe) -> Path:
     if foreign := next((name for name in names if not OURS.fullmatch(name)), None):
         raise Usage(f"--out {out} holds {foreign}, which is of no such budgets: give another --out")
     files = [name for name in names if not name.startswith(("keep-", "."))]
-    if files and not _is_front(out / "report.json"):
+    if files and not has_keys(out / "report.json", "schema_version", "front"):
         raise Usage(f"--out {out} holds {files[0]} and no report of budgets: give another --out")
     if names and not (resume or overwrite):
         raise Usage(
             f"--out {out} is not empty: --resume keeps the budgets that are done, --overwrite "
             "replaces them"
         )
+    check_page(out)
     return out
-
-
-def _is_front(file: Path) -> bool:
-    """Whether this is a report of several budgets, of whatever version of tlm."""
-    try:
-        found = json.loads(read_text(file, LARGEST))
-    except (OSError, ValueError, Failure):
-        return False
-    return isinstance(found, dict) and found.get("verb") == "compress" and "front" in found
 
 
 def _reported(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.commands.compare import add_page
+from tlmtool.commands.paging import check_page
 from tlmtool.commands.run import Run
 from tlmtool.data.fingerprints import changed
 from tlmtool.failure import Usage, check_alone
 from tlmtool.files import kept
 from tlmtool.files.claims import claim, sweep_within
+from tlmtool.files.kept import has_keys
 from tlmtool.files.places import check_place, path_of
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import whole_folder, write_whole
@@ -27,6 +29,7 @@ from tlmtool.report.parts.model import Model
 from tlmtool.report.report import Report
 from tlmtool.training.study import Study
 
+REPORT = "report.json"
 NAME = "study.json"  # in the folder of a study: the settings that its results share
 FILES = r"(study|report|rate-[\w.+-]+|[\w-]+-seed\d+)\.json"  # all that it writes
 FILES = rf"{FILES}|page\.html"
@@ -68,7 +71,7 @@ def studied(
             found = study.compare(sha256(out / NAME)[:16])
     told = dict.fromkeys(f"{r.arm}: {each}" for r in found.results for each in r.warnings)
     report = run.report([Model(id=name, out=str(out)), found], told)
-    write_whole(out / "report.json", report.to_json() + "\n")
+    write_whole(out / REPORT, report.to_json() + "\n")
     add_page({str(out): report}, out)
     return report
 
@@ -92,6 +95,7 @@ def _check_folder(recipe: Recipe, out: Path, identity: dict[str, Any]) -> None:
     check_place(out, reads_of(recipe, cached))
     claim(out)
     _check_taken(recipe, out)
+    check_page(out)
     if recipe.output.overwrite or not out.is_dir() or not any(out.iterdir()):
         return None
     file = out / NAME
@@ -131,5 +135,12 @@ def _check_taken(recipe: Recipe, out: Path) -> None:
 
 def foreign_to_study(out: Path) -> str | None:
     """A file of a folder that no study wrote, in words; None where there is none."""
-    found = first_foreign(out, lambda path: FILES.fullmatch(path) is not None)
+
+    def ours(path: str) -> bool:
+        return FILES.fullmatch(path) is not None and (
+            path != REPORT or has_keys(out / path, "schema_version", "verb")
+        )
+
+    if not (found := first_foreign(out, ours)):
+        check_page(out)
     return f"{found}, which no study wrote" if found else None

@@ -1,6 +1,7 @@
 """The points of a matrix, each once, with what they found side by side: `tlm run FILE`."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from tlmtool.commands.pipeline import (
     check_folder,
     check_places,
     check_replaced,
+    check_report,
     finish,
     prepared,
     run_at,
@@ -18,8 +20,9 @@ from tlmtool.commands.pipeline import (
 )
 from tlmtool.commands.workers import Failed, Worker, attempted
 from tlmtool.data.fingerprints import Known
-from tlmtool.failure import CheckFailed, Failure, check_alone, noting
+from tlmtool.failure import CheckFailed, Failure, Usage, check_alone, noting
 from tlmtool.files.claims import claimed, settle
+from tlmtool.files.kept import has_keys
 from tlmtool.files.writing import write_whole
 from tlmtool.recipe.points import Point, Sweep
 from tlmtool.recipe.stages import Stage
@@ -137,6 +140,11 @@ def _claimed(found: Sweep, resume: bool, overwrite: bool) -> Iterator[None]:
     check_places(every, _place(found, found.points[0]))
     with claimed(found.out / LIST):
         check_folder(found.out, LIST, "sweep", resume, overwrite)
+        if os.path.lexists(found.out / LIST) and not has_keys(found.out / LIST, "format", "points"):
+            raise Usage(f"{found.out / LIST} is no list of a sweep's points: give another --out")
+        if not found.single:
+            for point in found.points:
+                check_report(found.out / point.name)
         check_replaced(every, overwrite)  # a refusal changes nothing
         found.out.mkdir(parents=True, exist_ok=True)
         points = {point.name: point.values for point in found.points}

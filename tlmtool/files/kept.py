@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tlmtool.failure import NotLoadable
+from tlmtool.failure import Failure, NotLoadable
 from tlmtool.files.reading import read_text
 
 LARGEST = 2**28  # the most bytes of a file; the report of a hundred thousand sites has 50 MB
@@ -16,6 +16,15 @@ class Kept(BaseModel):
     """The keys of a JSON object that are read, each with its type. Other keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+def has_keys(file: Path, *keys: str) -> bool:
+    """Whether a file is a JSON object with these keys, as one of any version of tlm is."""
+    try:
+        found = json.loads(read_text(file, LARGEST))
+    except (OSError, ValueError, RecursionError, Failure):
+        return False
+    return isinstance(found, dict) and {*keys} <= {*found}
 
 
 def read(file: Path, kind: Any, not_so: str, advice: str) -> Any:
