@@ -160,11 +160,16 @@ def test_files_of_a_user_with_our_names_are_left_alone(name, file, tmp_path, cap
     assert mine.read_text() == '{"format": 1, "schema_version": 1}'
 
 
-def test_another_spelling_of_the_folder_and_another_check_go_on(file, tmp_path, monkeypatch):
+def test_another_spelling_of_a_folder_and_another_check_go_on(file, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["run", str(file), "--out", "out", "-q"]) == 0
     check = ["--set", "score.output.fail_if=score<0"]
     assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q", "--resume", *check]) == 0
+    words = ["run", str(file), "--out", "out", "-q", "--resume"]
+    assert run([*words, "--set", f"smaller.model={model.parent}/./model/"]) == 0
+    words = ["compress", f"{model}/", "--rank", "4", "--calibration", "none", "--out", "one", "-q"]
+    assert run(words) == 0
+    assert run(["compress", str(model), *words[2:], "--resume"]) == 0
 
 
 def test_the_stages_of_a_file_are_bounded_and_each_is_looked_at_once(tmp_path, capsys, monkeypatch):

@@ -23,6 +23,7 @@ from tlmtool.measuring.samples import prompts_of
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
+from tlmtool.recipe.inputs import spelled
 from tlmtool.report.building import built
 from tlmtool.report.checks import checked_figure
 from tlmtool.report.layout import Part
@@ -150,6 +151,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 def _same(kept: dict[str, Any]) -> dict[str, Any]:
     """The same, of a recipe in plain values."""
+    kept = spelled(kept)
     sections = ("training", "distillation", "strategy", "study", "fresh", "config", "attention")
     held = ((s, kept[s]) for s in sections if isinstance(kept.get(s), dict))
     same = {f"{s}.{k}": v for s, each in held for k, v in each.items()}

@@ -16,6 +16,7 @@ from tlmtool.files.kept import Kept
 from tlmtool.files.reading import sha256
 from tlmtool.files.writing import write_whole
 from tlmtool.recipe.building import to_dict
+from tlmtool.recipe.inputs import spelled
 from tlmtool.recipe.stages import Stage
 
 REPORT = "report.json"  # in the folder of a stage that is done
@@ -38,7 +39,7 @@ class Place:
 def identity_of(stage: Stage, place: Place) -> dict[str, Any]:
     """The settings that an earlier result must share with this stage, and the version of tlm.
     Where it lies and how it is checked are not among them."""
-    tree = {key: value for key, value in to_dict(stage.recipe).items() if key != "output"}
+    tree = {key: value for key, value in spelled(to_dict(stage.recipe)).items() if key != "output"}
     plain = json.dumps(tree).replace(json.dumps(f"{place.root}/")[:-1], '"@')
     return {"recipe": json.loads(plain), "tlm": version("tlmtool")}
 

@@ -15,6 +15,7 @@ from tlmtool.failure import Usage, speaks
 from tlmtool.models import checkpoint
 from tlmtool.models.folder import Folder
 from tlmtool.recipe.building import Recipe, to_dict
+from tlmtool.recipe.inputs import spelled
 from tlmtool.report.kept import read_report
 from tlmtool.report.parts.ending import Ending, Inputs
 from tlmtool.report.progress import log
@@ -148,6 +149,7 @@ def _told(journal: Journal) -> str:
 def compressing(values: dict[str, Any]) -> dict[str, Any]:
     """Of the values of a recipe, by section, those that a resumed compression must share with the
     one that was killed: all but where its result goes, and the memory that it may take."""
+    values = spelled(values)
     held = ((key, each) for key, each in values.items() if isinstance(each, dict))
     flat = {key: each for key, each in values.items() if not isinstance(each, dict)}
     flat |= {f"{key}.{leaf}": value for key, each in held for leaf, value in each.items()}

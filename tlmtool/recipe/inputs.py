@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from tlmtool.files.places import Read
 from tlmtool.recipe.schema import Recipe
@@ -38,6 +39,18 @@ def named_by(recipe: Recipe) -> dict[str, Path]:
         for setting, place in _places(recipe)
         if recipe.verb in setting.verbs and place.exists()
     }
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe, by section, with one spelling of each path: `in` for `./in/`."""
+    found = {k: {**each} if isinstance(each, dict) else each for k, each in values.items()}
+    for setting in settings_of(Recipe):
+        section, _, leaf = setting.path.rpartition(".")
+        held = found.get(section) if section else found
+        text = held.get(leaf) if setting.reads and isinstance(held, dict) else None
+        if held and isinstance(text, str) and text:
+            held[leaf] = os.path.normpath(text)
+    return found
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[Setting, Path]]:
