@@ -10,6 +10,7 @@ import pytest
 from trees import made
 
 from tlmtool.cli import run
+from tlmtool.commands import run as running
 from tlmtool.commands.compare import reports_in
 
 RANK = {"rank": 2, "sites": "*.0.attention.self.query"}
@@ -101,6 +102,57 @@ def test_a_refused_overwrite_changes_nothing(single, tmp_path, capsys):
     assert run([*words, "--overwrite"]) == 2 and "mine.txt" in capsys.readouterr().err
     mine.unlink()
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def failing(monkeypatch, at: str, error: BaseException) -> None:
+    """From now on a compression into a folder of this name ends with an error."""
+    save = running.save
+
+    def fails(model, out, **more):
+        if out.name == at:
+            raise error
+        return save(model, out, **more)
+
+    monkeypatch.setattr(running, "save", fails)
+
+
+def test_a_point_that_fails_does_not_pass_off_its_earlier_result(
+    single, tmp_path, capsys, monkeypatch
+):
+    out, at = tmp_path / "out", "rank=2,method=tucker"
+    words = ["run", str(single), "--out", str(out)]
+    assert run(words) == 0
+    failing(monkeypatch, at, OSError(28, "No space left on device"))
+    (out / "logs").mkdir()
+    for name in (at, "rank=2,method=svd"):
+        (out / "logs" / f"{name}.log").write_text("of an earlier run")
+    assert run([*words, "--overwrite"]) == 1
+    told = f"{at}: the disk is full; free some space; its folder holds the result of an earlier run"
+    shown = capsys.readouterr()
+    assert told in " ".join(shown.out.split()) and "--resume tries them again" in shown.err
+    assert f"failed: {told}" in (out / "page.html").read_text()
+    assert (out / at / "report.json").exists() and str(out / at) not in reports_in(out)
+    assert os.listdir(out / "logs") == [f"{at}.log"]
+    monkeypatch.undo()
+    assert run([*words, "--resume"]) == 0 and "failed" not in (out / "page.html").read_text()
+    assert len(reports_in(out)) == 4 and os.listdir(out) and not (out / "logs").exists()
+
+
+def test_where_all_points_fail_the_page_says_so(single, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(["run", str(single), "--out", str(out), "-q"]) == 0
+    words = ["run", str(single), "--out", str(out), "-q", "--overwrite"]
+    assert run([*words, "--set", "compression.sites=nowhere"]) == 1
+    told = capsys.readouterr().err
+    assert "change what they were refused for" in told and "tries them again" not in told
+    page = (out / "page.html").read_text()
+    assert page.count("failed: rank=") == 3 and "<table" not in page and "nowhere" in page
+
+
+def test_an_interruption_tells_of_points(single, tmp_path, capsys, monkeypatch):
+    failing(monkeypatch, "rank=2,method=tucker", KeyboardInterrupt())
+    assert run(["run", str(single), "--out", str(tmp_path / "out"), "-q"]) == 130
+    assert "1 of 3 points are done: go on with" in capsys.readouterr().err
 
 
 FOREIGN = ("sweep.json", "report.json", "page.html", "rank=2,lr=0.001/report.json")

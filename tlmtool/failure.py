@@ -58,20 +58,21 @@ class Stopped(BaseException):
         self.code = 128 + number
 
 
-def note_kept(error: BaseException | None, what: str) -> None:
+def note_kept(error: BaseException | None, what: str, over: bool = False) -> None:
     """Note on an error that ends a run what `--resume` would go on with, such as '3 of 9 layers
-    are done'. The first note stays. A Failure gets none, since it would come again."""
-    if error is not None and not isinstance(error, Failure) and not kept_of(error):
+    are done'. The first note stays, unless this is to go `over` it. A Failure gets none, since it
+    would come again."""
+    if error is not None and not isinstance(error, Failure) and (over or not kept_of(error)):
         vars(error)["kept"] = what
 
 
 @contextmanager
-def noting(what: Callable[[], str]) -> Iterator[None]:
+def noting(what: Callable[[], str], over: bool = False) -> Iterator[None]:
     """Notes on whatever ends the block what is kept, as `note_kept`."""
     try:
         yield
     except BaseException as error:
-        note_kept(error, what())
+        note_kept(error, what(), over)
         raise
 
 

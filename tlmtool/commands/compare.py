@@ -219,8 +219,3 @@ def write_pictures(found: Compared, folder: Path) -> list[Path]:
     for file, content in files.items():
         write_whole(file, content)
     return [*files]
-
-
-def add_page(reports: Mapping[str, Report], folder: Path) -> None:
-    """Put the page of the results in a folder, those of a study or of several budgets, into it."""
-    write_page(beside(reports), folder / PAGE, folder.name)

@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tlmtool.commands import compare as comparing
+from tlmtool.commands.compare import PAGE
 from tlmtool.commands.launching import launched
 from tlmtool.commands.notes import (
     LIST,
@@ -20,14 +19,14 @@ from tlmtool.commands.notes import (
     kept_notes,
     mark_of,
 )
-from tlmtool.commands.paging import check_page
+from tlmtool.commands.paging import add_page, check_page
 from tlmtool.commands.performing import perform
 from tlmtool.commands.searching import SEARCHING
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.compression.journal import Journal
 from tlmtool.data.fingerprints import Known, sums_of
 from tlmtool.data.state import Store
-from tlmtool.failure import NotLoadable, Usage, check_alone, noting
+from tlmtool.failure import Usage, check_alone, noting
 from tlmtool.files.claims import claimed, settle
 from tlmtool.files.kept import has_keys
 from tlmtool.files.places import check_apart, check_makeable, path_of
@@ -64,7 +63,11 @@ def run(stages: Iterable[Stage], resume: bool, overwrite: bool) -> Iterator[tupl
     check_places(stages, place)
     with claimed(place.file):
         check_folder(out, LIST, "pipeline", resume, overwrite)
-        yield from run_at(place, stages, resume, overwrite)
+        count = 0
+        with noting(lambda: f"{count} of {len(stages)} stages are done"):
+            for each in run_at(place, stages, resume, overwrite):
+                count += 1
+                yield each
 
 
 def run_at(
@@ -77,7 +80,7 @@ def run_at(
     is not the replaced one therefore belongs to the note, wherever the run was killed.
     """
     notes, known = prepared(place, stages, overwrite), {} if known is None else known
-    for count, stage in enumerate(stages):
+    for stage in stages:
         note, identity = notes.get(stage.name), identity_of(stage, place)
         identity["inputs"] = sums_of(stage.recipe, known)
         compare(stage, note, identity)
@@ -87,8 +90,7 @@ def run_at(
         else:
             notes[stage.name] = identity | {"replaces": there}
             keep_notes(place.file, notes)
-            with noting(lambda count=count: f"{count} of {len(stages)} stages are done"):
-                report = _performed(stage, resume, overwrite or there is not None)
+            report = _performed(stage, resume, overwrite or there is not None)
         yield stage, report
 
 
@@ -213,13 +215,13 @@ def summary(done: list[tuple[Stage, Report]]) -> Report:
     return Report("run", [Stages(stages=stages)])
 
 
-def finish(out: Path, report: Report, results: Mapping[str, Report]) -> None:
+def finish(
+    out: Path, report: Report, results: Mapping[str, Report], failed: Iterable[str] = ()
+) -> None:
     """Write the report of a pipeline or of a sweep, and the page of its results, {folder: its
-    report}, into its folder, which is claimed."""
-    for name in (REPORT, comparing.PAGE):  # a run that was killed may have begun it
+    report}, into its folder, which is claimed. `failed`: as in `add_page`."""
+    for name in (REPORT, PAGE):  # a run that was killed may have begun it
         settle(out / name)
     write_whole(out / REPORT, report.to_json() + "\n")
-    if results:
-        with suppress(NotLoadable):  # no result has a figure to compare
-            comparing.add_page(results, out)
-            log.info("the results side by side: %s", out / comparing.PAGE)
+    if add_page(results, out, failed):
+        log.info("the results side by side: %s", out / PAGE)

@@ -8,6 +8,7 @@ from tlmtool.failure import NotLoadable
 from tlmtool.files.kept import Kept, read
 from tlmtool.report.layout import SCHEMA_VERSION
 from tlmtool.report.parts.front import Front
+from tlmtool.report.parts.points import Points
 from tlmtool.report.report import Report
 
 REPORT = "report.json"
@@ -47,8 +48,16 @@ def _inner(place: Path, report: Report | None) -> list[Path]:
     front = report.part(Front) if report else None
     order = [Path(each.out).name for each in front.points if each.out] if front else []
     held = [each for each in sorted(place.iterdir()) if (each / REPORT).is_file()]
-    held = [each for each in held if each.name[0] != "."]
+    held = [each for each in held if each.name[0] != "." and each.name not in _earlier(report)]
     return sorted(held, key=lambda p: order.index(p.name) if p.name in order else len(order))
+
+
+def _earlier(report: Report | None) -> set[str]:
+    """The folders that hold results of an earlier run, which the run of a report failed to
+    replace."""
+    front, points = (report.part(Front), report.part(Points)) if report else (None, None)
+    budgets = {p.budget.replace(" ", "-") for p in front.points if p.failed} if front else set()
+    return budgets | {p.name for p in points.points if p.earlier} if points else budgets
 
 
 def short(places: Iterable[str]) -> dict[str, str]:

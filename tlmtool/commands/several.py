@@ -1,5 +1,6 @@
 """Several budgets of one model (`--keep 0.9,0.8`): one measuring, a checkpoint for each budget."""
 
+import os
 import re
 import shutil
 import traceback
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tlmtool.commands import compare
 from tlmtool.commands.fronts import front_of
-from tlmtool.commands.paging import check_page
+from tlmtool.commands.paging import add_page, check_page
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.journal import KIND, Journal
 from tlmtool.compression.sharing import Shared
@@ -90,7 +91,9 @@ def several(recipe: Recipe, one: One) -> Report:
             release_memory()
     if not reports:
         raise next(iter(failed.values()))
-    told = {budget: first_line(error) for budget, error in failed.items()}
+    told = {
+        budget: first_line(error) + _earlier(points[budget]) for budget, error in failed.items()
+    }
     report = _reported(run, out, reports, points, told)
     found = Several(report.parts, reports, next(iter(failed.values()), None))
     if not recipe.output.dry_run:
@@ -114,6 +117,12 @@ def _sweep(out: Path, current: set[str]) -> None:
             log.info("%s is removed: it is of the run that this one replaces", folder)
         else:
             log.warning("%s stays, because it holds %s", folder, foreign)
+
+
+def _earlier(recipe: Recipe) -> str:
+    """What is told of a budget that failed where another run has made it before."""
+    there = os.path.lexists(str(recipe.output.out)) and not recipe.output.dry_run
+    return "; its folder holds the result of an earlier run" if there else ""
 
 
 def _single(recipe: Recipe, keep: float, out: Path, dry_run: bool | None = None) -> Recipe:
@@ -211,4 +220,5 @@ def _write(found: Several, recipe: Recipe, out: Path) -> None:
     shown += [f"* warning: {text}" for text in warnings(found)]
     write_whole(out / "README.md", printable("\n".join(shown) + "\n"))
     write_whole(out / "recipe.yaml", recipes.dump(recipe))
-    compare.write_page(beside, out / compare.PAGE, out.name)
+    failed = [f"{p.budget} failed: {p.failed}" for p in front.points if p.failed]
+    add_page(made, out, failed)

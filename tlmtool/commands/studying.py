@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tlmtool.commands.compare import add_page
-from tlmtool.commands.paging import check_page
+from tlmtool.commands.paging import add_page, check_page
 from tlmtool.commands.run import Run
 from tlmtool.data.fingerprints import changed
 from tlmtool.failure import Usage, check_alone

@@ -3,11 +3,11 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlmtool.commands.notes import REPORT, Place, done, kept_notes
+from tlmtool.commands.notes import REPORT, Place, done, kept_notes, mark_of
 from tlmtool.commands.pipeline import (
     check_folder,
     check_places,
@@ -52,13 +52,22 @@ def sweep(found: Sweep, resume: bool, overwrite: bool, worker: Worker) -> Report
     failed = dict[str, tuple[str, int]]()
     with _claimed(found, resume, overwrite):
         count, every = 0, len(found.points)
-        with noting(lambda: f"{count} of {every} points are done"):
+        with noting(lambda: f"{count} of {every} points are done", over=True):
             for name, why in _outcomes(found, resume, overwrite, worker):
                 if why is not None:
                     failed[name] = why
                     log.warning("%s failed: %s", name, why[0])
                 count += why is None
+                if why is None:
+                    _forget(found.out / LOGS / f"{name}.log")
         return _ended(found, failed)
+
+
+def _forget(log: Path) -> None:
+    """Remove what a point that is now done has printed when it failed."""
+    with suppress(OSError):
+        log.unlink(missing_ok=True)
+        log.parent.rmdir()
 
 
 def _outcomes(
@@ -176,17 +185,27 @@ def _ended(found: Sweep, failed: dict[str, tuple[str, int]]) -> Report:
     """The report of all points, written with their page."""
     made = {point.name: results_of(found, point) for point in found.points}
     points = [_told(found.out, p, made[p.name], failed.get(p.name)) for p in found.points]
-    report = Report("run", [Points(points=tuple(points))])
+    every = Points(points=tuple(points))
+    report = Report("run", [every])
     if failed:
         names = ", ".join([*failed][:5]) + (", ..." if len(failed) > 5 else "")
         several = f"{len(failed)} of {len(found.points)} points"
-        report.failed = Failure(f"{several} failed: {names}; --resume tries them again")
-        if {code for _, code in failed.values()} == {CheckFailed.code}:
+        codes = {code for _, code in failed.values()}
+        again = "--resume tries them again"
+        if codes <= {Usage.code, CheckFailed.code}:
+            again = "change what they were refused for, and --resume keeps the others"
+        report.failed = Failure(f"{several} failed: {names}; {again}")
+        if codes == {CheckFailed.code}:
             told = f"{several} failed a check, or read one that did: {names}"
             report.failed = CheckFailed(told)
     results = {str(stage.out): each for point in made.values() for stage, each in point}
-    finish(found.out, report, results)
+    failures = [f"failed: {each}" for each in every.failures()]
+    finish(found.out, report, results, failures)
     return report
+
+
+def _has_report(stage: Stage) -> bool:
+    return mark_of(stage) is not None
 
 
 def _told(out: Path, point: Point, made: Iterable[tuple[Stage, Report]], failed: Failed) -> Told:
@@ -202,6 +221,7 @@ def _told(out: Path, point: Point, made: Iterable[tuple[Stage, Report]], failed:
         values=point.values,
         out=str(out / point.name),
         failed=failed and failed[0],
+        earlier=True if failed and len(reports) < sum(map(_has_report, point.stages)) else None,
         parameters=sizes[-1].after if sizes else None,
         bytes=files[-1].after if files else None,
         metric=metric,

@@ -16,6 +16,9 @@ class Point:
     values: Mapping[str, str] = entry("the value of each key of the matrix that it depends on")
     out: str = entry("its folder")
     failed: str | None = entry("why it has no result, or what check failed", optional=True)
+    earlier: bool | None = entry(
+        "true where it failed, and its folder holds the result of an earlier run", optional=True
+    )
     parameters: int | None = entry("parameters of its last model", "parameters", optional=True)
     bytes: int | None = entry("of the files of weights of that model", "bytes", optional=True)
     metric: str | None = entry("what its last score is", optional=True)
@@ -48,4 +51,10 @@ class Points(Part):
         ]
 
     def facts(self, report: Document, full: bool) -> list[tuple[str, str]]:
-        return [("failed", f"{each.name}: {each.failed}") for each in self.points if each.failed]
+        return [("failed", text) for text in self.failures()]
+
+    def failures(self) -> list[str]:
+        """A sentence on each point that failed."""
+        more = "; its folder holds the result of an earlier run"
+        failed = [each for each in self.points if each.failed]
+        return [f"{p.name}: {p.failed}{more if p.earlier else ''}" for p in failed]
