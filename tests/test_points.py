@@ -111,7 +111,10 @@ DRAWN = {"verb": "profile", "profiling": {"attention": "softmax", "plot": "a.png
         ({"matrix": {"compression.rnk": [2]}}, "did you mean compression.rank?"),
         ({"matrix": {"compression.rank": [0]}}, "rank"),
         ({"matrix": [1]}, "must be keys with lists"),
-        ({"matrix": RANKS, "exclude": [{"seed": 1}]}, "names compress.seed"),
+        (
+            {"matrix": RANKS, "exclude": [{"seed": 1}]},
+            "names seed, and its matrix has compression.rank",
+        ),
         ({"matrix": RANKS, "exclude": [{"compression.rank": 3}]}, "is no value of its matrix"),
         ({"matrix": RANKS, "exclude": {"compression.rank": 2}}, "must be a list"),
         ({"matrix": {"seed": [1]}, "exclude": [{"seed": 1}]}, "leaves out all 1 points"),

@@ -60,6 +60,20 @@ def test_a_check_of_a_recipe_of_one_verb(tmp_path, capsys):
     assert run([*written(tmp_path, recipe), "--check", "--dry-run"]) == 2
 
 
+def test_a_dry_run_ends_as_the_run_would(inputs, tmp_path, capsys):
+    words = written(tmp_path, ranks(inputs, 2, 900))
+    assert run([*words, "--dry-run"]) == run(words) == 1
+    shown = capsys.readouterr()
+    assert "1 of 2 stages will be refused" in shown.err and "rank 900 is above" in shown.out
+    stages = [{"name": str(rank), **ranks(inputs, rank)} for rank in (900, 2)]
+    for each in stages:
+        each["compression"] = RANK | {"rank": each.pop("matrix")["compression.rank"][0]}
+    words = [*written(tmp_path, {"stages": stages}), "--set", f"2.model={inputs['model']}"]
+    words[3] += "-of-stages"
+    assert run([*words, "--dry-run"]) == run(words) == 2
+    assert capsys.readouterr().err.count("rank 900 is above") == 2
+
+
 def test_a_dry_run_tells_what_each_stage_costs_and_what_is_not_known(inputs, tmp_path, capsys):
     stages = [
         {"name": "small", **{k: v for k, v in ranks(inputs, 2).items() if k != "matrix"}},

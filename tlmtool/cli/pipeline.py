@@ -38,7 +38,7 @@ def run_file(verb: str, given: dict[str, Any]) -> None:
     if given["check"]:
         return _say(given, stages, len(found.points) if file.matrix.values else 1)
     if given["dry_run"] and stages:
-        return _predict(stages, file.single, given)
+        return _predict(stages, file.single, given, bool(file.matrix.values))
     if file.matrix.values:
         return _run_points(found, jobs, dict(file.cluster), given)
     if file.single:
@@ -61,14 +61,19 @@ def _say(given: dict[str, Any], stages: list[tuple[str, Any]], points: int) -> N
         print(f"{given['file']} is valid: points {points:,}, stages {count['stages']:,}")
 
 
-def _predict(stages: list[tuple[str, Any]], single: bool, given: dict[str, Any]) -> None:
-    """Prints what the stages will cost. `single`: a point is one stage, and has its name."""
+def _predict(
+    stages: list[tuple[str, Any]], single: bool, given: dict[str, Any], points: bool
+) -> None:
+    """Prints what the stages will cost. `single`: a point is one stage, and has its name; `points`:
+    they are those of a matrix. Raises what the run would end with where one is refused."""
     with told(bool(given["verbose"]), bool(given["quiet"])):
         from tlmtool.commands.predicting import predict
 
         names = [point if single else f"{point}/{s.name}".lstrip("/") for point, s in stages]
-        report = predict(zip(names, (stage for _, stage in stages), strict=True))
+        report = predict(zip(names, (stage for _, stage in stages), strict=True), points)
     show(report, bool(given["as_json"]), bool(given["verbose"]))
+    if report.failed:
+        raise report.failed
 
 
 def _run_one(verb: str, given: dict[str, Any]) -> None:

@@ -15,13 +15,21 @@ from tlmtool.report.parts.study import Cost
 from tlmtool.report.report import Report
 
 
-def predict(stages: Iterable[tuple[str, Stage]]) -> Report:
-    """The report of the costs of stages, each under its name in the report."""
-    found = [_expected(name, stage) for name, stage in stages]
-    return Report("run", [Costs(costs=tuple(found))])
+def predict(stages: Iterable[tuple[str, Stage]], points: bool = False) -> Report:
+    """The report of the costs of stages, each under its name in the report. Its `failed` is what
+    the run itself would end with because of stages that are refused. `points`: they are those of
+    a matrix."""
+    refused = list[Failure]()
+    found = [_expected(name, stage, refused) for name, stage in stages]
+    report = Report("run", [Costs(costs=tuple(found))])
+    if refused and points:
+        report.failed = Failure(f"{len(refused)} of {len(found)} stages will be refused")
+    elif refused:  # no stage after the first one would run
+        report.failed = refused[0]
+    return report
 
 
-def _expected(name: str, stage: Stage) -> Expected:
+def _expected(name: str, stage: Stage, refused: list[Failure]) -> Expected:
     recipe = stage.recipe
     if recipe.verb not in PREDICTED.split():
         return _unknown(name, recipe.verb, f"tlm {recipe.verb} predicts no cost")
@@ -31,6 +39,8 @@ def _expected(name: str, stage: Stage) -> Expected:
         why = first_line(error)
         if stage.uses and isinstance(error, NotLoadable):
             why = f"it reads {' and '.join(sorted(stage.uses))}, which must be made first"
+        else:
+            refused.append(error)
         return _unknown(name, recipe.verb, why)
     forecast, sizes = report.part(Forecast), report.part(Parameters)
     step, study = report.part(Step), report.part(Cost)

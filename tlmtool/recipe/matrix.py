@@ -90,8 +90,9 @@ def matrix_of(body: Mapping[Any, Any], where: str, prefix: str = "") -> Matrix:
     return Matrix(values, [{f"{prefix}{key}": x for key, x in each.items()} for each in left_out])
 
 
-def joined(matrices: Iterable[Matrix], where: str) -> Matrix:
-    """One matrix of those of a file and of its stages. Raises Usage for a key that two have."""
+def joined(matrices: Iterable[Matrix], where: str, prefix: str = "") -> Matrix:
+    """One matrix of those of a file and of its stages. Raises Usage for a key that two have.
+    `prefix`: of each key, what its user did not write."""
     values: dict[str, list[Any]] = {}
     exclude: list[Values] = []
     for each in matrices:
@@ -100,12 +101,13 @@ def joined(matrices: Iterable[Matrix], where: str) -> Matrix:
         values |= each.values
         exclude += each.exclude
     for key, value in ((key, value) for each in exclude for key, value in each.items()):
+        name = key.removeprefix(prefix)
         if key not in values:
-            known = ", ".join(values) or "no keys"
-            raise Usage(f"exclude in {where} names {key}, and its matrix has {known}")
+            known = ", ".join(each.removeprefix(prefix) for each in values) or "no keys"
+            raise Usage(f"exclude in {where} names {name}, and its matrix has {known}")
         if _mark(value) not in map(_mark, values[key]):
             raise Usage(
-                f"exclude in {where} names {key} {show(value)}, which is no value of its matrix"
+                f"exclude in {where} names {name} {show(value)}, which is no value of its matrix"
             )
     return Matrix(values, exclude)
 

@@ -129,7 +129,7 @@ def opened(file: str | Path) -> RecipeFile:
 def _single(file: str, where: str, given: dict[Any, Any]) -> RecipeFile:
     verb = given["verb"]
     body = {key: value for key, value in given.items() if key not in ("cluster", *KEYS)}
-    matrix, out = joined([matrix_of(given, where, f"{verb}.")], where), None
+    matrix, out = joined([matrix_of(given, where, f"{verb}.")], where, f"{verb}."), None
     if matrix.values and isinstance(output := body.get("output"), dict):
         body["output"] = {key: value for key, value in output.items() if key != "out"}
         out = output.get("out")
