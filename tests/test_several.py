@@ -96,6 +96,18 @@ def test_a_killed_run_goes_on_with_the_budgets_that_are_left(models, texts, tmp_
     assert [each["budget"] for each in front(out)[1:]] == ["keep 0.8", "keep 0.3", "keep 0.5"]
 
 
+def test_budgets_of_another_recipe_are_refused_before_any_work(models, texts, tmp_path, capfd):
+    out = tmp_path / "out"
+    words = arguments(models["bert"], texts, out, "--method", "svd", "--keep")
+    assert run([*words, "0.8,0.5"]) == 0
+    before = (out / "report.json").read_bytes()
+    capfd.readouterr()
+    assert run([*words, "0.9,0.5", "--seed", "7", "--resume"]) == 2
+    told = sentence(capfd)
+    assert f"{out / 'keep-0.5'} holds a finished run with seed 0, not 7" in told
+    assert (out / "report.json").read_bytes() == before and not (out / "keep-0.9").exists()
+
+
 def test_a_budget_that_fails_does_not_lose_the_others(models, texts, tmp_path, capfd, monkeypatch):
     save = running.save
 

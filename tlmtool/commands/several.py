@@ -11,6 +11,7 @@ from pathlib import Path
 from tlmtool.commands import compare
 from tlmtool.commands.fronts import front_of
 from tlmtool.commands.paging import add_page, check_page
+from tlmtool.commands.resuming import ended_compression
 from tlmtool.commands.run import Run, place_of
 from tlmtool.compression.journal import KIND, Journal
 from tlmtool.compression.sharing import Shared
@@ -71,11 +72,14 @@ def several(recipe: Recipe, one: One) -> Report:
     """Compress to each budget in turn. `one` compresses to a single budget, as it does by itself.
 
     A budget that fails does not keep the others from being done. Raises Usage for an `--out` that
-    is taken, and for what the smallest budget already rules out."""
+    is taken, for budgets that another recipe has made, and for what the smallest one rules out."""
     out, keeps = _folder(recipe), recipe.compression.keep
     assert isinstance(keeps, tuple)
     points = {f"keep {keep}": _single(recipe, keep, out) for keep in keeps}
     shared, reports, failed = Shared(), dict[str, Report](), dict[str, Exception]()
+    kept = {
+        budget: ended_compression(each, Path(each.output.out)) for budget, each in points.items()
+    }
     if not recipe.output.dry_run:  # what the smallest budget rules out is told before any work
         one(_single(recipe, min(keeps), out, dry_run=True), shared)
     run = Run(recipe, shared)
@@ -83,7 +87,7 @@ def several(recipe: Recipe, one: One) -> Report:
         for place, (budget, each) in enumerate(points.items(), 1):
             run.bars.line(f"budget {place} of {len(points)}: {budget}")
             try:
-                reports[budget] = one(each, shared)
+                reports[budget] = kept[budget] or one(each, shared)
                 shared.measured = recipe.output.dry_run or "spectra" in shared.kept
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # they hold the model

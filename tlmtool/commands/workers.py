@@ -4,6 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -113,7 +114,8 @@ class Processes:
         ours, theirs = context.Pipe(duplex=False)
         threads = share_of(self.jobs)
         self.logs.mkdir(parents=True, exist_ok=True)
-        given = (theirs, work, self.explain, threads, self.logs / f"{name}.log")
+        packed = pickle.dumps((work, self.explain))
+        given = (theirs, packed, threads, self.logs / f"{name}.log")
         process = context.Process(target=perform_alone, args=given, name=name)
         with _threads(threads):
             process.start()
@@ -152,8 +154,10 @@ def _threads(count: int) -> Any:
             os.environ[OMP] = before
 
 
-def perform_alone(pipe: Any, work: Work, explain: Explain, threads: int, file: Path) -> None:
-    """The whole of a process that performs one point; it ends with the one that started it."""
+def perform_alone(pipe: Any, packed: bytes, threads: int, file: Path) -> None:
+    """The whole of a process that performs one point; it ends with the one that started it.
+    `packed`: the work and what explains its failure, pickled. To read them imports libraries, of
+    which some print: that belongs into the file."""
     os.setpgrp()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -166,6 +170,7 @@ def perform_alone(pipe: Any, work: Work, explain: Explain, threads: int, file: P
     import torch
 
     torch.set_num_threads(threads)
+    work, explain = pickle.loads(packed)
     try:
         work()
     except BaseException as error:
