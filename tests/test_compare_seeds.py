@@ -1,4 +1,4 @@
-"""`tlm compare`: results that differ in their seed alone are one row; kernels alone have rows too."""
+"""`tlm compare`: those that differ in their seed alone are one row; kernels alone have rows too."""
 
 import json
 

@@ -200,3 +200,19 @@ def test_the_stages_of_a_file_are_bounded_and_each_is_looked_at_once(tmp_path, c
         assert len(stages_of(file, tmp_path / "out")) == many
         counts.append(Compared.times)
     assert counts[1] <= 2 * counts[0] + 20
+
+
+def test_an_empty_list_of_stages_is_not_replaced(file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stages.json").write_text("{}")
+    assert run(["run", str(file), "--out", str(tmp_path / "out"), "-q", "--overwrite"]) == 4
+    assert (tmp_path / "out" / "stages.json").read_text() == "{}"
+
+
+def test_a_run_that_fails_leaves_no_report_of_an_earlier_one(file, tmp_path):
+    words = ["run", str(file), "--out", str(tmp_path / "out"), "-q"]
+    assert run(words) == 0 and (tmp_path / "out" / "report.json").exists()
+    failing = ["--set", f"smaller.model={tmp_path / 'nowhere'}", "--overwrite"]
+    assert run([*words, *failing]) == 4
+    left = {each.name for each in (tmp_path / "out").iterdir()}
+    assert "smaller" in left and not left & {"report.json", "page.html"}

@@ -101,7 +101,7 @@ def kept_notes(file: Path, overwrite: bool) -> Notes | None:
         return None
     told = ("is no list of a pipeline's stages", "give another --out")
     found = kept.read(file, _List, *told)
-    old = all(isinstance(x, dict) and "verb" in x for x in found.values())
+    old = bool(found) and all(isinstance(x, dict) and "verb" in x for x in found.values())
     if "stages" not in found if "format" in found else not old:
         raise NotLoadable(f"{file} {': '.join(told)}")
     if found.get("format") != FORMAT and not overwrite:

@@ -63,6 +63,9 @@ def run(stages: Iterable[Stage], resume: bool, overwrite: bool) -> Iterator[tupl
     check_places(stages, place)
     with claimed(place.file):
         check_folder(out, LIST, "pipeline", resume, overwrite)
+        prepared(place, stages, overwrite)  # a refusal changes nothing
+        if overwrite:
+            clear(out)
         count = 0
         with noting(lambda: f"{count} of {len(stages)} stages are done"):
             for each in run_at(place, stages, resume, overwrite):
@@ -168,6 +171,14 @@ def check_folder(out: Path, mark: str, kind: str, resume: bool, overwrite: bool)
             )
         check_report(out)
         check_page(out)
+
+
+def clear(out: Path) -> None:
+    """Remove the report and the page of an earlier run, which was found to be of tlm: a run that
+    then fails would leave them as if they told of it."""
+    for name in (REPORT, PAGE):
+        settle(out / name)
+        (out / name).unlink(missing_ok=True)
 
 
 def check_report(folder: Path) -> None:

@@ -13,6 +13,7 @@ from tlmtool.commands.pipeline import (
     check_places,
     check_replaced,
     check_report,
+    clear,
     finish,
     prepared,
     run_at,
@@ -163,6 +164,8 @@ def _claimed(found: Sweep, resume: bool, overwrite: bool) -> Iterator[None]:
             place = _place(found, point)
             with claimed(place.file):  # a job of an earlier run may still be at work on it
                 prepared(place, [*point.stages], overwrite)
+        if overwrite:
+            clear(found.out)
         yield
 
 
