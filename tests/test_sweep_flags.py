@@ -15,7 +15,7 @@ from tlmtool.cli import run
 from tlmtool.cli.explaining import explained
 from tlmtool.commands.cluster import Cluster
 from tlmtool.commands.launching import command_of, launched
-from tlmtool.commands.workers import attempted, share_of
+from tlmtool.commands.workers import attempted
 from tlmtool.failure import Failure, Stopped
 from tlmtool.recipe.building import build
 from tlmtool.recipe.stages import stages_of
@@ -104,14 +104,6 @@ def test_processes_make_the_same_and_a_failure_is_told(inputs, tmp_path, capsys)
     assert "rank 900 is above" in (out / "logs" / "rank=900.log").read_text()
     words = written(tmp_path, ranks(inputs, 2))
     assert run([*words, "--resume", "--jobs", "2"]) == 0, "what is done needs no process"
-
-
-def test_the_cores_are_shared_out(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [share_of(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [share_of(jobs) for jobs in (1, 2, 4)] == [3, 3, 2]
 
 
 def test_a_panic_of_rust_fails_one_point_and_a_signal_ends_all():

@@ -1,5 +1,6 @@
-"""What a process of a sweep has started ends with it, however the sweep ends."""
+"""Processes of a sweep: what they start ends with them, where they print, their share of cores."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from tlmtool.cli.explaining import explained
-from tlmtool.commands.workers import Processes
+from tlmtool.commands.workers import Processes, share_of
 
 SWEEP = "import sys; sys.path.insert(0, sys.argv[1]); import test_workers; test_workers.sweep()"
 
@@ -58,3 +59,35 @@ def test_what_a_point_has_started_ends_with_the_sweep(number, tmp_path):
         time.sleep(0.1)
     psutil.Process(child).kill()
     pytest.fail("it goes on without its sweep")
+
+
+def nothing() -> None:
+    """The work of a point that has none."""
+
+
+def loud():
+    """Stands for an import, with a library that prints."""
+    print("imported", flush=True)
+    return nothing
+
+
+class Loud:
+    """Prints when it is unpickled."""
+
+    def __reduce__(self):
+        return loud, ()
+
+
+def test_what_imports_print_goes_to_the_log(tmp_path, capfd):
+    worker = Processes(explained, 1, tmp_path)
+    worker.add("point", Loud())
+    assert worker.next() == ("point", None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [share_of(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [share_of(jobs) for jobs in (1, 2, 4)] == [3, 3, 2]
