@@ -1,7 +1,6 @@
 """`tlm run` with --check, --dry-run, --jobs and --cluster, and stages that a launcher starts."""
 
 import json
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path

@@ -78,7 +78,8 @@ def several(recipe: Recipe, one: One) -> Report:
     points = {f"keep {keep}": _single(recipe, keep, out) for keep in keeps}
     shared, reports, failed = Shared(), dict[str, Report](), dict[str, Exception]()
     kept = {
-        budget: ended_compression(each, Path(each.output.out)) for budget, each in points.items()
+        budget: ended_compression(each, Path(str(each.output.out)))
+        for budget, each in points.items()
     }
     if not recipe.output.dry_run:  # what the smallest budget rules out is told before any work
         one(_single(recipe, min(keeps), out, dry_run=True), shared)
