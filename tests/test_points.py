@@ -74,6 +74,7 @@ def test_what_a_stage_reads_may_vary(tmp_path):
         ([None, True, 1e-05, "a/b c"], ["none", "true", "1e-05", "b-c"]),
         (["x/model", "y/model"], ["1", "2"]),
         ([1, "1"], ["1", "2"]),
+        (["Model", "model"], ["1", "2"]),
         ([[1, 2], [3]], ["1+2", "3"]),
         (["l" * 41], ["1"]),
     ],
@@ -107,6 +108,9 @@ DRAWN = {"verb": "profile", "profiling": {"attention": "softmax", "plot": "a.png
     [
         ({"matrix": {"compression.rank": 2}}, "needs a list of values"),
         ({"matrix": {"compression.rank": []}}, "needs a list of values"),
+        ({"matrix": {}}, "is empty"),
+        ({"matrix": {"compression.rank": [2, "2"]}}, "rank=1 and rank=2 of .* say the same"),
+        ({"compression": {"rank": 2}, "matrix": {"model": ["m", "m/"]}}, "say the same"),
         ({"matrix": {"compression.rank": [2, 2]}}, "has the value 2 twice"),
         ({"matrix": {"compression.rnk": [2]}}, "did you mean compression.rank?"),
         ({"matrix": {"compression.rank": [0]}}, "rank"),

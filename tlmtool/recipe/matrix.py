@@ -73,6 +73,8 @@ def matrix_of(body: Mapping[Any, Any], where: str, prefix: str = "") -> Matrix:
     """What a file, or a stage of it, says under `matrix` and `exclude`. `prefix` is put before each
     key. Raises Usage for what is no matrix."""
     given, left_out = body.get("matrix") or {}, body.get("exclude") or []
+    if "matrix" in body and given in ({}, []):
+        raise Usage(f"matrix in {where} is empty: give keys with lists of values, or leave it out")
     if not isinstance(given, dict):
         raise Usage(f"matrix in {where} must be keys with lists of values, got {show(given)}")
     values: dict[str, list[Any]] = {}
@@ -135,7 +137,8 @@ def _short(key: str, keys: Iterable[str]) -> str:
 def _texts(several: list[Any]) -> list[str]:
     """The values of a key as parts of the name of a folder, all different."""
     found = [_text(each) for each in several]
-    if len(set(found)) < len(found) or not all(0 < len(each) <= LONGEST_TEXT for each in found):
+    different = {each.lower() for each in found}  # some file systems know no case
+    if len(different) < len(found) or not all(0 < len(each) <= LONGEST_TEXT for each in found):
         return [str(place) for place in range(1, len(several) + 1)]
     return found
 

@@ -1,11 +1,13 @@
 """The points of a recipe file with a matrix: their stages, and which of them reads which."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlmtool.failure import Usage
 from tlmtool.files.places import path_of
+from tlmtool.recipe.building import to_dict
 from tlmtool.recipe.matrix import Values, label
 from tlmtool.recipe.stages import RecipeFile, Stage
 from tlmtool.recipe.staging import check_plots
@@ -71,7 +73,7 @@ def sweep_of(
     """
     file, sets = file.narrowed(sets)
     out, folders = path_of(out), [*folders]
-    found = dict[str, Point]()
+    found, recipes = dict[str, Point](), dict[str, str]()
     combinations = file.matrix.points(file.where)
     if len(combinations) > ASK and not many:
         raise Usage(f"{file.where} has {len(combinations):,} points: --yes if they are all meant")
@@ -85,6 +87,16 @@ def sweep_of(
             if stage.name not in {each.name for each in point.stages}:
                 after = point.after | {names[each] for each in stage.uses} - {name}
                 found[name] = replace(point, stages=(*point.stages, stage), after=after)
+                if (twin := recipes.setdefault(_said(stage), name)) != name:
+                    raise Usage(
+                        f"{twin} and {name} of {file.where} say the same: give each value once"
+                    )
     check_plots(stage for point in found.values() for stage in point.stages)
     ordered = sorted(found.values(), key=lambda point: len(point.values))  # it reads only smaller
     return Sweep(out, tuple(ordered), len(combinations), file.single)
+
+
+def _said(stage: Stage) -> str:
+    """All that is said of a stage but its folder."""
+    tree = to_dict(replace(stage.recipe, output=replace(stage.recipe.output, out=None)))
+    return json.dumps([stage.name, tree], default=str)
