@@ -85,7 +85,8 @@ def last_point(file: Path, out: Path) -> Path:
     """The recipe with the last value of each key of its matrices, and pico models."""
     tree = yaml.safe_load(file.read_text("utf-8"))
     for body in tree.get("stages", [tree]):
-        body["matrix"] = {key: each[-1:] for key, each in body.get("matrix", {}).items()}
+        if "matrix" in body:
+            body["matrix"] = {key: each[-1:] for key, each in body["matrix"].items()}
         body.pop("exclude", None)
         if body.get("model") in ("bert-base", "minilm"):
             body["model"] = "model"

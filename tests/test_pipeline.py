@@ -216,3 +216,16 @@ def test_a_run_that_fails_leaves_no_report_of_an_earlier_one(file, tmp_path):
     assert run([*words, *failing]) == 4
     left = {each.name for each in (tmp_path / "out").iterdir()}
     assert "smaller" in left and not left & {"report.json", "page.html"}
+
+
+def test_data_that_are_not_there_are_told_before_any_work(file, tmp_path, capsys):
+    stages = yaml.safe_load(file.read_text())["stages"]
+    tune = {"task": "mlm", "data": str(tmp_path / "nowhere.txt"), "steps": 2}
+    stages.append({"name": "late", "verb": "finetune", "training": tune})
+    (tmp_path / "g.yaml").write_text(json.dumps({"stages": stages}))
+    words = ["run", str(tmp_path / "g.yaml"), "--out", str(tmp_path / "out"), "-q"]
+    for more in ([], ["--dry-run"]):
+        assert run([*words, *more]) == 4
+        assert "nowhere.txt (training.data) does not exist" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert run([*words, "--check"]) == 0

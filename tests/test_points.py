@@ -110,7 +110,6 @@ DRAWN = {"verb": "profile", "profiling": {"attention": "softmax", "plot": "a.png
         ({"matrix": {"compression.rank": []}}, "needs a list of values"),
         ({"matrix": {}}, "is empty"),
         ({"matrix": {"compression.rank": [2, "2"]}}, "rank=1 and rank=2 of .* say the same"),
-        ({"compression": {"rank": 2}, "matrix": {"model": ["m", "m/"]}}, "say the same"),
         ({"matrix": {"compression.rank": [2, 2]}}, "has the value 2 twice"),
         ({"matrix": {"compression.rnk": [2]}}, "did you mean compression.rank?"),
         ({"matrix": {"compression.rank": [0]}}, "rank"),

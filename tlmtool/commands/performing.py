@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlmtool.data import hub
+from tlmtool.data.reading import check_there
 from tlmtool.failure import check_alone
 from tlmtool.files.claims import claims
 from tlmtool.files.places import check_place, path_of
@@ -29,6 +30,18 @@ def perform(recipe: recipes.Recipe) -> Any:
     _check_network(recipe)
     with claims():
         return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
+
+
+def check_inputs(several: Iterable[recipes.Recipe]) -> None:
+    """Raises NotLoadable for data that nobody has given, then for data that are not there."""
+    several = [*several]
+    for recipe in several:
+        check_filled(recipe)
+    for recipe in several:
+        for path, setting in settings(recipe.verb).items():
+            value = reduce(getattr, path.split("."), recipe)
+            if setting.reads == "data" and isinstance(value, str) and value not in ("", "none"):
+                check_there(value, path)
 
 
 def _check_network(recipe: recipes.Recipe) -> None:

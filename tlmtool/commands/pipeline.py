@@ -20,7 +20,7 @@ from tlmtool.commands.notes import (
     mark_of,
 )
 from tlmtool.commands.paging import add_page, check_page
-from tlmtool.commands.performing import perform
+from tlmtool.commands.performing import check_inputs, perform
 from tlmtool.commands.searching import SEARCHING
 from tlmtool.commands.studying import foreign_to_study
 from tlmtool.compression.journal import Journal
@@ -33,7 +33,6 @@ from tlmtool.files.places import check_apart, check_makeable, path_of
 from tlmtool.files.writing import whole_folder, write_whole
 from tlmtool.models.finding import cached
 from tlmtool.models.replacing import check_out, first_foreign, foreign_to_export
-from tlmtool.recipe.folders import check_filled
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.schema import settings
 from tlmtool.recipe.stages import Stage, stages_of
@@ -113,10 +112,9 @@ def prepared(place: Place, stages: list[Stage], overwrite: bool) -> Notes:
 
 def check_places(stages: Iterable[Stage], at: Place) -> None:
     """Raises Usage where a folder holds files that a stage reads, unless an earlier stage writes
-    them, and where the folder of a stage cannot be made; NotLoadable for data nobody has given."""
+    them, and where the folder of a stage cannot be made; NotLoadable as `check_inputs`."""
     stages, root = [*stages], Path(os.path.realpath(at.root))
-    for stage in stages:
-        check_filled(stage.recipe)
+    check_inputs(stage.recipe for stage in stages)
 
     def within(path: Path) -> bool:
         place = Path(os.path.realpath(path))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tlmtool.commands.performing import perform
+from tlmtool.commands.performing import check_inputs, perform
 from tlmtool.failure import Failure, NotLoadable, first_line
 from tlmtool.recipe.output import PREDICTED
 from tlmtool.recipe.stages import Stage
@@ -19,13 +19,17 @@ def predict(stages: Iterable[tuple[str, Stage]], points: bool = False) -> Report
     """The report of the costs of stages, each under its name in the report. Its `failed` is what
     the run itself would end with because of stages that are refused. `points`: they are those of
     a matrix."""
-    refused = list[Failure]()
+    stages, refused = [*stages], list[Failure]()
     found = [_expected(name, stage, refused) for name, stage in stages]
     report = Report("run", [Costs(costs=tuple(found))])
     if refused and points:
         report.failed = Failure(f"{len(refused)} of {len(found)} stages will be refused")
     elif refused:  # no stage after the first one would run
         report.failed = refused[0]
+    try:
+        check_inputs(stage.recipe for _, stage in stages)
+    except NotLoadable as error:  # the run would not begin
+        report.failed = error
     return report
 
 

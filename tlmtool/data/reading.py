@@ -118,3 +118,10 @@ def _dataset(source: str) -> list[str]:
         )
     found = rows["text" if "text" in columns else columns[0]]
     return [each for each in found if isinstance(each, str)]
+
+
+def check_there(source: str, setting: str) -> None:
+    """Raises NotLoadable for data that can only be on this machine and are not there."""
+    named = hub.HUB_NAME.fullmatch(source) and Path(source).suffix.lower() not in TEXT_SUFFIXES
+    if not named and not place(source).exists():
+        raise NotLoadable(f"{source} ({setting}) does not exist: name a file or a folder")
