@@ -11,9 +11,13 @@ from test_compare_odd import scored
 
 from tlmtool.cli import run
 from tlmtool.commands.compare import compare
+from tlmtool.report.cells import Cell
+from tlmtool.report.joining import gathered
 from tlmtool.report.parts.front import Front, Point
 from tlmtool.report.parts.model import Model
+from tlmtool.report.pieces import Examples
 from tlmtool.report.report import Report
+from tlmtool.report.rows import Row
 
 __all__ = ["three"]  # a fixture
 
@@ -61,6 +65,17 @@ def test_a_score_that_the_baseline_lacks_is_compared_with_the_first_that_has_it(
     assert found.first(SCORE).name == "first.json" and found.first("loss").name == "a"
     compared = [row.name for row in found.rows if found.difference(row, SCORE).why]
     assert compared == ["second.json"]  # these reports have no marks, and that is told
+
+
+@pytest.mark.parametrize(("value", "there"), [(0.5, ["a"]), (0.6, ["a", "e: a"])])
+def test_a_figure_without_a_mark_takes_that_of_its_measurement(value, there):
+    """As the score of a training and that of `tlm evaluate` on the same data."""
+    marked = Cell(value, examples=Examples(sha256="f" * 64, left_out=()))
+    home = Row("a", {SCORE: Cell(0.5)}, verb="finetune", weights=frozenset("w"))
+    measured = Row("e", {SCORE: marked}, verb="evaluate", weights=frozenset("w"))
+    found = gathered([], [home, measured])[1]
+    assert [row.name for row in found] == there
+    assert (found[0].cells[SCORE] == marked) is (len(there) == 1)
 
 
 def test_the_dense_model_has_a_row_for_each_text_that_it_was_measured_on(three):

@@ -30,7 +30,9 @@ def gathered(known: list[Row], rows: list[Row]) -> tuple[list[Row], list[Row], l
             more.pop("feature_error", None)
         if all(fits(more, every[i].cells) and _alike(row, inside[i]) for i in homes):
             for i in homes:
-                every[i] = replace(every[i], cells=more | every[i].cells)
+                own = {k: c for k, c in every[i].cells.items() if c.mark or k not in more}
+                sizes = {k: c for k, c in every[i].cells.items() if k in (*OWN, *SPENT)}
+                every[i] = replace(every[i], cells=every[i].cells | more | own | sizes)
                 inside[i].append(row)
             taken.add(place)
         elif not row.known:
@@ -55,14 +57,15 @@ def _homes(row: Row, every: list[Row]) -> list[int]:
 
 
 def fits(more: Mapping[str, Cell], held: Mapping[str, Cell]) -> bool:
-    """Whether no figure is in both as another one, or measured on something else."""
+    """Whether no figure is in both as another one, or measured on something else. A report that
+    does not tell on what it measured a figure may have the same one."""
     shared = [key for key in more if key in held and key not in (*OWN, *SPENT)]
     return all(_same(more[key], held[key]) for key in shared)
 
 
 def _same(first: Cell, second: Cell) -> bool:
-    alike = first.mark == second.mark and first.unit == second.unit
-    return alike and isclose(first.value, second.value, rel_tol=NEAR)
+    alike = first.mark == second.mark or not (first.mark and second.mark)
+    return alike and first.unit == second.unit and isclose(first.value, second.value, rel_tol=NEAR)
 
 
 def _alike(row: Row, earlier: Iterable[Row]) -> bool:
