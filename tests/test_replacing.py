@@ -147,7 +147,7 @@ def test_a_study_that_holds_anything_else_is_not_replaced(source, tmp_path, caps
     study.mkdir()
     text.write_text("the cat sat")
     for name in ("study.json", "report.json", "rate-1e-05.json", "mpo-static-seed12.json"):
-        (study / name).write_text("{}")
+        (study / name).write_text('{"schema_version": 1, "verb": "finetune"}')
     (study / ".dense-seed0.json.77.unfinished").write_text("{")
     assert foreign_to_study(study) is None
     words = ["finetune", source, "--task", "mlm", "--data", text, "--seeds", 1, "--out", study]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -30,8 +31,8 @@ def over_seeds(rows: list[Row]) -> list[Row]:
 
 def _shared(rows: list[Row]) -> set[int]:
     """The rows that share a report, as the arms of a study do."""
-    reports = [id(row.report) for row in rows]
-    return {id(row) for row in rows if reports.count(id(row.report)) > 1}
+    count = Counter(id(row.report) for row in rows)
+    return {id(row) for row in rows if count[id(row.report)] > 1}
 
 
 def _ending(row: Row) -> Ending:
