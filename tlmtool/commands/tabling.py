@@ -127,12 +127,14 @@ class Table:
         keys = tuple(key for key in keys if key in self.keys)
         if not keys:
             return None
-        ratios = {key for key in keys if key != "keep" and len(self.rows) > 1}
+        every, ratios = [*self.known, *self.rows], set[str]()
+        if len(self.rows) > 1:
+            ratios = {k for k in keys if k != "keep" and any(self._ratio(r, k) for r in every)}
         header = [""]
         for key in keys:
             header += [title_of(key), "ratio"] if key in ratios else [title_of(key)]
         rows = []
-        for row in [*self.known, *self.rows]:
+        for row in every:
             cells = [self._name(row, self.baseline)]
             for key in keys:
                 cells.append(shown(row.cells.get(key), key))
