@@ -195,3 +195,23 @@ def test_latency_at_another_length_has_no_ratio(tmp_path):
     view = compare([tmp_path / f"{name}.json" for name in "abc"]).views[1]
     assert [row[2] for row in view.rows] == ["1.000", "", "1.000"]
     assert "latency of b.json: a forward pass of 1 x 64 tokens" in view.note
+
+
+def test_a_measurement_in_the_row_of_its_model_can_be_the_baseline(three, tmp_path):
+    file = scored(tmp_path / "e.json", three[1], 0.8, asked=three[1])
+    assert compare([*three, file], baseline=file).table.baseline.name == "b"
+    assert compare([*three, file], baseline="e.json").table.baseline.name == "b"
+
+
+def test_a_measurement_of_equal_weights_under_other_settings_keeps_its_row():
+    """As of two kernels of attention without weights of their own: one report tells which."""
+    same = {"verb": "compress", "weights": frozenset("w")}
+    homes = [Row(name, {}, compressed_with(name), **same) for name in ("cosine", "softmax")]
+    measured = Row("e", {SCORE: Cell(0.5)}, verb="evaluate", weights=frozenset("w"))
+    assert gathered([], [*homes, measured])[1] == [*homes, measured]
+    assert [row.name for row in gathered([], [*homes[:1], measured])[1]] == ["cosine"]
+
+
+def compressed_with(f: str) -> Report:
+    common = {"warnings": [], "seconds": {}, "seed": 0, "versions": {}}
+    return Report.read({"schema_version": 1, "verb": "compress"} | common | {"recipe": {"f": f}})

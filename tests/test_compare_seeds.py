@@ -1,6 +1,7 @@
 """`tlm compare`: those that differ in their seed alone are one row; kernels alone have rows too."""
 
 import json
+import shutil
 
 import pytest
 from test_compare import three
@@ -78,3 +79,33 @@ def test_kernels_alone_stand_side_by_side(tmp_path, capsys):
     assert found.table.rows[0].cells["flops"].value == first["runs"][-1]["flops"]
     drawn = {picture.title for picture in found.pictures()}
     assert {"FLOPs (counted), both ways", "time (measured, median), both ways"} <= drawn
+
+
+def changed(sweep, tmp_path, change):
+    """The sweep again, with the report of one seed changed."""
+    shutil.copytree(sweep, tmp_path / "again")
+    file = tmp_path / "again" / "lr=0.01,seed=1" / "report.json"
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    return [row.name for row in compare([tmp_path / "again"]).table.rows]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["model"].update(sha256={"model.safetensors": "f" * 64}),
+        lambda data: data["versions"].update(tlm="0.0.1"),
+        lambda data: data["recipe"]["training"].update(batch=3),
+    ],
+    ids=["model", "version", "recipe"],
+)
+def test_other_models_versions_and_settings_are_no_seeds(change, sweep, tmp_path):
+    apart = ["lr=0.001, 2 seeds", "lr=0.01,seed=0", "lr=0.01,seed=1"]
+    assert changed(sweep, tmp_path, change) == apart
+
+
+def test_a_damaged_seed_is_told(sweep, tmp_path):
+    changed(sweep, tmp_path, lambda data: data["warnings"].append("the model is damaged"))
+    notes = compare([tmp_path / "again"]).notes
+    assert [note for note in notes if "lr=0.01,seed=1" in note and "damaged" in note]

@@ -155,6 +155,7 @@ EXCLUDE = {"exclude": [{"model": "y/a", "compression.rank": 4}]}
         (["compression.rank = 2", "model=x/a"], ["model=1,rank=2"]),
         (["compression.rank=2", "compression.rank=4"], ["model=1,rank=4"]),
         (["compression.rank=3"], ["model=1,rank=3", "model=2,rank=3"]),  # a value of its own
+        (["model=z/a", "compression.rank=2"], ["model=3,rank=2"]),  # in a folder of its own
     ],
 )
 def test_a_set_of_a_key_of_the_matrix_leaves_it_that_value(sets, names, tmp_path):

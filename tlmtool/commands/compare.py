@@ -130,10 +130,12 @@ def beside(
     names = short(told)
     rows = [row for each in told for row in rows_of(names[each], reports[each], held[each])]
     known, rows, taken = gathered(references(rows), rows)
+    rows = over_seeds(rows)
     named = named_alone([*known, *rows])
-    known, rows = named[: len(known)], over_seeds(named[len(known) :])
+    known, rows = named[: len(known)], named[len(known) :]
     every = [*rows, *known]
-    base = _usual(every) if baseline is None else _baseline(str(baseline), names, every)
+    homes = {row.name: row.home for row in taken}
+    base = _usual(every) if baseline is None else _baseline(str(baseline), names, every, homes)
     table = Table(rows, known, base)
     table = table.where(where)
     table = table.sort(sort) if sort else table
@@ -150,11 +152,11 @@ def _usual(every: list[Row]) -> Row:
     return max((row for row in every if not row.known), key=alike)
 
 
-def _baseline(name: str, names: dict[str, str], rows: list[Row]) -> Row:
-    """The row of that name, or the first of a folder."""
+def _baseline(name: str, names: dict[str, str], rows: list[Row], homes: dict[str, str]) -> Row:
+    """The row of that name, or the first of a folder. `homes`: the rows that others stand in."""
     place = os.path.realpath(path_of(name))
     below = [n for p, n in names.items() if f"{os.path.realpath(p)}/".startswith(f"{place}/")]
-    for wanted in (name, *below):
+    for wanted in (homes.get(each, each) for each in (name, *below)):
         for row in rows:
             theirs = [each.name for each in (row, *row.seeds)]
             starts = (f"{wanted}: ", f"{wanted}, predicted")
@@ -171,7 +173,7 @@ def _notes(table: Table) -> list[str]:
         told.append(
             f"results of {', '.join(verbs)}: a figure stands only where a command measures it"
         )
-    for row in table.rows:
+    for row in each_report(table.rows):
         if row.report and any("damaged" in each for each in warnings(row.report)):
             told.append(f"{row.name}: its report warns that the model is damaged")
     return told

@@ -54,9 +54,11 @@ class Table:
         if name is not None:
             return row.cells[name].value if name in row.cells else None
         try:
-            return None if row.report is None else row.report.figure(key)
+            found = [each.report.figure(key) for each in row.seeds or (row,) if each.report]
         except Usage:
             return None
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
 
     def _known(self, key: str) -> None:
         if all(self.value(row, key) is None for row in self.rows):
@@ -195,7 +197,7 @@ def difference(mine: Cell, base: Cell) -> Difference:
     if not np.isfinite(value):
         return Difference(None, None, "no finite figure here or in the baseline")
     if mine.seeds and base.seeds:
-        if mine.source != base.source or mine.seeds.keys() != base.seeds.keys():
+        if not mine.source or mine.source != base.source or mine.seeds.keys() != base.seeds.keys():
             return Difference(None, None, "other data or seeds than the baseline")
         found = paired(*([c.seeds[s] for s in sorted(c.seeds)] for c in (mine, base)))
         return Difference(

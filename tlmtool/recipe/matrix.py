@@ -42,15 +42,17 @@ class Matrix(NamedTuple):
             raise Usage(f"exclude in {where} leaves out all {count} points of its matrix")
         only = self.only or {}
         if not (kept := [each for each in kept if _holds(only, each)]):
-            given = ", ".join(f"{key}={show(value)}" for key, value in only.items())
+            given = ", ".join(f"{_short(key, only)}={show(value)}" for key, value in only.items())
             raise Usage(f"exclude in {where} leaves out all points with {given}, as --set asks for")
         return kept
 
     def narrowed(self, key: str, value: Any) -> "Matrix":
         """The same with one value of a key, which may be a new one."""
         known = _mark(value) in map(_mark, self.values[key])
-        values = self.values if known else {**self.values, key: [value]}
-        return Matrix(values, self.exclude, {**(self.only or {}), key: value})
+        several = self.values[key] if known else [*self.values[key], value]
+        return Matrix(
+            {**self.values, key: several}, self.exclude, {**(self.only or {}), key: value}
+        )
 
     def texts(self, values: Values) -> dict[str, str]:
         """{short name of a key: its value as text}, in the order of the matrix."""

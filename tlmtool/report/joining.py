@@ -1,10 +1,12 @@
 """What was measured of a model joins the row of that model."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import isclose
 
 from tlmtool.report.cells import Cell
+from tlmtool.report.parts.ending import Ending
 from tlmtool.report.rows import MEASURES, Row
 
 OWN = ("keep", "parameters", "bytes", "flops")  # of the model itself, however it is measured
@@ -35,6 +37,7 @@ def gathered(known: list[Row], rows: list[Row]) -> tuple[list[Row], list[Row], l
                 every[i] = replace(every[i], cells=every[i].cells | more | own | sizes)
                 inside[i].append(row)
             taken.add(place)
+            every[place] = replace(row, home=every[homes[0]].name)
         elif not row.known:
             home = every[homes[0]]
             every[place] = replace(row, name=f"{row.name}: {home.name}", base=home.base)
@@ -53,7 +56,16 @@ def _homes(row: Row, every: list[Row]) -> list[int]:
     same = [i for i, each in enumerate(every) if each.weights == row.weights]
     results = [i for i in same if not every[i].known and every[i].verb not in MEASURES]
     before = [] if row.known else [i for i in same if every[i].known]
+    if len({_made(every[i]) for i in results}) > 1:  # equal weights under other settings
+        return []
     return results or before[:1]  # the same model may be there for several texts
+
+
+def _made(row: Row) -> str:
+    """The recipe of a result, but for its folder: a kernel may be another with equal weights."""
+    ending = row.report.part(Ending) if row.report else None
+    recipe = {k: each for k, each in ending.recipe.items() if k != "output"} if ending else {}
+    return json.dumps(recipe, sort_keys=True, default=str)
 
 
 def fits(more: Mapping[str, Cell], held: Mapping[str, Cell]) -> bool:

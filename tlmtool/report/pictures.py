@@ -64,11 +64,13 @@ def _courses(rows: list[Row]) -> Iterator[Picture]:
 
 def _growth(rows: list[Row]) -> Iterator[Picture]:
     """What attention kernels alone cost as the text grows."""
-    for row in each_report(rows):
+    held = [row for row in each_report(rows) if row.report and row.report.part(Complexity)]
+    for row in held:
         if row.report and (part := row.report.part(Complexity)):
+            whose = f", {row.name.rpartition(': ')[0]}" if len(held) > 1 else ""
             for key, quantity in QUANTITIES.items():
                 if any(quantity.of(run) for each in part.kernels.values() for run in each.runs):
-                    title = f"{quantity.title}, {'causal' if part.causal else 'both ways'}"
+                    title = f"{quantity.title}, {'causal' if part.causal else 'both ways'}{whose}"
                     caption = f"Attention alone: {part.called()}. Lines are fitted power laws."
                     yield Picture(title, caption, partial(plots.panel, found=part, key=key))
 

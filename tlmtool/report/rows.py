@@ -47,6 +47,7 @@ class Row:
     dense: bool = False
     settings: str = ""
     seeds: tuple["Row", ...] = ()  # of which it is the mean
+    home: str = ""  # the name of the row that has taken it in
 
 
 def rows_of(name: str, report: Report, held: Collection[str] = ()) -> list[Row]:

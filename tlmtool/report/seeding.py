@@ -10,6 +10,7 @@ from typing import Any
 
 from tlmtool.report.cells import SIZES, Cell
 from tlmtool.report.parts.ending import Ending, Predicted
+from tlmtool.report.parts.model import Model
 from tlmtool.report.rows import MEASURES, Row, each_report
 
 OTHER = ("seed", "output")  # keys of a recipe that make no other result
@@ -42,12 +43,16 @@ def _ending(row: Row) -> Ending:
 
 
 def _recipe(row: Row) -> str:
-    """What makes a result, but for its seed; empty for what is none, or is not known."""
+    """What makes a result, but for its seed, and the figures that are known of it; empty for what
+    is none, or is not known. Results of which other figures are known keep their rows."""
     ending = row.report.part(Ending) if row.report else None
     if row.report is None or ending is None or row.verb in MEASURES or row.report.part(Predicted):
         return ""
     recipe = {key: each for key, each in ending.recipe.items() if key not in OTHER}
-    return json.dumps([row.verb, recipe], sort_keys=True, default=str)
+    model = row.report.part(Model) or Model()
+    made = [row.verb, recipe, model.sha256, row.base, ending.versions.get("tlm")]
+    figures = sorted((key, cell.unit, cell.data) for key, cell in row.cells.items())
+    return json.dumps([made, figures], sort_keys=True, default=str)
 
 
 def _joined(rows: list[Row]) -> Row:
@@ -57,7 +62,6 @@ def _joined(rows: list[Row]) -> Row:
     cells = {
         key: _mean(key, {_ending(row).seed: row.cells[key] for row in rows}, data)
         for key in first.cells
-        if all(key in row.cells for row in rows)
     }
     return replace(first, name=_name([row.name for row in rows]), cells=cells, seeds=tuple(rows))
 
@@ -68,8 +72,10 @@ def _mean(key: str, each: dict[int, Cell], data: Any) -> Cell:
     mean = fmean(cell.value for cell in each.values())
     if key in SIZES:
         return first._replace(value=mean)
-    marks = {cell.mark for cell in each.values()}
-    source = marks.pop() if len(marks) == 1 else ""
+    marks = [cell.mark for cell in each.values()]
+    source = marks[0] if len({*marks}) == 1 else ""
+    if not source and all(marks) and not data:  # each seed has its own examples
+        source = " ".join(f"{seed} {cell.mark}" for seed, cell in sorted(each.items()))
     return first._replace(
         value=mean,
         examples=None,
@@ -83,4 +89,8 @@ def _name(names: list[str]) -> str:
     """The name without its seed, where that tells them apart."""
     without = {SEED.sub(lambda found: found[1] * bool(found[2]), name) for name in names}
     many = f"{len(names)} seeds"
-    return f"{without.pop() or 'all'}, {many}" if len(without) == 1 else f"{names[0]}, {many}"
+    return (
+        f"{without.pop().strip('/') or 'all'}, {many}"
+        if len(without) == 1
+        else f"{names[0]}, {many}"
+    )
