@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from front_door import saved, tlm
 from made_reports import profiled
 from test_compare import quality, sums, three, written
 from test_compare_odd import scored
@@ -215,3 +216,17 @@ def test_a_measurement_of_equal_weights_under_other_settings_keeps_its_row():
 def compressed_with(f: str) -> Report:
     common = {"warnings": [], "seconds": {}, "seed": 0, "versions": {}}
     return Report.read({"schema_version": 1, "verb": "compress"} | common | {"recipe": {"f": f}})
+
+
+def test_equal_weights_of_another_config_are_another_model(tmp_path, capsys):
+    """Two kernels of attention that only config.json tells apart."""
+    saved(tmp_path / "bert", "bert", "base")
+    made = ["compress", tmp_path / "bert", "--attention", "dimensionwise", "--calibration", "none"]
+    assert tlm(*made, "--out", tmp_path / "a", "-q") == 0
+    assert tlm(*made, "--f", "softmax", "--out", tmp_path / "c", "-q") == 0
+    (tmp_path / "t.txt").write_text("the cat sat\non the mat\n")
+    words = ["--task", "features", "--data", tmp_path / "t.txt", "--against", tmp_path / "bert"]
+    assert capsys.readouterr() and tlm("evaluate", tmp_path / "c", *words, "--json", "-q") == 0
+    (tmp_path / "c.json").write_text(capsys.readouterr().out)
+    assert names(tmp_path / "a", tmp_path / "c.json") == ["a", "c.json"]
+    assert names(tmp_path / "a", tmp_path / "c", tmp_path / "c.json") == ["a", "c"]

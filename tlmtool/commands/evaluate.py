@@ -50,10 +50,10 @@ def evaluate(recipe: Recipe) -> Report:
                 found = harness.scored(recipe, manager, tokenizer, [model, *others.values()])
             else:
                 found = _scored(run, model, tokenizer, theirs, columns, read, **others)
-        found["models"][0] |= sizes(folder, count_parameters(model)) | {"sums": folder.sums}
+        found["models"][0] |= sizes(folder, count_parameters(model)) | {"sums": folder.marks}
         for key in beside.keys() & {"baseline"}:
             found[key] |= sizes(beside[key], count_parameters(others[key]))
-            found[key] |= {"sums": beside[key].sums}
+            found[key] |= {"sums": beside[key].marks}
         own = harness.DATA if foreign else TASKS[wanted.task].source
         source = (foreign and wanted.data) or own or wanted.data or "the text that comes with tlm"
         told = found.pop("warnings")

@@ -38,6 +38,6 @@ def profile(recipe: Recipe) -> Report:
             lengths = list(wanted.seq_len)
             found = profile_models(models, lengths, wanted.batch, wanted.latency, wanted.runs)
         for entry, folder in zip(found["models"], folders, strict=True):
-            entry |= sizes(folder, entry["parameters"]) | {"sums": folder.sums}
+            entry |= sizes(folder, entry["parameters"]) | {"sums": folder.marks}
         note = Note(note=found.pop("note"))
         return run.report([Model(id=recipe.model), built(Profile, found), note])

@@ -189,7 +189,7 @@ class Run(AbstractContextManager):
             files = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
             every = _beside(parts, FileBytes(before=before, after=Folder(folder).file_bytes))
             files |= WRITTEN | draw_card(Report(self.recipe.verb, every), folder)
-            written = Files(files=tuple(sorted(files)), sums=Folder(folder).sums)
+            written = Files(files=tuple(sorted(files)), sums=Folder(folder).marks)
             made.append(self.report([*every, written], warnings, peak))
             return {
                 "report.json": made[0].to_json() + "\n",

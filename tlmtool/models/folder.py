@@ -134,6 +134,13 @@ class Folder(os.PathLike[str]):
             return {self.origin.file: self.origin.sha256}
         return {str(f.relative_to(self.path)): sha256(f) for f in self.weight_files}
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """{file: its sha256} of the weights and of config.json, which can make another model of
+        equal weights."""
+        config = self.path / "config.json"
+        return self.sums | ({"config.json": sha256(config)} if config.is_file() else {})
+
     @cached_property
     def front(self) -> dict[str, Any]:
         """The front matter of the model card (README.md), or what a GGUF file says of it."""

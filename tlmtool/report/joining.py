@@ -54,6 +54,7 @@ def _homes(row: Row, every: list[Row]) -> list[int]:
     if not row.weights or not (row.known or row.verb in MEASURES):
         return []
     same = [i for i, each in enumerate(every) if each.weights == row.weights]
+    same = [i for i in same if not (c := every[i].config) or not row.config or c == row.config]
     results = [i for i in same if not every[i].known and every[i].verb not in MEASURES]
     before = [] if row.known else [i for i in same if every[i].known]
     if len({_made(every[i]) for i in results}) > 1:  # equal weights under other settings

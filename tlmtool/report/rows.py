@@ -26,6 +26,7 @@ NAMES = {  # settings of a measurement that say of what it is, and not how it wa
     "evaluation": ("baseline", "out"),
     "profiling": ("against",),
 }
+CONFIG = "config.json"
 MEASURES = ("evaluate", "profile")  # verbs that measure a model and make none
 
 
@@ -47,6 +48,7 @@ class Row:
     dense: bool = False
     settings: str = ""
     seeds: tuple["Row", ...] = ()  # of which it is the mean
+    config: str = ""  # the checksum of its config.json, where that is known
     home: str = ""  # the name of the row that has taken it in
 
 
@@ -78,9 +80,11 @@ def _whose(report: Report) -> dict[str, Any]:
     measured = next(iter(_measured(report)), None)
     if measured is not None:
         settings, weights = _settings(report), weights_of(measured.sums)
-        return {"weights": weights, "base": base, "settings": settings}
-    weights = weights_of(files.sums if files else None)
-    return {"weights": weights, "base": base, "dense": report.verb == "quantize" and plain(model)}
+        config = (measured.sums or {}).get(CONFIG, "")
+        return {"weights": weights, "config": config, "base": base, "settings": settings}
+    sums = (files and files.sums) or {}
+    found = {"weights": weights_of(sums), "config": sums.get(CONFIG, ""), "base": base}
+    return found | {"dense": report.verb == "quantize" and plain(model)}
 
 
 def _measured(report: Report) -> list[Scored | Profiled]:
@@ -92,7 +96,7 @@ def _measured(report: Report) -> list[Scored | Profiled]:
 
 def weights_of(sums: Mapping[str, str] | None) -> frozenset[str]:
     """What tells weights from others, whatever their files are called."""
-    return frozenset((sums or {}).values())
+    return frozenset(each for file, each in (sums or {}).items() if file != CONFIG)
 
 
 def plain(model: Model) -> bool:
@@ -166,8 +170,9 @@ def _second(row: Row) -> Iterator[Row]:
             cells = cells_of(Report(report.verb, parts))
         cells = {k: cell for k, cell in cells.items() if k not in ("seconds", "memory")}
         name = f"{row.name}: {each.id}"
-        weights = weights_of(each.sums)
-        yield replace(row, name=name, cells=cells, report=None, weights=weights, base=each.id)
+        made = replace(row, name=name, cells=cells, report=None, base=each.id)
+        config = (each.sums or {}).get(CONFIG, "")
+        yield replace(made, weights=weights_of(each.sums), config=config)
 
 
 def _try(row: Row, point: Point, front: Front) -> Row:
