@@ -19,7 +19,9 @@ class Scored(Score):
     n: int = entry("number of examples, or of windows")
     file_bytes: int | None = entry("size of the files of weights", "bytes", optional=True)
     bits_per_weight: float | None = entry("bits of those for each parameter", "bits", optional=True)
-    sums: dict[str, str] | None = entry("checksum (sha256) of each of those files", optional=True)
+    sums: dict[str, str] | None = entry(
+        "checksum (sha256) of each of those files, and of config.json", optional=True
+    )
     tokens: int | None = entry("number of tokens of the loss", when="modelled")
     bounds: tuple[float | None, float | None] | None = entry(
         "95 % interval of the perplexity, by resampled windows; null for one window",

@@ -36,7 +36,9 @@ class Profiled:
     weight_bytes: int = entry("memory that the weights take", "bytes")
     file_bytes: int | None = entry("size of the files of weights", "bytes", optional=True)
     bits_per_weight: float | None = entry("bits of those for each parameter", "bits", optional=True)
-    sums: dict[str, str] | None = entry("checksum (sha256) of each of those files", optional=True)
+    sums: dict[str, str] | None = entry(
+        "checksum (sha256) of each of those files, and of config.json", optional=True
+    )
     runs: tuple[Pass, ...] = entry("a forward pass at each length", count="lengths")
 
 
