@@ -66,7 +66,8 @@ class Files(Part):
 
     files: tuple[str, ...] = entry("paths below the folder")
     sums: dict[str, str] | None = entry(
-        "checksum (sha256) of each file of weights that was written", optional=True
+        "checksum (sha256) of each file of weights that was written, and of config.json",
+        optional=True,
     )
 
     def views(self, report: Document, full: bool) -> list[View]:
