@@ -23,6 +23,7 @@ from tlmtool.report.rows import Row
 __all__ = ["three"]  # a fixture
 
 SCORE = "similarity.spearman"
+BITS = {"bits": 8, "embedding_bits": 8, "rounded": 9, "left": 1, "stored_bytes": 30, "plain": True}
 
 
 def names(*folders, **more) -> list[str]:
@@ -111,6 +112,20 @@ def test_the_source_of_a_quantized_model_is_no_dense_one(three, tmp_path, there)
     known = [row.name for row in table.known]
     assert known == (["minilm, dense"] if there else ["somewhere/a, before"])
     assert not any(row.dense for row in table.rows)
+
+
+@pytest.mark.parametrize(("sha", "after", "there"), [("a", 3.1, 0), ("b", 3.1, 1), ("b", 3.01, 0)])
+def test_a_rounded_model_that_is_a_result_stands_once_for_a_text(tmp_path, sha, after, there):
+    int8 = {"file_bytes": 30_000_000, "bits_per_weight": 8.5, "value": 3.01}
+    small, again = written(tmp_path / "a", int8=int8), tmp_path / "q"
+    data = json.loads((written(again, after, sha=sha * 64) / "report.json").read_text())
+    for part in ("calibration", "sites", "left_dense"):
+        del data[part]
+    (again / "report.json").write_text(
+        json.dumps(data | {"verb": "quantize", "quantization": BITS})
+    )
+    known = [row.label for row in compare([small, again]).table.known]
+    assert known.count("int8") == there
 
 
 def test_predictions_are_marked_and_spend_nothing(three, tmp_path):

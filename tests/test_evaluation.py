@@ -180,3 +180,18 @@ def test_a_foreign_tokenizer_is_refused():
     model = BertModel(BertConfig(**{**BERT, "vocab_size": 8}))
     with pytest.raises(Usage, match="has 8 tokens"):
         hidden_states(model, word_tokenizer(), TEXTS)
+
+
+def test_scores_are_of_the_same_examples_unless_texts_are_cut():
+    model, tokenizer = bert(), word_tokenizer()
+
+    def mark(task, examples, length, **more):
+        found = evaluate(task, model, tokenizer, examples, max_length=length, **more)
+        return found["models"][0]["examples"]["sha256"]
+
+    for task, examples, more in (
+        ("similarity", PAIRS, {}),
+        ("features", [text for text, *_ in PAIRS], {"against": model}),
+    ):
+        whole, longer, cut = (mark(task, examples, n, **more) for n in (16, 32, 4))
+        assert whole == longer != cut

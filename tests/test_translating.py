@@ -1,5 +1,7 @@
 """Translating alone: the loss, BLEU, beam search with and without a cache, padding, targets."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,19 @@ def test_from_python_with_pairs_of_ones_own():
         evaluate("translation", found, tokenizer(), [])
     with pytest.raises(Usage, match="does not fit"):
         evaluate("translation", pico("gpt2", "lm"), tokenizer(), pairs)
+
+
+def test_cut_pairs_are_told_and_are_other_examples():
+    pairs = sentences(6, 6)
+    found = [
+        evaluate("translation", random_model(), tokenizer(), pairs, max_length=length, beams=1)
+        for length in (24, 32, 3)
+    ]
+    marks = [each["models"][0]["examples"]["sha256"] for each in found]
+    assert marks[0] == marks[1] != marks[2] and not found[0]["warnings"]
+    sources, targets = found[2]["warnings"]
+    assert re.match(r"\d of the 6 sources are cut at 3 tokens", sources)
+    assert re.match(r"\d of the 6 translations are cut at 3 tokens", targets)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end():

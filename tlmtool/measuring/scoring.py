@@ -49,7 +49,7 @@ class Found:
     what is reported beside it; `count`: of examples; `added`: examples that the statistics know
     beyond those (`with_added`); `what`: the score in words; `score`: makes the score of what the
     statistics give; `shared`: what is reported of all models together; `answers`: of each model,
-    to labels."""
+    to labels; `cut`: whether texts were longer than what is read of them."""
 
     statistics: list[Statistic]
     figures: list[dict[str, Any]]
@@ -60,6 +60,7 @@ class Found:
     score: Callable[[float], float | None] = float
     shared: dict[str, Any] = field(default_factory=dict)
     answers: list[np.ndarray] = field(default_factory=list)
+    cut: bool = False
 
 
 def of_labels(asked: Asked) -> Found:
@@ -67,7 +68,8 @@ def of_labels(asked: Asked) -> Found:
     task, examples, tokenizer = asked.task, asked.examples, asked.tokenizers[0]
     told = [w for m in asked.models for w in nameless(task, classes_of(m), name_of(m))]
     seconds = None if examples[0].second is None else [each.second for each in examples]
-    told += shorter(asked, [each.first for each in examples], seconds)
+    cuts = shorter(asked, [each.first for each in examples], seconds)
+    told += cuts
     labels = np.array([each.label for each in examples])
     answers = [predictions(m, tokenizer, task, examples, **asked.settings) for m in asked.models]
     whole = [scored(task.metrics, each, labels, task.scored_beside) for each in answers]
@@ -75,7 +77,8 @@ def of_labels(asked: Asked) -> Found:
         told += undefined(each, len(examples), f"of {name_of(model)}")
     figures = [{name: each[name] for name in task.figures} for each in whole]
     statistics, added = _of_answers(task, labels, answers)
-    return Found(statistics, figures, len(examples), task.what, added, told, answers=answers)
+    found = Found(statistics, figures, len(examples), task.what, added, told, answers=answers)
+    return replace(found, cut=bool(cuts))
 
 
 def _of_answers(
@@ -160,7 +163,7 @@ def of_sentences(asked: Asked) -> Found:
         what += f"; the baseline's {pools[-1].words}"
     figures = [{"pooled": pool.words} for pool in pools]
     told = shorter(asked, pools[0].texts([text for pair in pairs for text in pair[:2]]))
-    return Found(statistics, figures, len(pairs), what, warnings=told)
+    return Found(statistics, figures, len(pairs), what, warnings=told, cut=bool(told))
 
 
 def of_states(asked: Asked) -> Found:
@@ -168,22 +171,27 @@ def of_states(asked: Asked) -> Found:
     given = (asked.tokenizers[0], asked.examples, asked.settings)
     statistics = features(asked.models, asked.against, *given)
     figures, told = [{} for _ in statistics], shorter(asked, asked.examples)
-    return Found(statistics, figures, len(asked.examples), asked.task.what, warnings=told)
+    count, what = len(asked.examples), asked.task.what
+    return Found(statistics, figures, count, what, warnings=told, cut=bool(told))
 
 
 def of_translations(asked: Asked) -> Found:
     """BLEU of what the models generate, each with its own tokenizer."""
     bleu = bleu_of(asked.languages)
     batch, max_length, tick = (asked.settings[key] for key in ("batch", "max_length", "tick"))
-    made = [
-        translated(
-            model, Sides(model, tokens, asked.examples, max_length), bleu, asked.beams, batch, tick
-        )
+    pairs = asked.examples
+    sides = [
+        Sides(model, tokens, pairs, max_length)
         for model, tokens in zip(asked.models, asked.tokenizers, strict=True)
     ]
-    figures = [each.figures for each in made]
+    made = [
+        translated(model, each, bleu, asked.beams, batch, tick)
+        for model, each in zip(asked.models, sides, strict=True)
+    ]
+    figures, told = [each.figures for each in made], sides[0].cut()
     what = asked.task.what + figures[0]["signature"]
-    return Found([each.statistic for each in made], figures, len(asked.examples), what)
+    statistics = [each.statistic for each in made]
+    return Found(statistics, figures, len(pairs), what, warnings=told, cut=bool(told))
 
 
 def bleu_of(languages: str | None) -> Bleu:
@@ -202,13 +210,12 @@ def found_of(asked: Asked) -> Found:
 
 def _how(asked: Asked, found: Found, figures: dict[str, Any]) -> tuple[Any, ...]:
     """What must be the same, beside the examples, for two scores to be comparable."""
-    kind = asked.task.kind
-    if kind == "features":
-        return (name_of(asked.against),)
+    kind, length = asked.task.kind, asked.settings["max_length"]
     if kind not in ("language", "perplexity"):
-        return ()
+        against = (name_of(asked.against),) if kind == "features" else ()
+        return (*against, length) if found.cut else against
     seed = asked.seed if asked.task.name == "mlm" else None  # it chooses what is masked
-    length, stride = asked.settings["max_length"], found.shared.get("stride")
+    stride = found.shared.get("stride")
     return length, stride, asked.pack, asked.eos, figures["tokens"], seed
 
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from math import exp
+from math import exp, isclose
 
-from tlmtool.report.cells import Cell, key_of
-from tlmtool.report.joining import fits
+from tlmtool.report.cells import SIZES, Cell, key_of
+from tlmtool.report.joining import NEAR, fits
 from tlmtool.report.parts.costs import FileBytes, Flops, Parameters
 from tlmtool.report.parts.ending import Predicted
 from tlmtool.report.parts.evaluations import short
@@ -27,14 +27,14 @@ WHOLE_LABELS = (DENSE, BEFORE)  # of models whose weights were read, and not rou
 
 def references(rows: list[Row]) -> list[Row]:
     """The models before, by themselves and in 8 bits, as the reports of the rows have them; each
-    model once for each text that it was measured on, and not in 8 bits where a row is that."""
+    model once for each text that it was measured on. Rounded ones that are rows are left out."""
     found: list[Row] = []
     for row in each_report(rows):
         if row.verb in CHANGES and row.report and not row.report.part(Predicted):
             for each in _before(row):
                 _add(found, each, row.name)
-    made = {_rounded(row) for row in each_report(rows)}
-    found = [row for row in found if _kind(row) not in made]
+    made = [(_rounded(row), row) for row in each_report(rows)]
+    found = [row for row in found if not any(_is(row, *each) for each in made)]
     labels = Counter(row.label for row in found)
     for place, row in enumerate(found):
         label = row.label if labels[row.label] == 1 else ""  # else it would tell no two apart
@@ -58,6 +58,20 @@ def _add(found: list[Row], new: Row, whose: str) -> None:
 
 def _kind(row: Row) -> tuple[str, object]:
     return row.label, row.weights or row.name
+
+
+def _is(row: Row, kind: tuple[str, object], result: Row) -> bool:
+    """Whether a result is the model of a row, and has each of its figures, of the same text."""
+    if _kind(row) != kind:
+        return False
+    figures = {key: cell for key, cell in row.cells.items() if key not in SIZES and not cell.alone}
+    held = result.cells
+    return all(key in held and _alike(cell, held[key]) for key, cell in figures.items())
+
+
+def _alike(cell: Cell, other: Cell) -> bool:
+    """Whether two figures are of one text. Where that is not known, equal ones are."""
+    return cell.mark == other.mark or isclose(cell.value, other.value, rel_tol=NEAR)
 
 
 def _rounded(row: Row) -> tuple[str, object]:
