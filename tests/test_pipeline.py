@@ -212,20 +212,26 @@ def test_an_empty_list_of_stages_is_not_replaced(file, tmp_path):
 def test_a_run_that_fails_leaves_no_report_of_an_earlier_one(file, tmp_path):
     words = ["run", str(file), "--out", str(tmp_path / "out"), "-q"]
     assert run(words) == 0 and (tmp_path / "out" / "report.json").exists()
-    failing = ["--set", f"smaller.model={tmp_path / 'nowhere'}", "--overwrite"]
+    (tmp_path / "empty").mkdir()
+    failing = ["--set", f"smaller.model={tmp_path / 'empty'}", "--overwrite"]
     assert run([*words, *failing]) == 4
     left = {each.name for each in (tmp_path / "out").iterdir()}
     assert "smaller" in left and not left & {"report.json", "page.html"}
 
 
-def test_data_that_are_not_there_are_told_before_any_work(file, tmp_path, capsys):
+@pytest.mark.parametrize("what", ["nowhere.txt (training.data)", "nowhere"])
+def test_what_is_not_there_is_told_before_any_work(what, file, tmp_path, capsys):
     stages = yaml.safe_load(file.read_text())["stages"]
-    tune = {"task": "mlm", "data": str(tmp_path / "nowhere.txt"), "steps": 2}
-    stages.append({"name": "late", "verb": "finetune", "training": tune})
+    if what == "nowhere":
+        late = {"verb": "evaluate", "evaluation": {"task": "mlm", "baseline": str(tmp_path / what)}}
+    else:
+        tune = {"task": "mlm", "data": str(tmp_path / "nowhere.txt"), "steps": 2}
+        late = {"verb": "finetune", "training": tune}
+    stages.append({"name": "late"} | late)
     (tmp_path / "g.yaml").write_text(json.dumps({"stages": stages}))
     words = ["run", str(tmp_path / "g.yaml"), "--out", str(tmp_path / "out"), "-q"]
     for more in ([], ["--dry-run"]):
         assert run([*words, *more]) == 4
-        assert "nowhere.txt (training.data) does not exist" in capsys.readouterr().err
+        assert f"{what} does not exist" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
     assert run([*words, "--check"]) == 0

@@ -213,7 +213,8 @@ def test_stages_that_do_not_depend_on_a_key_run_once(several, tmp_path, capsys):
     page = (out / "page.html").read_text()
     assert f"{lrs[0]}/tuned" in page and "rank=4/smaller" in page
     capsys.readouterr()
-    again = [*words, "--resume", "--set", f"smaller.model={tmp_path / 'nowhere'}"]
+    (tmp_path / "other").mkdir()
+    again = [*words, "--resume", "--set", f"smaller.model={tmp_path / 'other'}"]
     assert run(again) == 2 and "another recipe" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """A whole command from Python, or from a recipe: `run` and `perform`."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from tlmtool.recipe import building as recipes
 from tlmtool.recipe.folders import check_filled
 from tlmtool.recipe.inputs import reads_of
 from tlmtool.recipe.schema import settings
+from tlmtool.recipe.stages import Stage
 from tlmtool.tasks.table import TASKS
 
 
@@ -32,16 +34,27 @@ def perform(recipe: recipes.Recipe) -> Any:
         return getattr(import_module(f"tlmtool.commands.{recipe.verb}"), recipe.verb)(recipe)
 
 
-def check_inputs(several: Iterable[recipes.Recipe]) -> None:
-    """Raises NotLoadable for data that nobody has given, then for data that are not there."""
-    several = [*several]
-    for recipe in several:
-        check_filled(recipe)
-    for recipe in several:
+def check_inputs(stages: Iterable[Stage]) -> None:
+    """Raises NotLoadable for data that nobody has given, then for data and models that are not
+    there and that no stage makes."""
+    stages = [*stages]
+    made = {os.path.realpath(stage.out) for stage in stages}
+    for stage in stages:
+        check_filled(stage.recipe)
+    for recipe in (stage.recipe for stage in stages):
         for path, setting in settings(recipe.verb).items():
             value = reduce(getattr, path.split("."), recipe)
-            if setting.reads == "data" and isinstance(value, str) and value not in ("", "none"):
+            if not isinstance(value, str) or value in ("", "none"):
+                continue
+            if setting.reads == "data":
                 check_there(value, path)
+            elif setting.reads == "model" and not _within(value, made):
+                finding.check_there(value, recipe.revision if path == "model" else None)
+
+
+def _within(name: str, folders: Collection[str]) -> bool:
+    place = Path(os.path.realpath(path_of(name)))
+    return any(str(each) in folders for each in (place, *place.parents))
 
 
 def _check_network(recipe: recipes.Recipe) -> None:

@@ -114,7 +114,7 @@ def check_places(stages: Iterable[Stage], at: Place) -> None:
     """Raises Usage where a folder holds files that a stage reads, unless an earlier stage writes
     them, and where the folder of a stage cannot be made; NotLoadable as `check_inputs`."""
     stages, root = [*stages], Path(os.path.realpath(at.root))
-    check_inputs(stage.recipe for stage in stages)
+    check_inputs(stages)
 
     def within(path: Path) -> bool:
         place = Path(os.path.realpath(path))

@@ -27,7 +27,7 @@ def predict(stages: Iterable[tuple[str, Stage]], points: bool = False) -> Report
     elif refused:  # no stage after the first one would run
         report.failed = refused[0]
     try:
-        check_inputs(stage.recipe for _, stage in stages)
+        check_inputs(stage for _, stage in stages)
     except NotLoadable as error:  # the run would not begin
         report.failed = error
     return report

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tlmtool.failure import MissingDependency, NotLoadable
+from tlmtool.files.places import path_of
 from tlmtool.models.architectures import ALIASES
 from tlmtool.models.gguf import gguf_in, is_gguf
 from tlmtool.models.known import AS_MINILM, KNOWN, MINILM, NAMES, minilm, parts_of
@@ -68,6 +69,13 @@ def check_reachable(name: str, revision: str | None = None) -> None:
         minilm() if name == "minilm" else parts_of(name)
     elif not (_looks_local(name) or Path(name).expanduser().exists()):
         _offline(name, revision)
+
+
+def check_there(name: str, revision: str | None = None) -> None:
+    """Raises as `check_reachable`, and NotLoadable for a path at which there is nothing."""
+    if _looks_local(name) and not path_of(name).exists():
+        raise NotLoadable(f"{name} does not exist")
+    check_reachable(name, revision)
 
 
 def replaced_by_minilm(name: str, folder: Path) -> bool:
